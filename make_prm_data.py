@@ -1,0 +1,269 @@
+"""Line labels for process reward models, without people: prm.jsonl.
+
+--method mutate   PRLCoder (Ye et al., 2025, Fig. 2): a teacher rewrites one statement of a reference program, to break
+                  it (mutate) or to keep what it does (refactor). The changed program is run against the task's tests;
+                  the label of the changed line is what the run shows, never what the teacher meant:
+
+                      mutated,    tests fail    -1
+                      mutated,    tests pass    equivalent, or the tests are weak: dropped (--equivalent positive: +1)
+                      refactored, tests pass    +1
+                      refactored, tests fail    -1
+                      reference line            +1
+
+                  Comments, blank lines, docstrings, imports and `else:` lines have no label (null). A statement of
+                  several lines is labelled on its last one. A task whose reference fails its own tests is left out.
+
+--packing prefix  is the paper's: one row a changed line, which ends there (the rest is masked); only that line has a
+                  label, so that no reference line counts twice, and one row with the labels of the reference itself.
+--packing program puts many verified changes into one row (ours, for speed): each statement is replaced with
+                  probability --change_rate by one of its verified variants. Each label was verified alone, with the
+                  rest of the program as in the reference: it says whether that line is right in its place.
+
+    python make_prm_data.py --method mutate --tasks tasks/mbpp/train.jsonl --teacher ast --output_file prm.jsonl
+
+Verdicts are kept beside the output as they come in; a run that was cut off goes on from there.
+"""
+
+import ast
+import dataclasses
+import json
+import random
+import time
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+import common
+import sandbox
+import teachers
+from common import InputError
+
+
+@dataclass
+class Config:
+    tasks: str  # tasks.jsonl with reference solutions
+    output_file: str  # prm.jsonl
+    method: Literal["mutate"] = "mutate"
+    teacher: Literal["ast"] = "ast"  # who rewrites: rules on the syntax tree
+    unit: Literal["line", "block"] = "line"  # what is rewritten at a time
+    num_donors: int = 8  # other tasks whose statements the teacher may borrow, a task
+    max_variants_per_line: int | None = None  # none: all that the teacher makes
+    equivalent: Literal["drop", "positive"] = "drop"  # what becomes of mutations that still pass
+    packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
+    rows_per_task: int = 4  # program packing: rows a task
+    change_rate: float = 0.4  # program packing: share of statements that are replaced
+    sandbox_workers: int = 1  # processes that run programs
+    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
+    seed: int = 0
+
+
+def labelled_lines(source: str) -> set[int]:
+    """Indices (from 0) of the lines that end a statement, or a compound statement's header: those that get labels."""
+    lines = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.stmt) or isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            continue  # a docstring
+        if not hasattr(node, "body"):
+            lines.add(node.end_lineno - 1)
+            continue
+        inside = {id(child) for statement in ast.walk(node) if isinstance(statement, ast.stmt) and statement is not node
+                  for child in ast.walk(statement)}  # fmt: skip
+        header = [
+            child.end_lineno
+            for child in ast.walk(node)
+            if id(child) not in inside
+            and child is not node
+            and getattr(child, "end_lineno", None)
+            and not isinstance(child, ast.excepthandler | ast.match_case)
+        ]
+        lines.add(max([node.lineno, *(end for end in header if end < node.body[0].lineno)]) - 1)
+    return lines
+
+
+def label_of(variant: teachers.Variant, status: str, equivalent: str) -> float | None:
+    """The label that a verdict gives to a variant's line; None where it gives none."""
+    if status == "harness_error":
+        return None
+    if status != "passed":
+        return -1.0
+    return 1.0 if variant.intent == "refactor" or equivalent == "positive" else None
+
+
+def variants_of(task: dict, donors: list[str], config: Config) -> list[teachers.Variant]:
+    return teachers.ast_variants(
+        task["solution"], unit=config.unit, donors=donors, max_per_line=config.max_variants_per_line,
+        seed=common.seed_of(config.seed, "teacher", task["task_id"]),
+    )  # fmt: skip
+
+
+def execute(tasks: list[dict], config: Config, progress: Path) -> None:
+    """Runs every variant of every task and appends a line a task to the progress file."""
+    with open(progress, encoding="utf-8") as file:
+        done = {json.loads(line)["task_id"] for line in list(file)[1:]}
+    left = [task for task in tasks if task["task_id"] not in done]
+    bar = tqdm(total=len(tasks), initial=len(done), desc="tasks executed")
+    waiting = deque()  # tasks whose programs are with the sandbox, so that its workers never wait for the teacher
+
+    def collect():
+        task, variants, futures = waiting.popleft()
+        statuses = [future.result()["status"] for future in futures]
+        rows = [dataclasses.asdict(v) | {"status": s} for v, s in zip(variants, statuses[1:], strict=True)]
+        common.append_jsonl(progress, [{"task_id": task["task_id"], "reference": statuses[0], "variants": rows}])
+        bar.update()
+
+    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+        for task in left:
+            rng = random.Random(common.seed_of(config.seed, "donors", task["task_id"]))
+            donors = [tasks[i]["solution"] for i in rng.sample(range(len(tasks)), min(config.num_donors, len(tasks)))]
+            variants = variants_of(task, [donor for donor in donors if donor != task["solution"]], config)
+            programs = [task["solution"], *(variant.apply(task["solution"]) for variant in variants)]
+            waiting.append((task, variants, [runner.submit(task, program) for program in programs]))
+            if len(waiting) > 8:
+                collect()
+        while waiting:
+            collect()
+    bar.close()
+
+
+def prefix_rows(task: dict, verified: list[tuple[teachers.Variant, float]]) -> list[dict]:
+    """The paper's rows of a task: the reference with all its labels, and each changed line at the end of its prefix."""
+    lines, marked = task["solution"].splitlines(keepends=True), labelled_lines(task["solution"])
+    rows = [row_of(task, lines, [1.0 if i in marked else None for i in range(len(lines))], "reference", [], [])]
+    for variant, label in verified:
+        changed, index = variant.apply(task["solution"]).splitlines(keepends=True), variant.label_line(task["solution"])
+        if index is not None:
+            labels = [None] * index + [label]
+            rows.append(row_of(task, changed[: index + 1], labels, variant.intent, [index], [variant.operator]))
+    return rows
+
+
+def program_rows(task: dict, verified: list[tuple[teachers.Variant, float]], config: Config) -> list[dict]:
+    """Rows that hold many verified changes each, which do not overlap; a label stays with its line."""
+    lines, marked = task["solution"].splitlines(keepends=True), labelled_lines(task["solution"])
+    by_line = defaultdict(list)
+    for variant, label in verified:
+        by_line[variant.start].append((variant, label))
+    rows = []
+    for number in range(config.rows_per_task):
+        rng = random.Random(common.seed_of(config.seed, "packing", task["task_id"], number))
+        out, labels, changed, operators, index, carried = [], [], [], [], 0, None
+        while index < len(lines):
+            choices = by_line[index + 1] if rng.random() < config.change_rate else []
+            variant, label = rng.choice(choices) if choices else (None, None)
+            if variant is not None and not (variant.text == "" and carried is not None):
+                new = variant.text.splitlines(keepends=True)
+                out += new
+                labels += [None] * (len(new) - 1) + [label] if new else []
+                changed += [len(out) - 1] if new else []
+                operators.append(variant.operator)
+                index = variant.end  # start - 1 for an insertion: the line itself comes next, as it is
+                carried = label if not new else None  # a deletion shows in the line that takes the place
+                if variant.end >= variant.start:
+                    continue
+            label = 1.0 if index in marked else None
+            if carried is not None and index in marked:
+                changed.append(len(out))
+                label, carried = carried, None
+            out.append(lines[index])
+            labels.append(label)
+            index += 1
+        rows.append(row_of(task, out, labels, "mutate", changed, operators))
+    return rows
+
+
+def row_of(task: dict, lines: list[str], labels: list, origin: str, changed: list[int], operators: list[str]) -> dict:
+    row = {
+        "prompt": task["prompt"],
+        "completions": lines,
+        "labels": labels,
+        "task_id": task["task_id"],
+        "origin": origin,
+    }
+    row["meta"] = {"changed": changed, "operators": operators, "steps": task.get("meta", {}).get("steps")}
+    return row | ({"prefix": task["prefix"]} if task.get("prefix") else {})
+
+
+def print_table(results: list[dict], config: Config) -> None:
+    """What the teacher made, by operator, and what execution said of it."""
+    table = defaultdict(Counter)
+    for result in results:
+        for row in result["variants"]:
+            table[row["intent"], row["operator"]][row["status"]] += 1
+    print(f"{'intent':<9} {'operator':<12} {'made':>7} {'compiled':>9} {'passed':>7} {'failed':>7}")
+    total = Counter()
+    for (intent, operator), counts in [*sorted(table.items()), (("all", ""), total)]:
+        made, passed, broken = counts.total(), counts["passed"], counts["syntax_error"]
+        failed = made - passed - broken - counts["harness_error"]
+        print(f"{intent:<9} {operator:<12} {made:>7} {made - broken:>9} {passed:>7} {failed:>7}")
+        total += counts
+
+
+def main(config: Config) -> None:
+    def check(row):
+        sandbox.check_task(row)
+        if not isinstance(row.get("solution"), str):
+            raise ValueError("field 'solution' must be str: --method mutate starts from reference programs")
+        try:
+            ast.parse(row["solution"])
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"field 'solution' does not parse: {error}") from None
+
+    tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
+    if len({task["task_id"] for task in tasks}) < len(tasks):
+        raise InputError(f"{config.tasks}: a task_id occurs twice")
+    started, output = time.perf_counter(), Path(config.output_file)
+    for task in tasks:
+        task["solution"] = task["solution"].replace("\r\n", "\n").rstrip("\n") + "\n"
+    progress = output.with_name(output.name + ".progress")
+    flags = json.dumps(dataclasses.asdict(config))
+    if output.is_file() and progress.is_file() and progress.read_text(encoding="utf-8").split("\n", 1)[0] == flags:
+        print(f"{output} is complete; nothing to do")
+        return
+    if progress.is_file():
+        head, *rest = progress.read_text(encoding="utf-8").splitlines(keepends=True)
+        if head.rstrip("\n") != flags:
+            raise InputError(f"{progress}: holds a run with other flags; choose another --output_file or delete it")
+        common.write_text(progress, head + "".join(line for line in rest if line.endswith("\n")))
+    else:
+        common.write_text(progress, flags + "\n")
+    execute(tasks, config, progress)
+
+    with open(progress, encoding="utf-8") as file:
+        results = {row["task_id"]: row for row in map(json.loads, list(file)[1:])}
+    rows, equivalent, unjudged = [], 0, 0
+    for task in tasks:
+        result = results[task["task_id"]]
+        if result["reference"] != "passed":
+            continue
+        verified = []
+        for row in result["variants"]:
+            status = row.pop("status")
+            variant = teachers.Variant(**row)
+            row["status"] = status
+            label = label_of(variant, status, config.equivalent)
+            equivalent += variant.intent == "mutate" and status == "passed"
+            unjudged += status == "harness_error"
+            if label is not None:
+                verified.append((variant, label))
+        rows += prefix_rows(task, verified) if config.packing == "prefix" else program_rows(task, verified, config)
+    rows = [row for row in rows if any(label is not None for label in row["labels"])]
+    if not rows:
+        raise InputError(f"{config.tasks}: no reference passes its tests; nothing can be labelled")
+    print_table(list(results.values()), config)
+    labels = Counter(label for row in rows for label in row["labels"])
+    failing = sum(result["reference"] != "passed" for result in results.values())
+    print(f"{len(rows)} rows from {len(tasks) - failing} tasks ({failing} left out: the reference fails its tests)")
+    print(f"lines: {labels[1.0]} positive, {labels[-1.0]} negative, {labels[None]} without label")
+    kept = "dropped" if config.equivalent == "drop" else "labelled positive"
+    print(f"changes: {equivalent} equivalent (mutated and still passing; {kept}), {unjudged} dropped without a verdict")
+    print(f"{time.perf_counter() - started:.0f} s")
+    common.write_jsonl(output, rows)
+
+
+if __name__ == "__main__":
+    common.run(main, Config)

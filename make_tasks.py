@@ -1,0 +1,309 @@
+"""Writes tasks.jsonl files: the embedded micro benchmark, or a public benchmark file in the project's one schema.
+
+Micro benchmark. A task is a list of n English phrases, one a line; its program applies one list operation a line:
+
+    keep only values from 3 up           def f(xs):
+    now rotate the list left by 2            xs = [x for x in xs if x >= 3]
+                                             xs = xs[2:] + xs[:2]
+                                             return xs
+
+A task is kept only when every step changes at least half of the test inputs and every near miss of every line fails a
+test, so that the tests see each wrong line. Train and test differ by composition: a sequence of operations belongs to
+one split alone, decided by its hash.
+
+The supervised stage learns from a teacher with misconceptions (sft.jsonl): some phrases are taken wrongly most of the
+time, always in the same way, so that greedy decoding is wrong too and reinforcement learning has something to find.
+The references (train.jsonl, test.jsonl) are right. All programs run here are this script's own.
+
+    python make_tasks.py --source micro --output_dir tasks/micro      # sft.jsonl, train.jsonl, test.jsonl
+    python make_tasks.py --source mbpp --input mbpp.jsonl --output_dir tasks/mbpp
+    python make_tasks.py --source humaneval --input HumanEval.jsonl.gz --output_dir tasks/humaneval
+"""
+
+import ast
+import gzip
+import json
+import random
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+import common
+from common import InputError
+
+
+@dataclass
+class Config:
+    source: Literal["micro", "mbpp", "humaneval"]  # what to make tasks from
+    output_dir: str  # one JSONL file a split is written here
+    input: str | None = None  # the published benchmark file (.jsonl, .jsonl.gz or .json); not for micro
+    num_sft_tasks: int = 6000  # micro: demonstrations of the teacher
+    num_train_tasks: int = 3000  # micro: tasks for labels and reinforcement learning
+    num_test_tasks: int = 700  # micro: held-out tasks, from compositions that occur in no other split
+    min_steps: int = 2  # micro: shortest program of sft.jsonl and test.jsonl
+    max_steps: int = 8  # micro: longest program
+    train_min_steps: int = 5  # micro: shortest program of train.jsonl
+    misconceptions: float = 0.35  # micro: share of (operation, phrase) pairs that the teacher takes wrongly
+    misconception_rate: float = 0.6  # micro: how often it does so, on those
+    noise: float = 0.04  # micro: how often it slips on any line
+    seed: int = 0
+
+
+# One operation a row: the line of code, two phrases, near misses (the first is the teacher's misconception), range of k.
+# {k} is the operation's number and {j} is k + 1.
+OPERATIONS = [
+    ("[x for x in xs if x >= {k}]", ["keep only values from {k} up", "drop everything below {k}"],
+     ["[x for x in xs if x > {k}]", "[x for x in xs if x <= {k}]", "[x for x in xs if x < {k}]"], (-4, 6)),
+    ("[x for x in xs if x < {k}]", ["keep only values below {k}", "discard values of {k} or more"],
+     ["[x for x in xs if x <= {k}]", "[x for x in xs if x > {k}]", "[x for x in xs if x >= {k}]"], (3, 12)),
+    ("[x for x in xs if x % 2 == 0]", ["keep only even values", "throw away odd values"],
+     ["[x for x in xs if x % 2 == 1]"], (1, 1)),
+    ("[x for x in xs if x % 2 == 1]", ["keep only odd values", "throw away even values"],
+     ["[x for x in xs if x % 2 == 0]"], (1, 1)),
+    ("[x + {k} for x in xs]", ["increase every value by {k}", "add {k} to each value"],
+     ["[x - {k} for x in xs]", "[x + {j} for x in xs]"], (1, 9)),
+    ("[x - {k} for x in xs]", ["decrease every value by {k}", "subtract {k} from each value"],
+     ["[{k} - x for x in xs]", "[x + {k} for x in xs]", "[x - {j} for x in xs]"], (1, 9)),
+    ("[x * {k} for x in xs]", ["multiply every value by {k}", "scale all values {k} times"],
+     ["[x + {k} for x in xs]", "[x * {j} for x in xs]"], (2, 4)),
+    ("[-x for x in xs]", ["flip the sign of every value", "negate all values"],
+     ["[abs(x) for x in xs]", "[-abs(x) for x in xs]"], (1, 1)),
+    ("[abs(x) for x in xs]", ["make every value positive", "drop all minus signs"],
+     ["[-x for x in xs]", "[-abs(x) for x in xs]"], (1, 1)),
+    ("[x // {k} for x in xs]", ["divide every value by {k}", "shrink all values {k} times"],
+     ["[x % {k} for x in xs]", "[x // {j} for x in xs]"], (2, 4)),
+    ("[x % {k} for x in xs]", ["take every value modulo {k}", "wrap all values at {k}"],
+     ["[x // {k} for x in xs]", "[x % {j} for x in xs]"], (5, 9)),
+    ("[min(x, {k}) for x in xs]", ["cap every value at {k}", "replace numbers above {k} by {k}"],
+     ["[max(x, {k}) for x in xs]", "[min(x, {j}) for x in xs]"], (2, 9)),
+    ("[max(x, {k}) for x in xs]", ["raise every value to at least {k}", "replace numbers below {k} by {k}"],
+     ["[min(x, {k}) for x in xs]", "[max(x, {j}) for x in xs]"], (-2, 7)),
+    ("xs[{k}:] + xs[:{k}]", ["rotate the list left by {k}", "move the first {k} elements to the end"],
+     ["xs[-{k}:] + xs[:-{k}]", "xs[{j}:] + xs[:{j}]"], (1, 4)),
+    ("xs[-{k}:] + xs[:-{k}]", ["rotate the list right by {k}", "move the last {k} elements to the front"],
+     ["xs[{k}:] + xs[:{k}]", "xs[-{j}:] + xs[:-{j}]"], (1, 4)),
+    ("xs[{k}:]", ["skip the first {k} elements", "cut {k} elements off the front"],
+     ["xs[:-{k}]", "xs[{j}:]", "xs[:{k}]"], (1, 3)),
+    ("xs[:-{k}]", ["skip the last {k} elements", "cut {k} elements off the end"],
+     ["xs[{k}:]", "xs[:-{j}]", "xs[-{k}:]"], (1, 3)),
+    ("xs[::-1]", ["reverse the list", "turn the list around"], ["sorted(xs, reverse=True)"], (1, 1)),
+    ("sorted(xs)", ["sort the list", "put the values in ascending order"], ["sorted(xs, reverse=True)", "xs[::-1]"], (1, 1)),
+    ("sorted(xs, reverse=True)", ["sort from high to low", "put the values in descending order"],
+     ["sorted(xs)", "xs[::-1]"], (1, 1)),
+    ("xs + [{k}]", ["add {k} at the end of the list", "append the number {k}"], ["[{k}] + xs", "xs + [{j}]"], (0, 9)),
+    ("[{k}] + xs", ["add {k} at the front of the list", "prepend the number {k}"], ["xs + [{k}]", "[{j}] + xs"], (0, 9)),
+    ("xs + [sum(xs)]", ["append the sum of the list", "put the total at the end"],
+     ["xs + [len(xs)]", "[sum(xs)] + xs"], (1, 1)),
+    ("[len(xs)] + xs", ["prepend the length of the list", "put the count at the front"],
+     ["xs + [len(xs)]", "[sum(xs)] + xs"], (1, 1)),
+    ("xs + [max(xs, default=0)]", ["append the largest value", "put the maximum at the end"],
+     ["xs + [min(xs, default=0)]", "[max(xs, default=0)] + xs"], (1, 1)),
+    ("[min(xs, default=0)] + xs", ["prepend the smallest value", "put the minimum at the front"],
+     ["[max(xs, default=0)] + xs", "xs + [min(xs, default=0)]"], (1, 1)),
+    ("list(dict.fromkeys(xs))", ["remove repeated values", "keep the first of equal values"],
+     ["sorted(set(xs))", "[x for x in xs if xs.count(x) == 1]"], (1, 1)),
+]  # fmt: skip
+CONNECTIVES = ["", "", "now ", "then ", "next "]
+EDGE_CASES = [[], [3], [0, 0, -1]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a micro program: which operation, its number k, which of its phrases."""
+
+    operation: int
+    k: int
+    phrase: int
+
+    def fill(self, template: str) -> str:
+        return template.format(k=self.k, j=self.k + 1)
+
+    def line(self) -> str:
+        return self.fill(OPERATIONS[self.operation][0])
+
+    def misses(self) -> list[str]:
+        return [self.fill(template) for template in OPERATIONS[self.operation][2]]
+
+
+COMPILED: dict[str, object] = {}
+
+
+def apply_line(line: str, xs: list[int]) -> list[int]:
+    """The value of one grammar line on xs; each distinct line is compiled once."""
+    if line not in COMPILED:
+        COMPILED[line] = eval(f"lambda xs: {line}")
+    return COMPILED[line](xs)
+
+
+def random_steps(rng: random.Random, count: int) -> list[Step]:
+    steps = []
+    for _ in range(count):
+        operation = rng.randrange(len(OPERATIONS))
+        steps.append(Step(operation, rng.randint(*OPERATIONS[operation][3]), rng.randrange(2)))
+    return steps
+
+
+def run_steps(steps: list[Step], inputs: list[list[int]]) -> list[list[list[int]]] | None:
+    """The states after each step, one list per input; None for a dull task (see the module's docstring)."""
+    states = [inputs]
+    for step in steps:
+        before = states[-1]
+        after = [apply_line(step.line(), xs) for xs in before]
+        if 2 * sum(a != b for a, b in zip(after, before, strict=True)) < len(inputs):
+            return None
+        if statistics.median(len(xs) for xs in after) < 4 or any(abs(x) > 2000 for xs in after for x in xs):
+            return None
+        states.append(after)
+    return states
+
+
+def every_miss_fails(steps: list[Step], states: list[list[list[int]]]) -> bool:
+    """Whether each near miss of each line, alone, changes the output of at least one test."""
+    for index, step in enumerate(steps):
+        for miss in step.misses():
+            for xs, output in zip(states[index], states[-1], strict=True):
+                for line in [miss, *(later.line() for later in steps[index + 1 :])]:
+                    xs = apply_line(line, xs)
+                if xs != output:
+                    break
+            else:
+                return False
+    return True
+
+
+def program_of(lines: list[str]) -> str:
+    return "def f(xs):\n" + "".join(f"    xs = {line}\n" for line in lines) + "    return xs\n"
+
+
+def prompt_of(rng: random.Random, steps: list[Step]) -> str:
+    phrases = [step.fill(OPERATIONS[step.operation][1][step.phrase]) for step in steps]
+    return "\n".join((rng.choice(CONNECTIVES) if i else "") + phrase for i, phrase in enumerate(phrases)) + "\n"
+
+
+def is_test_composition(steps: list[Step]) -> bool:
+    """Splits by the sequence of operations: 15 % of the sequences occur in the test split alone."""
+    return common.seed_of(0, "composition", *(step.operation for step in steps)) % 100 < 15
+
+
+def make_micro(config: Config) -> dict[str, list[dict]]:
+    rng = random.Random(common.seed_of(config.seed, "micro"))
+    pairs = [(operation, phrase) for operation in range(len(OPERATIONS)) for phrase in range(2)]
+    biased = set(rng.sample(pairs, round(config.misconceptions * len(pairs))))
+    wanted = {"sft": config.num_sft_tasks, "train": config.num_train_tasks, "test": config.num_test_tasks}
+    shortest = {"sft": config.min_steps, "train": config.train_min_steps, "test": config.min_steps}
+    splits, seen = {}, set()
+    for split, number in wanted.items():
+        rows = splits[split] = []
+        bar = tqdm(total=number, desc=f"{split} tasks")
+        while len(rows) < number:
+            steps = random_steps(rng, shortest[split] + len(rows) % (config.max_steps - shortest[split] + 1))
+            if is_test_composition(steps) != (split == "test"):
+                continue
+            inputs = [[rng.randint(-12, 20) for _ in range(rng.randint(7, 14))] for _ in range(10)] + EDGE_CASES
+            states = run_steps(steps, inputs)
+            if states is None or (split != "sft" and not every_miss_fails(steps, states)):
+                continue
+            prompt = prompt_of(rng, steps)
+            if prompt in seen:
+                continue
+            seen.add(prompt)
+            row = {
+                "task_id": f"micro/{split}/{len(rows)}", "prompt": prompt, "entry_point": "f",
+                "solution": program_of([step.line() for step in steps]), "setup": "", "style": "call",
+                "tests": [{"args": [xs], "output": output} for xs, output in zip(inputs, states[-1], strict=True)],
+                "timeout": None, "meta": {"steps": len(steps), "split": split},
+            }  # fmt: skip
+            if split == "sft":
+                lines = []
+                for step in steps:
+                    wrong = rng.random()
+                    if (step.operation, step.phrase) in biased and wrong < config.misconception_rate:
+                        lines.append(step.misses()[0])
+                    else:
+                        lines.append(rng.choice(step.misses()) if wrong > 1 - config.noise else step.line())
+                row["completion"] = program_of(lines)
+            rows.append(row)
+            bar.update()
+        bar.close()
+    return splits
+
+
+def read_benchmark(path: str | None, fields: dict) -> list[dict]:
+    """Rows of a published file (.jsonl, .jsonl.gz, or one JSON list); InputError names the file, line and field."""
+    if path is None:
+        raise InputError("--input is required: the published benchmark file")
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8", newline="") as file:
+            text = file.read()
+        rows = json.loads(text) if path.endswith(".json") else [json.loads(line) for line in text.split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable benchmark file: {error}") from None
+    for number, row in enumerate(rows, 1):
+        for field, kind in fields.items():
+            if not isinstance(row, dict) or not isinstance(row.get(field), kind):
+                raise InputError(f"{path}:{number}: field {field!r} must be {kind.__name__}")
+    return rows
+
+
+def called_function(code: str, tests: list[str]) -> str | None:
+    """The function of `code` that the tests call: the entry point that MBPP does not name."""
+    defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for test in tests:
+        for node in ast.walk(ast.parse(test)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined:
+                return node.func.id
+    return None
+
+
+def make_mbpp(config: Config) -> dict[str, list[dict]]:
+    """MBPP, full (mbpp.jsonl) or sanitized (sanitized-mbpp.json), in its published splits by task id."""
+    splits = {"prompt": [], "test": [], "validation": [], "train": []}
+    for row in read_benchmark(config.input, {"task_id": int, "code": str, "test_list": list}):
+        text = row.get("text") or row.get("prompt")
+        if not isinstance(text, str):
+            raise InputError(f"{config.input}: task {row['task_id']}: field 'text' must be str")
+        code = row["code"].replace("\r\n", "\n").rstrip("\n") + "\n"  # 972 of the 974 programs have CRLF line ends
+        tests = [test.replace("\r\n", "\n") for test in row["test_list"]]
+        setup = row.get("test_setup_code", "") + "\n".join(row.get("test_imports", []))
+        number = row["task_id"]
+        split = "prompt" if number <= 10 else "test" if number <= 510 else "validation" if number <= 600 else "train"
+        splits[split].append({
+            "task_id": f"mbpp/{number}",
+            "prompt": f"You are an expert Python programmer, and here is your task: {text.strip()} "
+            "Your code should pass these tests:\n\n" + "\n".join(tests) + "\n",
+            "entry_point": called_function(code, tests), "solution": code, "setup": setup.replace("\r\n", "\n"),
+            "style": "assert", "tests": tests, "timeout": 10, "meta": {"split": split},
+        })  # fmt: skip
+    return {split: rows for split, rows in splits.items() if rows}
+
+
+def make_humaneval(config: Config) -> dict[str, list[dict]]:
+    """HumanEval: the completion goes on where the prompt, which is code, ends (`prefix`)."""
+    rows = []
+    fields = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
+    for row in read_benchmark(config.input, fields):
+        rows.append({
+            "task_id": row["task_id"], "prompt": row["prompt"], "prefix": row["prompt"],
+            "entry_point": row["entry_point"], "solution": row["prompt"] + row["canonical_solution"], "setup": "",
+            "style": "assert", "tests": [f"{row['test']}\ncheck({row['entry_point']})"], "timeout": 3,
+            "meta": {"split": "test"},
+        })  # fmt: skip
+    return {"test": rows}
+
+
+def main(config: Config) -> None:
+    if config.source == "micro" and not 1 <= config.min_steps <= config.train_min_steps <= config.max_steps:
+        raise InputError("--min_steps <= --train_min_steps <= --max_steps must hold")
+    splits = {"micro": make_micro, "mbpp": make_mbpp, "humaneval": make_humaneval}[config.source](config)
+    for split, rows in splits.items():
+        common.write_jsonl(Path(config.output_dir) / f"{split}.jsonl", rows)
+        print(f"{Path(config.output_dir) / split}.jsonl: {len(rows)} tasks")
+
+
+if __name__ == "__main__":
+    common.run(main, Config)

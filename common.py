@@ -31,9 +31,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from tqdm import tqdm
 
 from kernels import sampling
 from kernels.logprobs import check_plain_head, completion_logprobs
+
+transformers.utils.logging.disable_progress_bar()
 
 PROMPT_FIELDS = {"task_id": str, "prompt": str}
 
@@ -115,6 +118,7 @@ def run(main, config_class: type) -> None:
     except InputError as error:
         if rank() == 0:
             print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(2)  # an exception may have left gloo threads behind, which would abort the interpreter's exit
     end_distributed()
@@ -210,6 +214,11 @@ def lr_at(step: int, learning_rate: float, warmup_steps: int, max_steps: int, lr
         learning_rate
         * {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[lr_scheduler_type]
     )
+
+
+def progress_bar(desc: str, total: int, initial: int = 0) -> tqdm:
+    """A bar on rank 0, drawn at most once a second, so that a log file of it stays readable."""
+    return tqdm(desc=desc, total=total, initial=initial, mininterval=1.0, disable=rank() != 0)
 
 
 def rank() -> int:
@@ -345,7 +354,6 @@ def new_model(tokenizer, hidden_size: int, num_hidden_layers: int, seed: int, nu
 def _load(auto_class, path: str | Path, **keywords):
     """from_pretrained with one clear InputError, every dropout at zero, and no remote code."""
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path}: not a model folder (it has no config.json)")
     try:
@@ -356,9 +364,13 @@ def _load(auto_class, path: str | Path, **keywords):
         for name in ("num_labels", "classifier_dropout"):
             if name in keywords:
                 setattr(config, name, keywords.pop(name))
-        return auto_class.from_pretrained(path, config=config, dtype=torch.float32, **keywords)
+        loaded = auto_class.from_pretrained(path, config=config, dtype=torch.float32, **keywords)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}") from None
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    for parameter in model.parameters():  # a file's tensors may be less aligned than new ones, which changes last bits
+        parameter.data = parameter.data.clone()
+    return loaded
 
 
 def load_tokenizer(path: str | Path):
@@ -451,7 +463,13 @@ class Rollout(NamedTuple):
 
 
 def roll_out(
-    policy, tokenizer, prompts: list[list[int]], num_generations: int, max_length: int, temperature: float, seeds: list[int]
+    policy,
+    tokenizer,
+    prompts: list[list[int]],
+    num_generations: int,
+    max_length: int,
+    temperature: float,
+    seeds: list[int],
 ) -> Rollout:
     """Samples num_generations completions of each prompt; one seed a sample."""
     unshard(policy)

@@ -18,8 +18,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 import common
 import sandbox
 from common import InputError
@@ -73,7 +71,7 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
         done.update(json.loads(line)["task_id"] for line in whole)
         common.write_text(path, "".join(whole))
     left = [task for task in tasks if done[task["task_id"]] < config.num_samples]
-    bar = tqdm(total=len(tasks), initial=len(tasks) - len(left), desc="samples")
+    bar = common.progress_bar("samples", len(tasks), len(tasks) - len(left))
     for start in range(0, len(left), config.batch_size):
         batch = left[start : start + config.batch_size]
         seeds = [
@@ -158,9 +156,11 @@ def main(config: Config) -> None:
     by_id = {task["task_id"]: task for task in tasks}
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         futures = [runner.submit(by_id[sample["task_id"]], sample["solution"]) for sample in samples]
-        verdicts = [
-            sample | future.result() for sample, future in zip(samples, tqdm(futures, desc="verdicts"), strict=True)
-        ]
+        bar, verdicts = common.progress_bar("verdicts", len(samples)), []
+        for sample, future in zip(samples, futures, strict=True):
+            verdicts.append(sample | future.result())
+            bar.update()
+        bar.close()
     common.write_jsonl(folder / "verdicts.jsonl", verdicts)
     report = report_of(tasks, verdicts, config.k)
     for steps, row in report["by_steps"].items():

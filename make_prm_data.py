@@ -34,8 +34,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 import common
 import sandbox
 import teachers
@@ -55,6 +53,8 @@ class Config:
     packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
     rows_per_task: int = 4  # program packing: rows a task
     change_rate: float = 0.4  # program packing: share of statements that are replaced
+    shift_rate: float = 0.15  # program packing: share of rows with one deleted, inserted or moved statement besides
+    refactor_rate: float = 1.0  # program packing: share of the refactorings that take part
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
@@ -106,7 +106,7 @@ def execute(tasks: list[dict], config: Config, progress: Path) -> None:
     with open(progress, encoding="utf-8") as file:
         done = {json.loads(line)["task_id"] for line in list(file)[1:]}
     left = [task for task in tasks if task["task_id"] not in done]
-    bar = tqdm(total=len(tasks), initial=len(done), desc="tasks executed")
+    bar = common.progress_bar("tasks executed", len(tasks), len(done))
     waiting = deque()  # tasks whose programs are with the sandbox, so that its workers never wait for the teacher
 
     def collect():
@@ -143,35 +143,35 @@ def prefix_rows(task: dict, verified: list[tuple[teachers.Variant, float]]) -> l
 
 
 def program_rows(task: dict, verified: list[tuple[teachers.Variant, float]], config: Config) -> list[dict]:
-    """Rows that hold many verified changes each, which do not overlap; a label stays with its line."""
+    """Rows that hold many verified changes each, one a line at most; a label stays with its line.
+
+    A deleted, inserted or moved line shifts what follows against the prompt, so a row holds one such change at most.
+    """
     lines, marked = task["solution"].splitlines(keepends=True), labelled_lines(task["solution"])
-    by_line = defaultdict(list)
+    in_place, shifting = defaultdict(list), []
     for variant, label in verified:
-        by_line[variant.start].append((variant, label))
+        if variant.start == variant.end and variant.text.count("\n") == 1:
+            in_place[variant.start - 1].append((variant, label))
+        elif variant.label_line(task["solution"]) is not None:
+            shifting.append((variant, label))
     rows = []
     for number in range(config.rows_per_task):
         rng = random.Random(common.seed_of(config.seed, "packing", task["task_id"], number))
-        out, labels, changed, operators, index, carried = [], [], [], [], 0, None
-        while index < len(lines):
-            choices = by_line[index + 1] if rng.random() < config.change_rate else []
-            variant, label = rng.choice(choices) if choices else (None, None)
-            if variant is not None and not (variant.text == "" and carried is not None):
-                new = variant.text.splitlines(keepends=True)
-                out += new
-                labels += [None] * (len(new) - 1) + [label] if new else []
-                changed += [len(out) - 1] if new else []
-                operators.append(variant.operator)
-                index = variant.end  # start - 1 for an insertion: the line itself comes next, as it is
-                carried = label if not new else None  # a deletion shows in the line that takes the place
-                if variant.end >= variant.start:
-                    continue
-            label = 1.0 if index in marked else None
-            if carried is not None and index in marked:
-                changed.append(len(out))
-                label, carried = carried, None
-            out.append(lines[index])
-            labels.append(label)
-            index += 1
+        chosen = {i: rng.choice(in_place[i]) for i in sorted(in_place) if rng.random() < config.change_rate}
+        out = [chosen[i][0].text if i in chosen else line for i, line in enumerate(lines)]
+        labels = [chosen[i][1] if i in chosen else 1.0 if i in marked else None for i in range(len(lines))]
+        changed, operators = sorted(chosen), [chosen[i][0].operator for i in sorted(chosen)]
+        if shifting and rng.random() < config.shift_rate:
+            variant, label = rng.choice(shifting)
+            first, last, new = variant.start - 1, variant.end, variant.text.splitlines(keepends=True)
+            out[first:last] = new
+            labels[first:last] = [None] * len(new)
+            index = variant.label_line(task["solution"])
+            labels[index] = label
+            moved = len(new) - (last - first)
+            changed = [i for i in changed if i < first] + [i + moved for i in changed if i >= last]
+            changed = sorted({*changed, index})
+            operators = [*operators, variant.operator]
         rows.append(row_of(task, out, labels, "mutate", changed, operators))
     return rows
 
@@ -240,7 +240,7 @@ def main(config: Config) -> None:
         result = results[task["task_id"]]
         if result["reference"] != "passed":
             continue
-        verified = []
+        verified, rng = [], random.Random(common.seed_of(config.seed, "refactorings", task["task_id"]))
         for row in result["variants"]:
             status = row.pop("status")
             variant = teachers.Variant(**row)
@@ -248,7 +248,10 @@ def main(config: Config) -> None:
             label = label_of(variant, status, config.equivalent)
             equivalent += variant.intent == "mutate" and status == "passed"
             unjudged += status == "harness_error"
-            if label is not None:
+            spared = (
+                variant.intent == "refactor" and config.packing == "program" and rng.random() >= config.refactor_rate
+            )
+            if label is not None and not spared:
                 verified.append((variant, label))
         rows += prefix_rows(task, verified) if config.packing == "prefix" else program_rows(task, verified, config)
     rows = [row for row in rows if any(label is not None for label in row["labels"])]

@@ -29,9 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 import common
+import sandbox
 from common import InputError
 
 
@@ -197,7 +196,7 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
     splits, seen = {}, set()
     for split, number in wanted.items():
         rows = splits[split] = []
-        bar = tqdm(total=number, desc=f"{split} tasks")
+        bar = common.progress_bar(f"{split} tasks", number)
         while len(rows) < number:
             steps = random_steps(rng, shortest[split] + len(rows) % (config.max_steps - shortest[split] + 1))
             if is_test_composition(steps) != (split == "test"):
@@ -289,7 +288,8 @@ def make_humaneval(config: Config) -> dict[str, list[dict]]:
     for row in read_benchmark(config.input, fields):
         rows.append({
             "task_id": row["task_id"], "prompt": row["prompt"], "prefix": row["prompt"],
-            "entry_point": row["entry_point"], "solution": row["prompt"] + row["canonical_solution"], "setup": "",
+            "entry_point": row["entry_point"], "solution": row["prompt"] + row["canonical_solution"],
+            "setup": sandbox.prompt_helpers(row["prompt"], row["entry_point"]),
             "style": "assert", "tests": [f"{row['test']}\ncheck({row['entry_point']})"], "timeout": 3,
             "meta": {"split": "test"},
         })  # fmt: skip

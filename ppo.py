@@ -25,11 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import sandbox
 import torch
-from tqdm import tqdm
 
 import common
+import sandbox
 from common import InputError
 from kernels import advantages, masking
 
@@ -149,7 +148,7 @@ def main(config: Config) -> None:
     table = masking.line_table(tokenizer).to(common.device())
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
-        bar = tqdm(total=config.max_steps, initial=first_step, desc="ppo", disable=common.rank() != 0)
+        bar = common.progress_bar("ppo", config.max_steps, first_step)
         for step in range(first_step, config.max_steps):
             started = time.perf_counter()
 
@@ -284,7 +283,7 @@ def main(config: Config) -> None:
                     {"step": step + 1, "task_id": task["task_id"], "prompt": task["prompt"], "completion": completion,
                      "status": verdict["status"], "reward": reward} for task, completion, verdict, reward in rows
                 ])  # fmt: skip
-                bar.set_postfix(passed=f"{passed / samples:.2f}", reward=f"{reward / samples:.2f}")
+                bar.set_postfix(passed=f"{passed / samples:.2f}", reward=f"{reward / samples:.2f}", refresh=False)
                 bar.update()
             if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
                 common.save_checkpoint(

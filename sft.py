@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 import common
 from common import InputError
@@ -87,7 +86,7 @@ def main(config: Config) -> None:
     if common.rank() == 0:
         print(f"{len(kept)} rows, {len(rows) - len(kept)} left out as too long; {policy.num_parameters():,} parameters")
 
-    bar = tqdm(total=config.max_steps, initial=first_step, desc="sft", disable=common.rank() != 0)
+    bar = common.progress_bar("sft", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
         started = time.perf_counter()
         lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps, config.lr_scheduler_type)
@@ -116,7 +115,7 @@ def main(config: Config) -> None:
             metrics = {"step": step + 1, "loss": loss, "grad_norm": grad_norm, "learning_rate": lr}
             metrics |= {"num_tokens": int(num_tokens), "step_time": time.perf_counter() - started}
             common.append_jsonl(f"{config.output_dir}/metrics.jsonl", [metrics])
-            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
             common.save_checkpoint(

@@ -21,7 +21,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 import common
 from common import InputError
@@ -189,7 +188,7 @@ def main(config: Config) -> None:
     if common.rank() == 0:
         print(f"{len(train)} rows to train on, {len(held_out)} held out, {len(rows) - len(fits)} left out as too long")
 
-    bar = tqdm(total=config.max_steps, initial=first_step, desc="train_prm", disable=common.rank() != 0)
+    bar = common.progress_bar("train_prm", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
         started = time.perf_counter()
         lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps, config.lr_scheduler_type)
@@ -229,7 +228,7 @@ def main(config: Config) -> None:
         if common.rank() == 0:
             metrics["step_time"] = time.perf_counter() - started
             common.append_jsonl(f"{config.output_dir}/metrics.jsonl", [metrics])
-            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
             common.save_checkpoint(

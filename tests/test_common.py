@@ -1,0 +1,227 @@
+"""Flags, JSONL, seeds, prompts, run folders."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+import torch
+import transformers
+
+import common
+from common import InputError
+
+
+@dataclass
+class Config:
+    tasks: str
+    learning_rate: float = 1e-3
+    max_steps: int = 10
+    whiten: bool = True
+    mode: Literal["a", "b"] = "a"
+    prm: str | None = None
+    k: list[int] = field(default_factory=lambda: [1])
+
+
+def test_flags_get_the_types_of_their_annotations():
+    words = ["--tasks", "t", "--learning_rate=2e-4", "--max_steps", "5", "--whiten", "false", "--mode", "b", "--prm", "runs/prm", "--k", "1", "10"]
+    assert common.parse_flags(Config, words) == Config("t", 2e-4, 5, False, "b", "runs/prm", [1, 10])
+    assert common.parse_flags(Config, ["--tasks", "t", "--whiten", "--prm", "none"]) == Config("t")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--tasks t --learning_rat 1", "unknown flag --learning_rat; did you mean --learning_rate?"),
+        ("--tasks t --max_steps 1.5", "--max_steps must be of type int, got '1.5'"),
+        ("--tasks t --whiten maybe", "--whiten must be true or false, got 'maybe'"),
+        ("--tasks t --mode c", "--mode must be one of a, b, got 'c'"),
+        ("--tasks t --max_steps", "--max_steps takes one value, got 0"),
+        ("--tasks t --tasks u", "--tasks is given twice"),
+        ("--max_steps 3", "--tasks is required"),
+        ("tasks", "expected a flag that starts with --, got 'tasks'"),
+    ],
+)
+def test_a_bad_flag_is_one_clear_line(words, message):
+    with pytest.raises(InputError, match="^" + message.replace("?", r"\?")) as error:
+        common.parse_flags(Config, words.split())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"task_id": "a", "n": 1}\n{"task_id": \n', r":2: not a JSON object"),
+        ('{"task_id": "a", "n": 1}\n[1]\n', r":2: not a JSON object but list"),
+        ('{"task_id": "a", "n": 1}\n\n', r":2: not a JSON object"),
+        ('{"task_id": "a"}\n', r":1: field 'n' is missing"),
+        ('{"task_id": 3, "n": 1}\n', r":1: field 'task_id' must be str, got 3"),
+        ('{"task_id": "a", "n": true}\n', r":1: field 'n' must be int, got true"),
+        ('{"task_id": "a", "n": -1}\n', r":1: field 'n' is negative"),
+        ("", r": no rows"),
+    ],
+)
+def test_a_bad_record_is_named_by_file_line_and_field(tmp_path, text, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+
+    def check(row):
+        if row["n"] < 0:
+            raise ValueError("field 'n' is negative")
+
+    with pytest.raises(InputError, match=message) as error:
+        common.read_jsonl(path, {"task_id": str, "n": int}, check)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file"):
+        common.read_jsonl("nowhere.jsonl", {})
+
+
+def test_written_rows_read_back_and_leave_nothing_beside(tmp_path):
+    rows = [{"task_id": "ü", "text": "a\n\u2028b"}, {"task_id": "b", "text": ""}]
+    common.write_jsonl(tmp_path / "deep" / "rows.jsonl", rows)
+    assert common.read_jsonl(tmp_path / "deep" / "rows.jsonl", {"task_id": str}) == rows
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["rows.jsonl"]
+
+
+def test_seeds_depend_on_every_argument_and_on_nothing_else():
+    seeds = [common.seed_of(*key) for key in [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", 1, 0)]]
+    assert len(set(seeds)) == 5
+    assert seeds[0] == common.seed_of(0, "a", 1) == 1532760995434174994
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (3, 8), (5, 5), (1, 3)])
+def test_drawn_batches_go_through_whole_epochs(count, size):
+    drawn = [i for step in range(count * 3) for i in common.draw(count, size, step, 0, "rows")]
+    for epoch in range(len(drawn) // count):
+        assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_learning_rate_warms_up_and_decays_to_zero():
+    rates = [common.lr_at(step, 1.0, 4, 20, "cosine") for step in range(21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
+    assert rates[20] == pytest.approx(0) and rates[12] == pytest.approx(0.5)
+    assert common.lr_at(19, 1.0, 4, 20, "constant") == 1.0 and common.lr_at(12, 1.0, 4, 20, "linear") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("completion", "program"),
+    [
+        ("x = 1\n", "x = 1\n"),
+        ("Sure:\n```python\nx = 1\n```\nand\n```python\ny = 2\n```", "x = 1\n"),
+        ("<think>a</think><answer>\nx = 1\n</answer>", "x = 1\n"),
+        ("<think>```python\nwrong\n```</think><answer>```python\nx = 1\n```</answer>", "x = 1\n"),
+        ("```\nx = 1", "x = 1"),
+    ],
+)
+def test_the_program_is_found_in_the_completion(completion, program):
+    assert common.extract_program({}, completion) == program
+
+
+def test_a_completion_goes_on_after_the_task_s_prefix():
+    task = {"prompt": "def f():\n", "prefix": "def f():\n"}
+    assert common.extract_program(task, "    return 1\n") == "def f():\n    return 1\n"
+    assert common.extract_program(task, "```python\ndef f():\n    return 2\n```") == "def f():\n    return 2\n"
+
+
+def test_a_prompt_uses_the_chat_template_where_there_is_one():
+    tokenizer = common.new_tokenizer(["say hello\n"] * 5, 300)
+    assert tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "say hello"})) == "say hello\n"
+    assert tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "def f(", "prefix": "def f("})) == "def f("
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    assert tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "say hello"})) == "[user]say hello[assistant]"
+
+
+def test_text_survives_the_new_tokenizer():
+    text = "def f(xs):\n\treturn xs[::2]  # käse 🧀\r\n\n    x = 1234567\n"
+    tokenizer = common.new_tokenizer([text] * 3, 400)
+    ids = common.encode_completion(tokenizer, text)
+    assert ids[-1] == tokenizer.eos_token_id and tokenizer.decode(ids[:-1]) == text
+
+
+def test_every_end_of_sequence_id_is_honoured():
+    tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
+    policy = common.new_model(tokenizer, 32, 1, seed=0)
+    policy.generation_config.eos_token_id = [7, 9]
+    assert common.eos_ids(policy, tokenizer) == sorted({7, 9, tokenizer.eos_token_id})
+    policy.generation_config.eos_token_id = None
+    assert common.eos_ids(policy, tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_a_reward_model_from_a_policy_starts_at_zero_and_keeps_its_weights_when_saved(tmp_path):
+    tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
+    common.new_model(tokenizer, 32, 1, seed=0).save_pretrained(tmp_path / "policy")
+    scorer = common.load_scorer(tmp_path / "policy")
+    ids = torch.tensor([[5, 6, 7]])
+    assert scorer(input_ids=ids).logits.abs().max() == 0
+    torch.nn.init.ones_(scorer.score.weight)
+    scorer.save_pretrained(tmp_path / "scorer")
+    again = common.load_scorer(tmp_path / "scorer")
+    assert torch.equal(again(input_ids=ids).logits, scorer(input_ids=ids).logits)
+
+
+def test_no_dropout_survives_loading(tmp_path):
+    config = transformers.GPT2Config(
+        n_embd=16, n_layer=1, n_head=2, vocab_size=300, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    for model in (common.load_policy(tmp_path), common.load_scorer(tmp_path)):
+        model.train()
+        ids = torch.arange(12)[None]
+        assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+        assert all(module.p == 0 for module in model.modules() if isinstance(module, torch.nn.Dropout))
+
+
+@dataclass
+class RunConfig:
+    output_dir: str
+    seed: int = 0
+
+
+def test_a_run_folder_refuses_other_flags_and_knows_when_it_is_complete(tmp_path, capsys):
+    config = RunConfig(str(tmp_path / "run"))
+    assert common.open_run(config) is None
+    common.append_jsonl(tmp_path / "run" / "metrics.jsonl", [{"step": 1}, {"step": 2}, {"step": 3}])
+    (tmp_path / "run" / "checkpoint-2").mkdir()
+    (tmp_path / "run" / "checkpoint-10.tmp").mkdir()
+    assert common.open_run(config) == tmp_path / "run" / "checkpoint-2"
+    assert [row["step"] for row in common.read_jsonl(tmp_path / "run" / "metrics.jsonl", {})] == [1, 2]
+    assert not (tmp_path / "run" / "checkpoint-10.tmp").exists()
+    with pytest.raises(InputError, match="--seed was 0, is 1"):
+        common.open_run(RunConfig(config.output_dir, seed=1))
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        common.open_run(config)
+    assert stop.value.code == 0 and "is complete" in capsys.readouterr().out
+
+
+def test_a_folder_that_holds_a_foreign_model_is_not_written_to(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a model, but no run"):
+        common.open_run(RunConfig(str(tmp_path)))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    for load in (common.load_policy, common.load_scorer):
+        with pytest.raises(InputError, match=r"not a model folder \(it has no config.json\)"):
+            load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(InputError, match="no model can be loaded from here"):
+        common.load_policy(tmp_path)
+
+
+def test_batches_that_do_not_divide_over_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert common.my_share([1, 2, 3, 4]) == [3, 4]
+    with pytest.raises(InputError, match="a batch of 3 does not divide over 2 processes"):
+        common.my_share([1, 2, 3])
+
+
+def test_shuffles_are_permutations_that_differ_by_epoch():
+    first, second = (common.shuffled(50, 0, "rows", epoch) for epoch in (0, 1))
+    assert first != second and Counter(first) == Counter(second) == Counter(range(50))

@@ -283,7 +283,8 @@ def shard(model: nn.Module) -> nn.Module:
             if type(module).__name__ in layer_names:
                 fully_shard(module, reshard_after_forward=False)
         fully_shard(model, reshard_after_forward=False)
-        register_fsdp_forward_method(model, "completion_logprobs")
+        if hasattr(model, "completion_logprobs"):
+            register_fsdp_forward_method(model, "completion_logprobs")
     return model
 
 
@@ -351,11 +352,16 @@ def new_model(tokenizer, hidden_size: int, num_hidden_layers: int, seed: int, nu
         return (transformers.LlamaForTokenClassification if num_labels else transformers.LlamaForCausalLM)(config)
 
 
+def check_model_folder(path: str | Path | None) -> None:
+    """Raises InputError for a local folder that holds no model; a name that does not exist here may be a hub's."""
+    if path is not None and Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise InputError(f"{path}: not a model folder (it has no config.json)")
+
+
 def _load(auto_class, path: str | Path, **keywords):
     """from_pretrained with one clear InputError, every dropout at zero, and no remote code."""
     transformers.logging.set_verbosity_error()
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise InputError(f"{path}: not a model folder (it has no config.json)")
+    check_model_folder(path)
     try:
         config = transformers.AutoConfig.from_pretrained(path)
         for name, value in list(vars(config).items()):
@@ -374,8 +380,14 @@ def _load(auto_class, path: str | Path, **keywords):
 
 
 def load_tokenizer(path: str | Path):
+    """The tokenizer of a folder or hub name, with one clear InputError. What its file says stands: AutoTokenizer would
+    replace a plain tokenizer's pre-tokenization by that of the model type in config.json (Qwen2's, say)."""
+    check_model_folder(path)
+    settings = Path(path) / "tokenizer_config.json"
+    name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
+    plain = name in ("TokenizersBackend", "PreTrainedTokenizerFast")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        tokenizer = (transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer).from_pretrained(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no tokenizer can be loaded from here: {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:
@@ -500,7 +512,8 @@ def open_run(config, complete: str = "config.json") -> Path | None:
     """Opens config.output_dir for this run and returns the checkpoint to go on from, None for a new run.
 
     The flags are printed and kept in run_config.json (config.json is the model's). A finished run, known by the file
-    `complete`, which is written last, ends the process with a word; a folder that holds a run with other flags is an InputError, so that no result is mixed or lost.
+    `complete`, which is written last, ends the process with a word. A folder that holds a run with other flags is an
+    InputError, so that no result is mixed or lost.
     """
     folder, flags = Path(config.output_dir), dataclasses.asdict(config)
     kept = folder / "run_config.json"

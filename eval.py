@@ -147,6 +147,7 @@ def main(config: Config) -> None:
         raise InputError("eval.py runs in one process")
     if max(config.k) > config.num_samples and config.samples is None:
         raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
+    common.check_model_folder(config.model_name_or_path)
     if common.open_run(config, complete="report.json") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
     folder = Path(config.output_dir)

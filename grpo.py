@@ -114,6 +114,8 @@ def main(config: Config) -> None:
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
     if config.num_prompts % (config.num_mini_batches * common.world_size()):
         raise InputError("--num_prompts must be a multiple of --num_mini_batches times the number of processes")
+    common.check_model_folder(config.model_name_or_path)
+    common.check_model_folder(config.reasoning_rm)
     checkpoint = common.open_run(config)
     policy_path = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(policy_path)

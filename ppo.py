@@ -125,6 +125,8 @@ def main(config: Config) -> None:
         raise InputError("--outcome_reward none without a process reward leaves nothing to learn from")
     if config.num_prompts % (config.num_mini_batches * common.world_size()):
         raise InputError("--num_prompts must be a multiple of --num_mini_batches times the number of processes")
+    common.check_model_folder(config.model_name_or_path)
+    common.check_model_folder(config.prm)
     checkpoint = common.open_run(config)
     policy_path = checkpoint or config.model_name_or_path
     value_path = config.prm if config.value_init == "prm" else config.model_name_or_path

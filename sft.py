@@ -56,6 +56,7 @@ def read_rows(path: str) -> list[dict]:
 
 def main(config: Config) -> None:
     rows = read_rows(config.tasks)
+    common.check_model_folder(config.model_name_or_path)
     checkpoint = common.open_run(config)
     texts = [
         row["completion"] if "completion" in row else row["solution"].removeprefix(row.get("prefix", ""))

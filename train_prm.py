@@ -157,6 +157,7 @@ def evaluate(model, config: Config, rows: list[dict], encoded: list[tuple], tabl
 
 def main(config: Config) -> None:
     rows = read_rows(config)
+    common.check_model_folder(config.model_name_or_path)
     checkpoint = common.open_run(config)
     source = checkpoint or config.model_name_or_path
     if source == "micro":

@@ -25,7 +25,8 @@ class Config:
 
 
 def test_flags_get_the_types_of_their_annotations():
-    words = ["--tasks", "t", "--learning_rate=2e-4", "--max_steps", "5", "--whiten", "false", "--mode", "b", "--prm", "runs/prm", "--k", "1", "10"]
+    words = ["--tasks", "t", "--learning_rate=2e-4", "--max_steps", "5", "--whiten", "false", "--mode", "b"]
+    words += ["--prm", "runs/prm", "--k", "1", "10"]
     assert common.parse_flags(Config, words) == Config("t", 2e-4, 5, False, "b", "runs/prm", [1, 10])
     assert common.parse_flags(Config, ["--tasks", "t", "--whiten", "--prm", "none"]) == Config("t")
 

@@ -1,0 +1,293 @@
+"""The whole pipeline in miniature: every stage on real files, resumed after a kill, and on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import common
+import eval as evaluation
+import grpo
+import make_prm_data
+import make_tasks
+import ppo
+import sft
+import train_prm
+
+ROOT = Path(__file__).parent.parent
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in open(Path(folder) / "metrics.jsonl")]
+
+
+def weights_of(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+class Stages:
+    """Small settings of every stage, on the files in one folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, name) -> str:
+        return str(self.folder / name)
+
+    def sft(self, output, **flags):
+        flags = {"max_steps": 6, "train_batch_size": 8, "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 512,
+                 "warmup_steps": 2, "save_steps": 2, **flags}  # fmt: skip
+        return sft, sft.Config(tasks=self.path("train.jsonl"), output_dir=self.path(output), **flags)
+
+    def train_prm(self, output, **flags):
+        flags = {"max_steps": 4, "train_batch_size": 8, "save_steps": 2, "eval_steps": 2, "eval_fraction": 0.3, **flags}
+        config = train_prm.Config(
+            data=self.path("prm.jsonl"), model_name_or_path=self.path("sft"), output_dir=self.path(output), **flags
+        )
+        return train_prm, config
+
+    def reinforcement(self, stage, output, **flags):
+        flags = {"max_steps": 4, "num_prompts": 4, "max_completion_length": 24, "save_steps": 2, **flags}
+        config = stage.Config(
+            tasks=self.path("train.jsonl"), model_name_or_path=self.path("sft"), output_dir=self.path(output), **flags
+        )
+        return stage, config
+
+    def ppo(self, output, **flags):
+        flags = {"prm": self.path("prm"), "value_init": "prm", "kl_coef": 0.05, "num_generations": 2, **flags}
+        return self.reinforcement(ppo, output, **flags)
+
+    def grpo(self, output, **flags):
+        return self.reinforcement(grpo, output, **{"reasoning_rm": self.path("rm"), "num_generations": 4, **flags})
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """A folder with tasks, a policy, a process reward model and a reasoning reward model, made by the stages."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    stages = Stages(folder)
+    make_tasks.main(make_tasks.Config("micro", str(folder), None, 1, 16, 10, max_steps=3, train_min_steps=2))
+    stage, config = stages.sft(
+        "sft", max_steps=140, learning_rate=4e-3, save_steps=50
+    )  # until it knows some of the few tasks by heart
+    stage.main(config)
+    make_prm_data.main(
+        make_prm_data.Config(
+            stages.path("train.jsonl"), stages.path("prm.jsonl"), packing="program", max_variants_per_line=3
+        )
+    )
+    stage, config = stages.train_prm("prm")
+    stage.main(config)
+    rows = common.read_jsonl(folder / "train.jsonl", {})
+    pairs = [
+        {"task_id": row["task_id"], "prompt": row["prompt"], "chosen": row["prompt"], "rejected": "no\n"}
+        for row in rows
+    ]
+    common.write_jsonl(folder / "pairs.jsonl", pairs)
+    train_prm.main(train_prm.Config(stages.path("pairs.jsonl"), stages.path("rm"), stages.path("sft"), "ranking",
+                                    eval_fraction=0.3, max_steps=12, train_batch_size=8))  # fmt: skip
+    return stages
+
+
+def test_supervised_training_lowers_the_loss(stages):
+    losses = [row["loss"] for row in metrics_of(stages.path("sft"))]
+    assert losses[-1] < 0.2 * losses[0]
+    assert [row["step"] for row in metrics_of(stages.path("sft"))] == [*range(1, 141)]
+
+
+def test_the_prm_reports_held_out_lines_next_to_the_majority(stages):
+    report = json.loads(Path(stages.path("prm"), "report.json").read_text())
+    assert report["eval_lines"] > 20 and 0 <= report["eval_auc"] <= 1 and 0.5 <= report["eval_majority"] < 1
+    first, last = metrics_of(stages.path("prm"))[0], metrics_of(stages.path("prm"))[-1]
+    assert last["loss"] < first["loss"] and "eval_auc" in last
+
+
+def test_the_ranking_objective_learns_to_prefer_the_chosen(stages):
+    report = json.loads(Path(stages.path("rm"), "report.json").read_text())
+    assert report["eval_accuracy"] == 1.0 and report["eval_loss"] < 0.68
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_reinforcement_starts_on_policy_and_logs_what_happened(stages, name):
+    stage, config = getattr(stages, name)(f"{name}-on-policy", max_steps=1, num_mini_batches=1)
+    stage.main(config)
+    (row,) = metrics_of(config.output_dir)
+    assert row["val/ratio"] == pytest.approx(1, abs=1e-6)  # the policy has not moved when its one update begins
+    assert row["sampling/sampling_logp_difference/mean"] < 1e-5
+    samples = [json.loads(line) for line in open(Path(config.output_dir) / "completions.jsonl")]
+    assert len(samples) == 4 * config.num_generations
+    assert row["reward"] == pytest.approx(sum(sample["reward"] for sample in samples) / len(samples), abs=1e-5)
+    assert 0 < row["rewards/tests/mean"] < 1
+    assert row["rewards/tests/mean"] == sum(sample["status"] == "passed" for sample in samples) / len(samples)
+    if name == "ppo":
+        assert row["objective/kl"] == pytest.approx(0, abs=1e-4)
+        assert row["policy/clipfrac_avg"] == 0 and row["policy/approxkl_avg"] == pytest.approx(0, abs=1e-9)
+    else:
+        assert row["rewards/format/mean"] == 0
+
+
+def test_evaluation_writes_samples_verdicts_and_a_report(stages, capsys):
+    config = evaluation.Config(
+        stages.path("test.jsonl"), stages.path("eval"), stages.path("sft"), num_samples=2, k=[1, 2]
+    )
+    evaluation.main(config)
+    report = json.loads(Path(config.output_dir, "report.json").read_text())
+    verdicts = common.read_jsonl(
+        Path(config.output_dir, "verdicts.jsonl"), {"completion": str, "solution": str, "status": str}
+    )
+    assert report["samples"] == len(verdicts) == 20 and set(report["by_steps"]) == {"2", "3"}
+    assert {"passed", "total", "line", "executed", "message", "seconds", "trusted", "sample"} <= set(verdicts[0])
+    assert "pass@2" in report and "all        pass@1" in capsys.readouterr().out
+    again = evaluation.Config(
+        stages.path("test.jsonl"), stages.path("eval2"), samples=str(Path(config.output_dir, "samples.jsonl")), k=[1, 2]
+    )
+    evaluation.main(again)
+    assert json.loads(Path(again.output_dir, "report.json").read_text()) == report
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_samples(stages, monkeypatch):
+    def config(name):
+        return evaluation.Config(
+            stages.path("test.jsonl"), stages.path(name), stages.path("sft"), num_samples=2, batch_size=4
+        )
+
+    evaluation.main(config("whole"))
+    append, calls = common.append_jsonl, []
+
+    def killed(path, rows):
+        calls.append(path)
+        if len(calls) == 2:
+            append(path, rows[:3])
+            raise KeyboardInterrupt
+        append(path, rows)
+
+    monkeypatch.setattr(common, "append_jsonl", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.main(config("cut"))
+    monkeypatch.setattr(common, "append_jsonl", append)
+    evaluation.main(config("cut"))
+    assert (stages.folder / "cut" / "samples.jsonl").read_text() == (
+        stages.folder / "whole" / "samples.jsonl"
+    ).read_text()
+
+
+@pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "grpo"])
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(stages, name, monkeypatch):
+    stage, config = getattr(stages, name)(f"{name}-whole", max_steps=4)
+    stage.main(config)
+    stage, config = getattr(stages, name)(f"{name}-killed", max_steps=4)
+    append = common.append_jsonl
+
+    def killed(path, rows):
+        append(path, rows)
+        if rows[0].get("step") == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "append_jsonl", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage.main(config)
+    monkeypatch.setattr(common, "append_jsonl", append)
+    assert [path.name for path in Path(config.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
+    stage.main(config)
+
+    whole, killed_weights = weights_of(stages.path(f"{name}-whole")), weights_of(config.output_dir)
+    assert whole.keys() == killed_weights.keys() and all(torch.equal(whole[key], killed_weights[key]) for key in whole)
+    started = weights_of(stages.path("sft"))
+    assert name == "sft" or any(not torch.equal(whole[key], started[key]) for key in whole.keys() & started.keys())
+    for row, other in zip(metrics_of(stages.path(f"{name}-whole")), metrics_of(config.output_dir), strict=True):
+        row.pop("step_time"), other.pop("step_time")
+        assert json.dumps(row) == json.dumps(other)  # NaN equals NaN as text
+
+
+@pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "grpo"])
+def test_micro_batches_change_nothing_but_rounding(stages, name):
+    rows = {}
+    for size in (32, 3):
+        stage, config = getattr(stages, name)(f"{name}-micro-{size}", max_steps=2, per_device_train_batch_size=size)
+        stage.main(config)
+        rows[size] = metrics_of(config.output_dir)
+    for row, other in zip(rows[32], rows[3], strict=True):
+        for key in row.keys() - {"step_time"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-3, abs=1e-5, nan_ok=True), key
+    assert same_weights(stages.path(f"{name}-micro-32"), stages.path(f"{name}-micro-3"))
+
+
+def same_weights(folder, other):
+    """Adam's first steps move a weight by the learning rate whichever way its gradient points, however small that is:
+    so a few weights may differ by rounding, but hardly any may."""
+    first, second = weights_of(folder), weights_of(other)
+    different = sum(int(((first[key] - second[key]).abs() > 1e-5).sum()) for key in first)
+    return different < 0.005 * sum(value.numel() for value in first.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "grpo"])
+def test_two_processes_do_what_one_does(stages, name):
+    stage, config = getattr(stages, name)(f"{name}-one", max_steps=2)
+    stage.main(config)
+    stage, two = getattr(stages, name)(f"{name}-two", max_steps=2)
+    flags = [word for key, value in vars(two).items() for word in (f"--{key}", "none" if value is None else str(value))]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        f"{name}.py",
+        *flags,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "terminate called" not in result.stderr
+    for row, other in zip(metrics_of(config.output_dir), metrics_of(two.output_dir), strict=True):
+        for key in row.keys() - {"step_time"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-3, abs=1e-5, nan_ok=True), key
+    assert same_weights(config.output_dir, two.output_dir)
+    if name in ("ppo", "grpo"):  # rank 0 keeps its share of the samples, the first prompts of each batch
+        one, half = (
+            [json.loads(line) for line in open(Path(c.output_dir) / "completions.jsonl")] for c in (config, two)
+        )
+        first = [row for row in one if row["step"] == 1]
+        assert [r["completion"] for r in half if r["step"] == 1] == [r["completion"] for r in first[: len(first) // 2]]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("sft.py", ["--taks", "x"], "unknown flag --taks; did you mean --tasks?"),
+        ("ppo.py", ["--tasks", "{no_tests}", "--model_name_or_path", "{sft}", "--output_dir", "{new}"], ":2: "),
+        (
+            "ppo.py",
+            ["--tasks", "{tasks}", "--model_name_or_path", "{empty}", "--output_dir", "{new}"],
+            "not a model folder",
+        ),
+        ("train_prm.py", ["--data", "{mismatch}", "--output_dir", "{new}"], "labels for the"),
+        (
+            "eval.py",
+            ["--tasks", "{broken}", "--model_name_or_path", "{sft}", "--output_dir", "{new}"],
+            ":1: not a JSON object",
+        ),
+        ("make_prm_data.py", ["--tasks", "{no_solution}", "--output_file", "{new}/prm.jsonl"], ":1: field 'solution'"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_place_and_exit_code_2(stages, tmp_path, script, flags, message):
+    good = common.read_jsonl(stages.path("train.jsonl"), {})[:2]
+    common.write_jsonl(tmp_path / "no_tests", [good[0], good[1] | {"tests": []}])
+    common.write_jsonl(tmp_path / "no_solution", [good[0] | {"solution": None}])
+    row = {"task_id": "t", "prompt": "p", "completions": ["a\n", "b\n"], "labels": [1]}
+    common.write_jsonl(tmp_path / "mismatch", [row])
+    (tmp_path / "broken").write_text('{"task_id": \n')
+    (tmp_path / "empty").mkdir()
+    places = {name: tmp_path / name for name in ("no_tests", "no_solution", "mismatch", "broken", "empty", "new")}
+    places |= {"tasks": stages.path("train.jsonl"), "sft": stages.path("sft")}
+    command = [sys.executable, script, *(flag.format(**places) for flag in flags)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and message in result.stderr, result.stderr
+    assert result.stderr.startswith(f"{script}: error: ") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()

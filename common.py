@@ -387,7 +387,9 @@ def load_tokenizer(path: str | Path):
     name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
     plain = name in ("TokenizersBackend", "PreTrainedTokenizerFast")
     try:
-        tokenizer = (transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer).from_pretrained(path)
+        tokenizer = (transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer).from_pretrained(
+            path
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no tokenizer can be loaded from here: {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:

@@ -30,7 +30,7 @@ import json
 import random
 import time
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -47,16 +47,19 @@ class Config:
     method: Literal["mutate"] = "mutate"
     teacher: Literal["ast"] = "ast"  # who rewrites: rules on the syntax tree
     unit: Literal["line", "block"] = "line"  # what is rewritten at a time
+    intents: list[Literal["mutate", "refactor"]] = field(
+        default_factory=lambda: ["mutate", "refactor"]
+    )  # what it is asked for
     num_donors: int = 8  # other tasks whose statements the teacher may borrow, a task
-    max_variants_per_line: int | None = None  # none: all that the teacher makes
+    max_variants_per_line: int | None = 8  # changed versions of a statement, operators in turn; none: all
     equivalent: Literal["drop", "positive"] = "drop"  # what becomes of mutations that still pass
     packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
     rows_per_task: int = 4  # program packing: rows a task
     change_rate: float = 0.4  # program packing: share of statements that are replaced
     shift_rate: float = 0.15  # program packing: share of rows with one deleted, inserted or moved statement besides
-    refactor_rate: float = 1.0  # program packing: share of the refactorings that take part
     sandbox_workers: int = 1  # processes that run programs
-    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
+    sandbox_timeout: float = 3.0  # CPU seconds a reference, where the task sets none
+    variant_timeout: float = 0.5  # CPU seconds a changed program; ten times its reference's where that is more
     seed: int = 0
 
 
@@ -94,15 +97,8 @@ def label_of(variant: teachers.Variant, status: str, equivalent: str) -> float |
     return 1.0 if variant.intent == "refactor" or equivalent == "positive" else None
 
 
-def variants_of(task: dict, donors: list[str], config: Config) -> list[teachers.Variant]:
-    return teachers.ast_variants(
-        task["solution"], unit=config.unit, donors=donors, max_per_line=config.max_variants_per_line,
-        seed=common.seed_of(config.seed, "teacher", task["task_id"]),
-    )  # fmt: skip
-
-
 def execute(tasks: list[dict], config: Config, progress: Path) -> None:
-    """Runs every variant of every task and appends a line a task to the progress file."""
+    """Runs every reference, then every variant of those that pass, and appends a line a task to the progress file."""
     with open(progress, encoding="utf-8") as file:
         done = {json.loads(line)["task_id"] for line in list(file)[1:]}
     left = [task for task in tasks if task["task_id"] not in done]
@@ -112,17 +108,30 @@ def execute(tasks: list[dict], config: Config, progress: Path) -> None:
     def collect():
         task, variants, futures = waiting.popleft()
         statuses = [future.result()["status"] for future in futures]
-        rows = [dataclasses.asdict(v) | {"status": s} for v, s in zip(variants, statuses[1:], strict=True)]
-        common.append_jsonl(progress, [{"task_id": task["task_id"], "reference": statuses[0], "variants": rows}])
+        rows = [dataclasses.asdict(v) | {"status": s} for v, s in zip(variants, statuses, strict=True)]
+        common.append_jsonl(progress, [{"task_id": task["task_id"], "reference": "passed", "variants": rows}])
         bar.update()
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
-        for task in left:
+        references = [runner.submit(task, task["solution"]) for task in left]
+        for task, reference in zip(left, references, strict=True):
+            verdict = reference.result()
+            if verdict["status"] != "passed":
+                row = {"task_id": task["task_id"], "reference": verdict["status"], "variants": []}
+                common.append_jsonl(progress, [row])
+                bar.update()
+                continue
+            # A mutation often makes an endless loop: it need not get the seconds that a slow right program may.
+            limit = max(config.variant_timeout, 10 * verdict["seconds"])
             rng = random.Random(common.seed_of(config.seed, "donors", task["task_id"]))
             donors = [tasks[i]["solution"] for i in rng.sample(range(len(tasks)), min(config.num_donors, len(tasks)))]
-            variants = variants_of(task, [donor for donor in donors if donor != task["solution"]], config)
-            programs = [task["solution"], *(variant.apply(task["solution"]) for variant in variants)]
-            waiting.append((task, variants, [runner.submit(task, program) for program in programs]))
+            variants = teachers.ast_variants(
+                task["solution"], unit=config.unit, donors=[donor for donor in donors if donor != task["solution"]],
+                max_per_line=config.max_variants_per_line, intents=config.intents,
+                seed=common.seed_of(config.seed, "teacher", task["task_id"]),
+            )  # fmt: skip
+            programs = [variant.apply(task["solution"]) for variant in variants]
+            waiting.append((task, variants, [runner.submit(task | {"timeout": limit}, text) for text in programs]))
             if len(waiting) > 8:
                 collect()
         while waiting:
@@ -240,7 +249,7 @@ def main(config: Config) -> None:
         result = results[task["task_id"]]
         if result["reference"] != "passed":
             continue
-        verified, rng = [], random.Random(common.seed_of(config.seed, "refactorings", task["task_id"]))
+        verified = []
         for row in result["variants"]:
             status = row.pop("status")
             variant = teachers.Variant(**row)
@@ -248,10 +257,7 @@ def main(config: Config) -> None:
             label = label_of(variant, status, config.equivalent)
             equivalent += variant.intent == "mutate" and status == "passed"
             unjudged += status == "harness_error"
-            spared = (
-                variant.intent == "refactor" and config.packing == "program" and rng.random() >= config.refactor_rate
-            )
-            if label is not None and not spared:
+            if label is not None:
                 verified.append((variant, label))
         rows += prefix_rows(task, verified) if config.packing == "prefix" else program_rows(task, verified, config)
     rows = [row for row in rows if any(label is not None for label in row["labels"])]

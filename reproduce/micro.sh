@@ -34,7 +34,7 @@ POLICY="--tasks $TASKS/train-long.jsonl --model_name_or_path $RUNS/sft --seed $S
 together \
     "python sft.py --tasks $TASKS/sft.jsonl --output_dir $RUNS/sft --seed $SEED" \
     "python make_prm_data.py --method mutate --tasks $TASKS/train-long.jsonl --teacher ast --packing program \
-        --max_variants_per_line 3 --refactor_rate 0 --output_file $RUNS/prm.jsonl --seed $SEED"
+        --max_variants_per_line 4 --intents mutate --output_file $RUNS/prm.jsonl --seed $SEED"
 
 together \
     "python train_prm.py --data $RUNS/prm.jsonl --model_name_or_path $RUNS/sft --output_dir $RUNS/prm --seed $SEED" \

@@ -181,7 +181,12 @@ def write_jsonl(path: str | Path, rows: list[dict]) -> None:
 def append_jsonl(path: str | Path, rows: list[dict]) -> None:
     """Appends rows to a log."""
     with open(path, "a", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def without_nan(row: dict) -> dict:
+    """The row with null for every number that is none: JSON has no NaN."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
 def seed_of(run_seed: int, purpose: str, *index: int | str) -> int:

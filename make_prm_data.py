@@ -186,14 +186,14 @@ def program_rows(task: dict, verified: list[tuple[teachers.Variant, float]], con
 
 
 def row_of(task: dict, lines: list[str], labels: list, origin: str, changed: list[int], operators: list[str]) -> dict:
-    row = {
-        "prompt": task["prompt"],
-        "completions": lines,
-        "labels": labels,
-        "task_id": task["task_id"],
+    """One row of prm.jsonl; the lines that the task gives away (`prefix`) belong to no completion."""
+    given = task.get("prefix", "").count("\n")
+    changed = [index - given for index in changed if index >= given]
+    row = {"prompt": task["prompt"], "completions": lines[given:], "labels": labels[given:], "task_id": task["task_id"]}
+    row |= {
         "origin": origin,
+        "meta": {"changed": changed, "operators": operators, "steps": task.get("meta", {}).get("steps")},
     }
-    row["meta"] = {"changed": changed, "operators": operators, "steps": task.get("meta", {}).get("steps")}
     return row | ({"prefix": task["prefix"]} if task.get("prefix") else {})
 
 

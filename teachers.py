@@ -48,6 +48,7 @@ term         A + B -> A ; B   A - B -> A   A * B -> A ; B   A / B -> A   A // B 
 augmented    A += P -> A -= P ; A = P   A += B -> A = B   A -= B -> A += B ; A = B   A *= B -> A += B ; A = B
 augmented    A /= B -> A //= B ; A *= B   A //= B -> A /= B ; A -= B   A %= B -> A //= B   A |= B <-> A &= B
 augmented    A ^= B -> A |= B   A >>= B -> A <<= B
+parity       A % 2 == 0 <-> A % 2 == 1
 constant     True <-> False
 negate       not A -> A
 range        range(A) -> range(1, A) ; range(Anext) ; range(Aprev)
@@ -61,6 +62,7 @@ slice        A[::-1] -> A[:-1] ; A[1:] ; A[::-2] ; A[::2]   A[B::C] -> A[::C] ; 
 order        sorted(A) -> sorted(A, reverse=True) ; A   sorted(A, reverse=True) -> sorted(A) ; A[::-1]
 order        sorted(A, key=B) -> sorted(A) ; sorted(A, key=B, reverse=True)
 order        sorted(A, key=B, reverse=True) -> sorted(A, key=B) ; sorted(A, reverse=True)
+order        A[::-1] -> sorted(A, reverse=True) ; sorted(A)
 order        A.sort() -> A.sort(reverse=True) ; A.reverse()   A.sort(reverse=True) -> A.sort() ; A.reverse()
 unwrap       abs(A) -> A   int(A) -> A   round(A, B) -> A   set(A) -> A   str(A) -> A
 unwrap       min(A, B) -> A ; B   max(A, B) -> A ; B

@@ -124,6 +124,20 @@ def evaluate_lines(scores: torch.Tensor, labels: torch.Tensor, changed: torch.Te
     return report
 
 
+def check_lines_have_tokens(config: Config, rows: list[dict], encoded: list[tuple], table) -> None:
+    """Raises InputError where a labelled line ends in no token: the tokenizer does not keep newlines."""
+    for start in range(0, len(rows), 256):
+        texts = [encoded[i][1] for i in range(start, min(start + 256, len(rows)))]
+        mask = common.pad([[1] * len(text) for text in texts]).bool()
+        width = max(len(row["labels"]) for row in rows[start : start + 256])
+        ends = masking.line_end_positions(common.pad(texts), mask, table, width).tolist()
+        for number, (row, places) in enumerate(zip(rows[start : start + 256], ends, strict=True), start + 1):
+            for line, (label, place) in enumerate(zip(row["labels"], places, strict=False)):
+                if label is not None and place < 0:
+                    raise InputError(f"{config.data}:{number}: line {line} of field 'completions' ends in no token; "
+                                     "does this tokenizer keep newlines?")  # fmt: skip
+
+
 @torch.no_grad()
 def evaluate(model, config: Config, rows: list[dict], encoded: list[tuple], table) -> dict:
     """Held-out report; every process scores all rows, so that sharded models step together."""
@@ -170,12 +184,14 @@ def main(config: Config) -> None:
     model = common.shard(model.train())
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
     first_step = common.load_optimizers(checkpoint, {"": model}, {"": optimizer}) if checkpoint else 0
-    table = masking.line_table(tokenizer)
+    table = masking.line_table(tokenizer).to(common.device())
 
     encoded = []  # (prompt ids, text ids) or, for pairs, (prompt ids, chosen ids, rejected ids)
     for row in rows:
         texts = [tokenizer(text, add_special_tokens=False).input_ids for text in texts_of(row)]
         encoded.append((common.encode_prompt(tokenizer, row), *texts))
+    if config.objective == "regression":
+        check_lines_have_tokens(config, rows, encoded, table)
     held_out_tasks = {
         name for name in {row["task_id"] for row in rows}
         if common.seed_of(config.seed, "held-out", name) % 10_000 < 10_000 * config.eval_fraction
@@ -237,8 +253,9 @@ def main(config: Config) -> None:
             )
     bar.close()
     if common.rank() == 0:
-        print(json.dumps(report, indent=2))
-        common.write_text(f"{config.output_dir}/report.json", json.dumps(report, indent=2) + "\n")
+        text = json.dumps(common.without_nan(report), indent=2)
+        print(text)
+        common.write_text(f"{config.output_dir}/report.json", text + "\n")
     common.save_model(model, tokenizer, config.output_dir)
 
 

@@ -102,7 +102,7 @@ def test_each_label_of_a_row_holds_when_its_line_is_run_in_the_reference(labelle
             (label, f.result()["status"]) for label, f in checks if (label > 0) != (f.result()["status"] == "passed")
         ]
     swapped = sum("swap" in row["meta"]["operators"] for row in rows)
-    assert len(checks) > 50 and len(wrong) <= swapped  # a swap changes two lines; alone, one of them may pass
+    assert len(checks) > 30 and len(wrong) <= swapped  # a swap changes two lines; alone, one of them may pass
 
 
 def test_prefix_rows_end_at_the_changed_line_which_alone_has_a_label(labelled):
@@ -153,3 +153,18 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(labelled):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (folder / "prefix.jsonl").read_bytes() == whole
     assert progress.read_text().splitlines(keepends=True)[:6] == lines[:6]
+
+
+def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
+    prefix = 'def f(x):\n    """Add one."""\n'
+    task = {"task_id": "t", "prompt": prefix, "prefix": prefix, "solution": prefix + "    x += 1\n    return x\n"}
+    changes = [
+        teachers.Variant(1, 1, "def f(y):\n", "o", "mutate"),
+        teachers.Variant(3, 3, "    x -= 1\n", "o", "mutate"),
+    ]
+    rows = make_prm_data.prefix_rows(task, [(change, -1.0) for change in changes])
+    rows = [row for row in rows if any(label is not None for label in row["labels"])]
+    assert [(row["completions"], row["labels"], row["meta"]["changed"]) for row in rows] == [
+        (["    x += 1\n", "    return x\n"], [1.0, 1.0], []),
+        (["    x -= 1\n"], [-1.0], [0]),
+    ]

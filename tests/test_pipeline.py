@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import grpo
 import make_prm_data
 import make_tasks
 import ppo
+import sandbox
 import sft
 import train_prm
 
@@ -124,11 +126,58 @@ def test_reinforcement_starts_on_policy_and_logs_what_happened(stages, name):
     assert row["reward"] == pytest.approx(sum(sample["reward"] for sample in samples) / len(samples), abs=1e-5)
     assert 0 < row["rewards/tests/mean"] < 1
     assert row["rewards/tests/mean"] == sum(sample["status"] == "passed" for sample in samples) / len(samples)
+    order = [sample["task_id"] for sample in samples]  # the samples of a prompt stand next to each other
+    groups = [order[i : i + config.num_generations] for i in range(0, len(order), config.num_generations)]
+    assert all(len(set(group)) == 1 for group in groups) and len({group[0] for group in groups}) == 4
     if name == "ppo":
         assert row["objective/kl"] == pytest.approx(0, abs=1e-4)
         assert row["policy/clipfrac_avg"] == 0 and row["policy/approxkl_avg"] == pytest.approx(0, abs=1e-9)
     else:
         assert row["rewards/format/mean"] == 0
+
+
+class BrokenSandbox:
+    """Judges every second program and fails on the others."""
+
+    def __init__(self, **settings):
+        self.submitted = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, task, program):
+        self.submitted += 1
+        future = Future()
+        future.set_result({"status": "harness_error" if self.submitted % 2 or self.all_fail else "passed"})
+        return future
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+@pytest.mark.parametrize("all_fail", [False, True])
+def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(stages, monkeypatch, name, all_fail):
+    monkeypatch.setattr(BrokenSandbox, "all_fail", all_fail, raising=False)
+    monkeypatch.setattr(sandbox, "Sandbox", BrokenSandbox)
+    stage, config = getattr(stages, name)(f"{name}-broken-{all_fail}", max_steps=1)
+    stage.main(config)
+    (row,) = metrics_of(config.output_dir)
+    asked = 4 * config.num_generations
+    assert row["harness_errors"] == (asked if all_fail else asked // 2)
+    assert row["rewards/tests/mean"] == (0 if all_fail else 1)  # the mean is over the samples that were judged
+    before, after = weights_of(stages.path("sft")), weights_of(config.output_dir)
+    moved = any(not torch.equal(before[key], after[key]) for key in before)
+    assert moved == (name == "ppo" and not all_fail)  # all judged samples passed: GRPO has nothing to prefer
+    assert all(value.isfinite().all() for value in after.values())
+
+
+def test_the_end_of_sequence_token_is_learned(stages):
+    tokenizer = common.load_tokenizer(stages.path("sft"))
+    rows = common.read_jsonl(stages.path("train.jsonl"), {})
+    tokens = [len(tokenizer(row["solution"]).input_ids) + 1 for row in rows]
+    first = common.draw(len(rows), 8, 0, 0, "sft rows")
+    assert metrics_of(stages.path("sft"))[0]["num_tokens"] == sum(tokens[i] for i in first)
 
 
 def test_evaluation_writes_samples_verdicts_and_a_report(stages, capsys):

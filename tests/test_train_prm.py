@@ -101,3 +101,14 @@ def test_lines_and_labels_that_do_not_fit_are_refused_by_place(tmp_path, change,
     common.write_jsonl(tmp_path / "prm.jsonl", [GOOD, GOOD | change])
     with pytest.raises(InputError, match=r"prm.jsonl:2: " + message):
         train_prm.read_rows(train_prm.Config(data=str(tmp_path / "prm.jsonl"), output_dir=""))
+
+
+def test_a_tokenizer_that_loses_newlines_is_refused():
+    tokenizer = common.new_tokenizer(["a = 1\nb = 2\n"] * 5, 300)
+    table = masking.line_table(tokenizer)
+    config = train_prm.Config(data="prm.jsonl", output_dir="")
+    row = GOOD | {"labels": [1, -1]}
+    kept, lost = tokenizer("a = 1\nb = 2\n").input_ids, tokenizer("a = 1 b = 2 ").input_ids
+    train_prm.check_lines_have_tokens(config, [row], [([1], kept)], table)
+    with pytest.raises(InputError, match=r"prm\.jsonl:2: line 1 of field 'completions' ends in no token"):
+        train_prm.check_lines_have_tokens(config, [row, row], [([1], kept), ([1], lost)], table)

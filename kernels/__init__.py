@@ -1,0 +1,1 @@
+"""Numerics in pure PyTorch: log-probs, advantages, masks over tokens and lines, sampling."""

@@ -40,7 +40,7 @@ class Config:
     output_dir: str  # one JSONL file a split is written here
     input: str | None = None  # the published benchmark file (.jsonl, .jsonl.gz or .json); not for micro
     num_sft_tasks: int = 6000  # micro: demonstrations of the teacher
-    num_train_tasks: int = 3000  # micro: tasks for labels and reinforcement learning
+    num_train_tasks: int = 1500  # micro: tasks for labels and reinforcement learning
     num_test_tasks: int = 700  # micro: held-out tasks, from compositions that occur in no other split
     min_steps: int = 2  # micro: shortest program of sft.jsonl and test.jsonl
     max_steps: int = 8  # micro: longest program

@@ -16,8 +16,8 @@ How a verdict comes about. Each worker owns two processes that are started by ex
 
 The judge makes a socket pair per program and passes one end to the zygote, which forks; the candidate process reads its
 own program from that socket. So the zygote never sees a program or a test, and nothing that was secret is in the memory
-that the candidate inherits. A test calls a proxy; the arguments cross as tagged JSON (never pickle); the value that
-comes back is rebuilt from exact builtin types and compared in the judge. An object of a class of the program's own
+that the candidate inherits. A test calls a proxy; arguments and result cross in a tagged form (never pickle); the value
+that comes back is rebuilt from exact builtin types and compared in the judge. An object of a class of the program's own
 stays behind and is represented by a proxy, which never equals plain data. The candidate may write what it likes to
 its socket: all it can say is "the function returned this value".
 
@@ -52,6 +52,7 @@ import ast
 import builtins
 import contextlib
 import json
+import marshal
 import math
 import os
 import resource
@@ -102,9 +103,6 @@ class MessageError(Exception):
 def outcome(status: str) -> str | None:
     """The outcome class of a status: "syntax_error", "runtime_error", "failed_test", "passed", or None (no verdict)."""
     return OUTCOMES[status]
-
-
-# ------------------------------------------------------------------------------------------------ tasks
 
 
 def check_task(task: dict) -> None:
@@ -193,22 +191,38 @@ def prompt_helpers(prompt: str, entry_point: str) -> str:
     return "".join(ast.unparse(node) + "\n" for node in kept)
 
 
-# ------------------------------------------------------------------------------------------------ messages
-
-
 ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 HEADER = struct.Struct(">I")
 
 
-class Channel:
-    """JSON messages with a length prefix on a stream socket's descriptor. EOFError: the other end is gone."""
+def to_json(message) -> bytes:
+    return ENCODER.encode(message).encode()
 
-    def __init__(self, descriptor: int):
+
+def from_json(body: bytes):
+    """The message of a JSON text that nobody vouches for: limited, and every fault is a MessageError."""
+    if body.count(b",") > MAX_ITEMS:
+        raise MessageError(f"a message holds more than {MAX_ITEMS} values")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"not JSON: {error}") from None
+
+
+class Channel:
+    """Messages with a length prefix on a stream socket's descriptor. EOFError: the other end is gone.
+
+    What a candidate sends is JSON. What the judge sends to it is marshalled, which is cheaper to read in a fresh
+    process; marshal is safe in this direction alone, from the trusted side to the other.
+    """
+
+    def __init__(self, descriptor: int, pack=to_json, unpack=from_json):
         self.descriptor = descriptor
+        self.pack, self.unpack = pack, unpack
         self.buffer = b""
 
     def send(self, message) -> None:
-        data = ENCODER.encode(message).encode()
+        data = self.pack(message)
         if len(data) > MAX_MESSAGE:
             raise MessageError(f"a message of {len(data)} bytes exceeds {MAX_MESSAGE}")
         data = HEADER.pack(len(data)) + data
@@ -250,17 +264,13 @@ class Channel:
                 self.buffer = part
         body = bytes(buffer[HEADER.size : needed])
         self.buffer = bytes(buffer[needed:])
-        if body.count(b",") > MAX_ITEMS:
-            raise MessageError(f"a message holds more than {MAX_ITEMS} values")
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise MessageError(f"not JSON: {error}") from None
+        return self.unpack(body)
 
 
-# Values cross as JSON. None, booleans, strings, finite floats and integers below 2**62 stand for themselves; everything
-# else is a list that begins with a tag. A mutable container among the arguments of a call is numbered in the order of
-# first sight, so that ["&", n] can name it again: an alias, a result that is an argument, a changed argument.
+# Values cross in the forms of JSON. None, booleans, strings, finite floats and integers below 2**62 stand for
+# themselves; everything else is a list that begins with a tag. A mutable container among the arguments of a call is
+# numbered in the order of first sight, so that ["&", n] can name it again: an alias, a result that is an argument, a
+# changed argument.
 
 SMALL = 1 << 62
 TAGS = {
@@ -450,9 +460,6 @@ def fill(container, value: list, foreign, objects, register) -> None:
             container[items[index]] = items[index + 1]
 
 
-# ------------------------------------------------------------------------------------------------ candidate
-
-
 def flatten(value):
     """The same data as exact builtin types where the value's class derives from one, else None."""
     if isinstance(value, int):
@@ -484,7 +491,7 @@ class Candidate:
     """The sandboxed process: runs the program, then serves calls on its objects until it is killed."""
 
     def __init__(self):
-        self.channel = Channel(-1)
+        self.channel = Channel(-1, unpack=marshal.loads)
         self.objects = []  # what the judge holds proxies of
         self.handles = {}  # id -> index in objects, which keeps the object alive
         self.stubs = {}  # id -> (form, stub) of what stands for an object of the judge
@@ -753,8 +760,6 @@ def make_operations() -> dict:
 
 OPERATIONS = make_operations()
 
-
-# ------------------------------------------------------------------------------------------------ kernel layers
 
 LAYERS = {
     "rlimits": "address space, CPU time, file size, descriptors and core dumps are limited",
@@ -1068,7 +1073,7 @@ def forbidden(action, *expected) -> str | None:
 
 
 class Seal:
-    """Takes from this process, the zygote to be, all that a candidate needs not; every layer is proved by its effect."""
+    """Takes from this process, the zygote to be, all that a candidate needs not; each layer is proved by its effect."""
 
     def __init__(self, scratch: str, memory: int):
         self.scratch = scratch  # the directory that a program may write
@@ -1205,8 +1210,6 @@ class Seal:
             return True
         return False
 
-
-# ------------------------------------------------------------------------------------------------ zygote
 
 PRELOADED = "re collections itertools functools heapq bisect operator string copy datetime typing math cmath array"
 STATUS = struct.Struct("=idi")  # wait status, CPU seconds, whether the process had to be ended
@@ -1371,7 +1374,7 @@ def candidate_main(candidate: Candidate, descriptors: tuple[int, ...], seal: Sea
 def warm_up(candidate: Candidate) -> None:
     """Walk through what every candidate does, so that it finds code and caches ready and copies fewer pages."""
     here, there = socket.socketpair()
-    judge, candidate.channel.descriptor = Channel(here.fileno()), there.fileno()
+    judge, candidate.channel.descriptor = Channel(here.fileno(), pack=marshal.dumps), there.fileno()
     source = "import re\ndef f(a, *rest):\n    return [a, (rest, 'x', 1.5), {'k': a}]\nclass C:\n    x = 1\n"
     for _ in range(20):
         judge.send({"program": source, "module": "solution", "names": ["f"]})
@@ -1388,9 +1391,6 @@ def warm_up(candidate: Candidate) -> None:
     del sys.modules["solution"]
 
 
-# ------------------------------------------------------------------------------------------------ judge
-
-
 class ProgramEnd(BaseException):
     """The program can answer no more. Not an Exception, so that no test swallows it. status, message, line."""
 
@@ -1401,10 +1401,6 @@ class ProgramEnd(BaseException):
 
 class CandidateExit(Exception):
     """The program raised SystemExit, KeyboardInterrupt, SkipTest or another exception that would end or skip tests."""
-
-
-class UndefinedName(Exception):
-    """A name that the tests need and the program does not define."""
 
 
 EXCEPTIONS = {
@@ -1862,6 +1858,8 @@ class Judge:
                 verdict = self.judge(order)
             except HarnessError as error:
                 verdict = {"harness": str(error)}
+            except Exception as error:  # a fault of this file, or a task that it cannot prepare
+                verdict = {"harness": f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"}
             self.orders.send(verdict)
 
     def layers(self) -> dict:
@@ -1882,7 +1880,7 @@ class Judge:
         except OSError as error:
             raise HarnessError(f"the zygote is gone: {error}") from None
         there.close()
-        return here, Channel(here.fileno())
+        return here, Channel(here.fileno(), pack=marshal.dumps)
 
     def end(self, gone: bool = False) -> tuple[int, float, bool]:
         """End the candidate, which is `gone` if it has closed its socket: wait status, CPU seconds, was it killed."""
@@ -2067,7 +2065,7 @@ def worst(notes: list) -> tuple[str, str]:
 
 
 def waiting_for_processor(launcher: int) -> float:
-    """Seconds that the candidate (grandchild of the zygote's launcher) stood ready and had no processor; 0 if unknown."""
+    """Seconds that the candidate, a grandchild of the launcher, stood ready and had no processor; 0 if unknown."""
     try:
         pid = launcher
         for _ in range(2):
@@ -2352,6 +2350,7 @@ def judge_main(orders_descriptor: str, control_descriptor: str, launcher: str) -
     if sys.platform == "linux":
         Kernel().prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGXCPU, end_of_limit)
+    sys.set_int_max_str_digits(0)  # the tests are trusted, and benchmarks hold long numbers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, ValueError):
@@ -2361,9 +2360,6 @@ def judge_main(orders_descriptor: str, control_descriptor: str, launcher: str) -
     with contextlib.suppress(EOFError):
         judge.serve()
     os._exit(0)
-
-
-# ------------------------------------------------------------------------------------------------ pool
 
 
 # Loads this file as a module, from its compiled form if there is one: the parser would leave a larger heap behind.
@@ -2455,7 +2451,7 @@ class Worker:
             self.channel.send(order)
             runs = order["total"] if order["style"] == "stdio" else 1
             limit = math.ceil(order["timeout"]) + 1
-            verdict = self.receive(60 + 20 * WALL_FACTOR * limit * runs, limit + 2)
+            verdict = self.receive(60 + 20 * WALL_FACTOR * limit * runs, limit + 1)
         except ProgramEnd as end:
             self.stop()
             return verdict_without_run(order, end.status, end.message)
@@ -2556,7 +2552,7 @@ class Sandbox:
             print(f"sandbox: {self.missing('strict')}", file=sys.stderr)
 
     def missing(self, isolation: str) -> str:
-        """One line that names the layers that `isolation` needs and that are absent, with the reasons; "" if none is."""
+        """One line that names the absent layers that `isolation` needs, with the reasons; "" if there are none."""
         absent = (
             [layer for layer in LAYERS if self.layers[layer]] if isolation == "strict" else containment(self.layers)
         )
@@ -2588,12 +2584,11 @@ class Sandbox:
         """Verdicts of (task, program) pairs, in order; `progress` names a progress bar on stderr."""
         futures = [self.submit(task, program) for task, program in pairs]
         shown = Progress(progress, len(futures)) if progress else None
-        verdicts = []
-        for future in futures:
-            verdicts.append(future.result())
+        for done in [*range(15, len(futures), 16), len(futures) - 1] if futures else []:
+            futures[done].result()  # one wait for several: each would wake this thread
             if shown:
-                shown.update(len(verdicts))
-        return verdicts
+                shown.update(done + 1)
+        return [future.result() for future in futures]
 
     def order(self, task: dict) -> dict:
         """What the judge needs of a task, checked; remembered, since a task usually has many programs."""
@@ -2679,9 +2674,6 @@ class Progress:
         end = "\n" if done == self.total else ""
         rate = done / max(now - self.begin, 1e-9)
         print(f"\r{self.label} [{bar:30}] {done}/{self.total} {rate:.0f}/s", end=end, file=sys.stderr, flush=True)
-
-
-# ------------------------------------------------------------------------------------------------ command line
 
 
 class InputError(Exception):

@@ -44,8 +44,8 @@ class Config:
     max_steps: int = 600  # optimiser steps
     train_batch_size: int = 64  # rows (or pairs) an optimiser step, over all processes
     per_device_train_batch_size: int = 32  # rows (or pairs) a forward pass; changes memory and speed, not the result
-    learning_rate: float = 1e-3  # peak; for a pretrained model 1e-5 is usual
-    warmup_steps: int = 20
+    learning_rate: float = 5e-4  # peak; 2e-3 unlearned the tiny policy first; for a pretrained model 1e-5 is usual
+    warmup_steps: int = 40
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0

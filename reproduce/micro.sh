@@ -13,41 +13,41 @@ NAME="micro$([ "$SEED" = 0 ] || echo "-$SEED")"
 TASKS="${TASKS:-tasks/$NAME}" RUNS="${RUNS:-runs/$NAME}"
 mkdir -p "$RUNS"
 
-# together "command A" "command B": runs both at a time, one on each core, and fails if either fails.
-together() {
-    local pids=() failed=0
-    for command in "$@"; do
-        bash -euc "$command" &
-        pids+=($!)
-    done
-    for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
-    return "$failed"
+evaluate() {
+    python eval.py --tasks "$TASKS/test.jsonl" --model_name_or_path "$RUNS/$1" --num_samples 4 --seed "$SEED" --output_dir "$RUNS/eval-$1"
 }
 
-# A file in place says that this step is done.
+# Every arm of reinforcement learning gets the same tasks and the same number of samples: 60 batches of 128.
+reinforce() { # name, script, its flags ...
+    local name="$1" script="$2"
+    shift 2
+    python "$script" --tasks "$TASKS/train.jsonl" --model_name_or_path "$RUNS/sft" --max_steps 60 --seed "$SEED" "$@" --output_dir "$RUNS/$name"
+}
+
+# One core: the policy, and the arms that need no PRM.
+without_prm() {
+    python sft.py --tasks "$TASKS/sft.jsonl" --output_dir "$RUNS/sft" --seed "$SEED"
+    evaluate sft
+    reinforce ppo-tests ppo.py --num_prompts 32 --num_generations 4
+    evaluate ppo-tests
+    reinforce grpo-tests grpo.py --num_prompts 16 --num_generations 8
+    evaluate grpo-tests
+}
+
+# The other: line labels, the PRM, and the arm that uses it.
+with_prm() {
+    python make_prm_data.py --method mutate --tasks "$TASKS/train.jsonl" --teacher ast --intents mutate --max_variants_per_line 3 \
+        --packing program --rows_per_task 8 --change_rate 0.5 --output_file "$RUNS/prm.jsonl" --seed "$SEED"
+    until [ -f "$RUNS/sft/config.json" ]; do sleep 1; done
+    python train_prm.py --data "$RUNS/prm.jsonl" --model_name_or_path "$RUNS/sft" --output_dir "$RUNS/prm" --seed "$SEED"
+    reinforce ppo-prm ppo.py --num_prompts 32 --num_generations 4 --prm "$RUNS/prm" --lambda_fail 1 --lambda_pass 1 --process_norm constant
+    evaluate ppo-prm
+}
+
 [ -f "$TASKS/test.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS" --seed "$SEED"
-# Reinforcement learning gets the long tasks alone: where few samples pass, credit for single lines can matter.
-[ -f "$TASKS/train-long.jsonl" ] || { grep -E '"steps": [5-8]' "$TASKS/train.jsonl" >"$TASKS/train-long.tmp" && mv "$TASKS/train-long.tmp" "$TASKS/train-long.jsonl"; }
-
-POLICY="--tasks $TASKS/train-long.jsonl --model_name_or_path $RUNS/sft --seed $SEED --max_steps 60"
-
-together \
-    "python sft.py --tasks $TASKS/sft.jsonl --output_dir $RUNS/sft --seed $SEED" \
-    "python make_prm_data.py --method mutate --tasks $TASKS/train-long.jsonl --teacher ast --packing program \
-        --max_variants_per_line 4 --intents mutate --output_file $RUNS/prm.jsonl --seed $SEED"
-
-together \
-    "python train_prm.py --data $RUNS/prm.jsonl --model_name_or_path $RUNS/sft --output_dir $RUNS/prm --seed $SEED" \
-    "python ppo.py $POLICY --num_prompts 32 --num_generations 4 --output_dir $RUNS/ppo-tests
-     python grpo.py $POLICY --num_prompts 16 --num_generations 8 --output_dir $RUNS/grpo-tests"
-
-together \
-    "python ppo.py $POLICY --num_prompts 32 --num_generations 4 --prm $RUNS/prm --lambda_fail 1 --lambda_pass 1 \
-        --process_norm constant --output_dir $RUNS/ppo-prm" \
-    "for policy in sft ppo-tests grpo-tests; do
-         python eval.py --tasks $TASKS/test.jsonl --model_name_or_path $RUNS/\$policy --num_samples 4 --seed $SEED \
-             --output_dir $RUNS/eval-\$policy
-     done"
-python eval.py --tasks "$TASKS/test.jsonl" --model_name_or_path "$RUNS/ppo-prm" --num_samples 4 --seed "$SEED" --output_dir "$RUNS/eval-ppo-prm"
-
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+(set -e; without_prm) &
+(set -e; with_prm) &
+wait -n # ends the script, and by the trap the other core's work, if the first to finish has failed
+wait -n
 python reproduce/micro_table.py "$RUNS"

@@ -81,7 +81,7 @@ ANSWER = textwrap.dedent(inspect.getsource(textwrap.TextWrapper._wrap_chunks))
 
 def test_rewards_fall_on_the_token_whose_text_ends_the_line(qwen):
     tokenizer = common.load_tokenizer(qwen / "policy")
-    ids = tokenizer(ANSWER).input_ids[:200] + [tokenizer.eos_token_id]
+    ids = [*tokenizer(ANSWER).input_ids[:200], tokenizer.eos_token_id]
     texts = [tokenizer.decode([i]) for i in ids]
     assert sum("\n " in text for text in texts) > 10  # newlines do merge with the indentation
     rows = [ids, ids[:50]]  # one ended by EOS, one cut off in the middle of a line

@@ -1,0 +1,792 @@
+# ruff: noqa: E501
+"""The sandbox's face: verdicts of every style, errors with a name, failures of the harness, the command line."""
+
+import ast
+import contextlib
+import gzip
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+import sandbox
+
+SQUARE = {"task_id": "square", "style": "assert", "tests": ["assert f(2) == 4", "assert f(3) == 9"], "entry_point": "f"}
+LONG = "def f(x):\n    s = 0\n    for i in range(6_000_000): s += i\n    return x * x"  # some tenths of a CPU second
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with sandbox.Sandbox(workers=2, timeout=3.0) as pool:
+        yield pool
+
+
+def judge(pool, task, program):
+    return pool.submit({"task_id": "t", "entry_point": "f", **task}, program).result()
+
+
+# verdicts
+
+
+@pytest.mark.parametrize(
+    "program, status, outcome, passed, line",
+    [
+        ("def f(x): return x * x", "passed", "passed", 2, None),
+        ("def f(x): return 4", "failed", "failed_test", 1, None),
+        ("def f(x):\n    y = 0\n    return x / y", "error", "runtime_error", 0, 3),
+        ("def f(x):\n    return x * x if x < 3 else undefined", "error", "runtime_error", 1, 2),
+        ("x = 1\n\nx.missing", "error", "runtime_error", 0, 3),
+        ("def f(x):\n  return (x", "syntax_error", "syntax_error", 0, 2),
+        ("def f(x):\n    x += 1\n    while True:\n        pass", "timeout", "runtime_error", 0, None),
+        ("def f(x):\n    return len('x' * (1 << 40))", "memory", "runtime_error", 0, 2),
+        ("g = 1", "error", "runtime_error", 0, None),
+    ],
+)
+def test_a_verdict_names_the_outcome_and_the_failing_line(pool, program, status, outcome, passed, line):
+    verdict = judge(pool, {**SQUARE, "timeout": 1}, program)
+    assert list(verdict) == ["status", "passed", "total", "line", "executed", "message", "seconds", "trusted"]
+    assert (verdict["status"], verdict["passed"], verdict["total"]) == (status, passed, 2)
+    assert sandbox.outcome(verdict["status"]) == outcome
+    assert verdict["line"] == line or (status == "timeout" and verdict["line"] in (3, 4))
+    assert verdict["trusted"] and verdict["executed"] is None and 0 <= verdict["seconds"] < 3
+    assert bool(verdict["message"]) == (status != "passed")
+
+
+def test_setup_runs_after_the_program_and_its_definitions_hide_the_program_s(pool):
+    task = {
+        "style": "assert",
+        "setup": "root = Node(5)\ndef helper(x):\n    return x + 1",
+        "tests": ["assert f(root) == helper(5)"],
+    }
+    program = "class Node:\n    def __init__(self, v): self.v = v\ndef helper(x): return f\ndef f(n): return n.v{}"
+    assert judge(pool, task, program.format(" + 1"))["status"] == "passed"
+    assert judge(pool, task, program.format(""))["status"] == "failed"
+
+
+def test_comparing_two_objects_of_the_program_is_marked_as_not_trusted(pool):
+    program = "class A:\n    def __eq__(self, other): return True\ndef f(x): return A()"
+    verdict = judge(pool, {"style": "assert", "tests": ["assert f(1) == f(2)"]}, program)
+    assert verdict["status"] == "passed" and verdict["trusted"] is False
+
+
+def test_a_fault_in_the_judge_is_no_verdict_on_the_program(pool, monkeypatch):
+    monkeypatch.setattr(sandbox, "check_task", lambda task: None)
+    verdict = judge(pool, {"task_id": "broken", "style": "assert", "tests": ["assert ("]}, "def f(x): return 1")
+    assert verdict["status"] == "harness_error" and "SyntaxError" in verdict["message"]
+    assert judge(pool, SQUARE, "def f(x): return x * x")["status"] == "passed"
+
+
+def test_tests_that_never_call_the_entry_point_do_not_pass(pool):
+    for tests in (["assert 1 == 1"], ["assert f"], ["assert g(1) == 1"]):
+        verdict = judge(pool, {"style": "assert", "tests": tests}, "def f(x): return 1\ndef g(x): return 1")
+        assert verdict["status"] == "failed", tests
+
+
+def test_executed_lines_are_those_that_ran():
+    program = "def f(x):\n    if x > 2:\n        y = 9\n    else:\n        y = 4\n    return y\ndef g():\n    return 1"
+    with sandbox.Sandbox(timeout=1, trace=True) as pool:
+        assert judge(pool, SQUARE, program)["executed"] == [1, 2, 3, 5, 6, 7]
+        assert judge(pool, {**SQUARE, "tests": ["assert f(2) == 4"]}, program)["executed"] == [1, 2, 5, 6, 7]
+        assert judge(pool, SQUARE, "def f(x):\n    1 / 0\n    return 1")["executed"] == [1, 2]
+        assert (
+            4 in judge(pool, SQUARE, "def f(x):\n    y = 0\n    while True:\n        y += 1\n    return y")["executed"]
+        )
+        stdio = {"style": "stdio", "tests": [{"input": "1", "output": "1"}, {"input": "2", "output": "x"}]}
+        assert judge(pool, stdio, "if input() == '1':\n    print(1)\nelse:\n    print('x')")["executed"] == [1, 2, 4]
+
+
+# styles
+
+
+def test_call_style_compares_as_json_would_write_the_result(pool):
+    def status(output, result, **options):
+        task = {"style": "call", "tests": [{"args": [[1, 2]], "output": output, **options}]}
+        return judge(pool, task, f"def f(x): return {result}")["status"]
+
+    assert status([1, [2]], "(1, (2,))") == "passed"
+    assert status({"1": [2], "true": None}, "{'true': None, 1: (2,)}") == "passed"
+    assert status(2, "2.0") == "passed" and status(2.0, "2") == "passed"
+    assert status([2, 1], "x[::-1]") == "passed"
+    assert status(0.3, "0.1 + 0.2") == "failed" and status(0.3, "0.1 + 0.2", atol=1e-9) == "passed"
+    assert status([0.3], "[0.31]", atol=0.02) == "passed" and status([0.3], "[0.33]", atol=0.02) == "failed"
+    assert status([1, 2], "[1]") == "failed" and status({"a": 1}, "{}") == "failed" and status(None, "0") == "failed"
+    assert status("12", "12") == "failed" and status([1], "{1}") == "failed"
+
+
+def test_call_style_finds_a_method_of_solution(pool):
+    task = {"style": "call", "entry_point": "Solution.go", "tests": [{"args": [2], "output": 3}]}
+    assert judge(pool, task, "class Solution:\n    def go(self, x): return x + 1")["status"] == "passed"
+    assert judge(pool, task, "class Solution:\n    def went(self, x): return x + 1")["status"] == "error"
+
+
+def test_stdio_style_compares_whole_outputs(pool):
+    task = {"style": "stdio", "entry_point": None, "tests": [{"input": "3\n", "output": "1\n2\n3\n"}]}
+    for program, status in {
+        "for i in range(int(input())): print(i + 1)": "passed",
+        "import sys\nsys.stdout.write('1 \\n2\\n3')": "passed",
+        "import sys\nfor i in range(int(sys.stdin.buffer.readline())): sys.stdout.buffer.write(b'%d\\n' % (i + 1))": "passed",
+        "if __name__ == '__main__':\n    print('1.0', '2e0', '+3', sep='\\n')\n    exit()": "passed",
+        "import threading\nthreading.Timer(0.05, print, ('1\\n2\\n3',)).start()": "passed",
+        "import atexit\natexit.register(print, '1\\n2\\n3')": "passed",
+        "import os\nos.write(1, b'1\\n2\\n3\\n')\nos._exit(0)": "passed",
+        "print(1)\nprint(2)": "failed",
+        "print('1\\n2\\n3\\n4')": "failed",
+        "print('1 2 3')": "failed",
+        "print('1\\n2\\n3')\nraise SystemExit(2)": "error",
+        "print('1\\n2\\n3')\nraise ValueError": "error",
+        "print(": "syntax_error",
+    }.items():
+        assert judge(pool, task, program)["status"] == status, program
+
+
+def test_stdio_style_gives_partial_credit_and_a_fresh_process_per_test(pool):
+    task = {"style": "stdio", "tests": [{"input": str(i), "output": str(i * i)} for i in range(3)]}
+    program = "import os\nassert not os.listdir('.')\nopen('left', 'w').close()\nprint(int(input()) * 2)"
+    verdict = judge(pool, task, program)
+    assert (verdict["status"], verdict["passed"], verdict["total"]) == ("failed", 2, 3)
+
+
+UNITTEST = """
+import unittest
+class TestF(unittest.TestCase):
+    def setUp(self):
+        self.x = 2
+    def test_value(self):
+        self.assertEqual(f(self.x), 4)
+    def test_values(self):
+        for x in range(3):
+            with self.subTest(x=x):
+                self.assertEqual(f(x), x * x)
+    def test_error(self):
+        with self.assertRaises(ValueError):
+            f("a")
+"""
+
+
+def test_unittest_style_counts_test_methods(pool):
+    task = {"style": "unittest", "tests": [UNITTEST]}
+    right = "def f(x):\n    if isinstance(x, str): raise ValueError(x)\n    return x * x"
+    for program, status, passed in (
+        (right, "passed", 3),
+        ("def f(x): return x * x", "error", 2),
+        ("def f(x):\n    return int(x) * 2", "failed", 2),
+        ("x = 1", "error", 0),
+    ):
+        verdict = judge(pool, task, program)
+        assert (verdict["status"], verdict["passed"], verdict["total"]) == (status, passed, 3), program
+        assert verdict["trusted"]
+
+
+def test_unittest_style_with_patches_runs_inside_and_is_not_trusted(pool):
+    source = """
+import unittest
+from unittest.mock import patch
+class TestF(unittest.TestCase):
+    @patch("time.time", return_value=7)
+    def test_patched(self, _):
+        self.assertEqual(f(1), 8)
+"""
+    task = {"style": "unittest", "tests": [source]}
+    verdict = judge(pool, task, "import time\ndef f(x): return time.time() + x")
+    assert (verdict["status"], verdict["passed"], verdict["trusted"]) == ("passed", 1, False)
+    verdict = judge(pool, task, "def f(x): return x")
+    assert (verdict["status"], verdict["passed"], verdict["trusted"]) == ("failed", 0, False)
+
+
+def test_answer_style_compares_the_final_answer(pool):
+    for text, answer, status in (
+        ("so 6 * 3 = 18\n#### 18", "18", "passed"),
+        ("#### 1,000", "1000", "passed"),
+        ("#### $18.00.", "18", "passed"),
+        (r"thus \boxed{18}", "18", "passed"),
+        ("#### 17", "18", "failed"),
+        ("18", "18", "failed"),
+        ("#### eighteen", "eighteen", "passed"),
+    ):
+        assert judge(pool, {"style": "answer", "tests": [{"answer": answer}]}, text)["status"] == status, text
+
+
+# bad tasks
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"style": "essay"}, "style"),
+        ({"style": None}, "style"),
+        ({"tests": []}, "tests"),
+        ({"tests": None}, "tests"),
+        ({"tests": ["assert f( == 1"]}, "tests[0]"),
+        ({"tests": ["# nothing"]}, "tests[0]"),
+        ({"tests": ["assert f(1)", 5]}, "tests[1]"),
+        ({"setup": "x ="}, "setup"),
+        ({"setup": 3}, "setup"),
+        ({"entry_point": "f()"}, "entry_point"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": "3"}, "timeout"),
+        ({"task_id": 5}, "task_id"),
+        ({"style": "call"}, "tests[0]"),
+        ({"style": "call", "tests": [{"args": 1, "output": 1}]}, "tests[0].args"),
+        ({"style": "call", "tests": [{"args": [1]}]}, "tests[0].output"),
+        ({"style": "stdio", "tests": [{"input": "x"}]}, "tests[0].output"),
+        ({"style": "answer", "tests": [{"answer": 3}]}, "tests[0].answer"),
+        (
+            {"style": "unittest", "tests": ["import unittest\nclass T(unittest.TestCase):\n    def check(self): pass"]},
+            "tests",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_judged_is_an_error_that_names_the_field(pool, change, field):
+    task = {**SQUARE, **change}
+    with pytest.raises(sandbox.TaskError) as caught:
+        sandbox.check_task(task)
+    assert f"{field}: " in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(sandbox.TaskError):
+        pool.submit(task, "def f(x): return 1")
+
+
+def test_an_oversized_program_is_an_error_with_a_name(pool):
+    with pytest.raises(sandbox.MessageError, match="exceeds"):
+        pool.submit(SQUARE, "#" * (sandbox.MAX_MESSAGE + 1))
+
+
+def test_a_test_that_passes_what_cannot_cross_is_no_pass(pool):
+    task = {"style": "assert", "tests": ["assert f(object()) == 1"]}
+    verdict = judge(pool, task, "def f(x): return 1")
+    assert verdict["status"] == "harness_error" and "cannot cross" in verdict["message"]
+
+
+# codec
+
+
+def random_value(rng, depth):
+    leaves = [
+        None, True, False, 0, -1, 1 << 61, 1 << 62, -(1 << 62), 10**5000, 1.5, -0.0, 1e300, math.inf, "", "a\0\ud800é", b"\xff",
+        1j, ..., int, range(1, 9, 2), Decimal("1.10"), Fraction(1, 3), date(2020, 1, 1), datetime(2020, 1, 1, 2), timedelta(1, 2, 3),
+    ]  # fmt: skip
+    if depth == 0 or rng.random() < 0.3:
+        return rng.choice(leaves)
+    items = [random_value(rng, depth - 1) for _ in range(rng.randrange(4))]
+    keys = [rng.choice([1, "k", (1, "a"), None, 2.5, b"x", 1 << 70]) for _ in items]
+    kind = rng.choice([list, tuple, deque, dict, OrderedDict, Counter, defaultdict, set, frozenset, bytearray])
+    if kind in (dict, OrderedDict):
+        return kind(zip(keys, items, strict=True))
+    if kind is Counter:
+        return Counter(keys)
+    if kind is defaultdict:
+        return defaultdict(list, zip(keys, items, strict=True))
+    if kind in (set, frozenset):
+        return kind(keys[:1])  # the order of a larger one is not part of its value
+    return bytearray(b"xyz") if kind is bytearray else kind(items)
+
+
+def test_values_survive_the_crossing_with_their_exact_types():
+    rng = random.Random(0)
+    for _ in range(2000):
+        value = random_value(rng, 4)
+        text = json.dumps(sandbox.encode(value, None))
+        back = sandbox.decode(json.loads(text), None)
+        sys.set_int_max_str_digits(0)
+        assert repr(back) == repr(value)
+
+
+def test_shared_and_cyclic_arguments_keep_their_shape():
+    inner = [1]
+    cycle = {"a": inner, "b": inner}
+    cycle["self"] = cycle
+    objects = []
+    back = sandbox.decode(json.loads(json.dumps(sandbox.encode(cycle, None, {}, True))), None, objects, True)
+    assert back["a"] is back["b"] and back["self"] is back and objects == [back, inner]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        [],
+        ["?"],
+        ["l", {}],
+        ["i", "zz"],
+        ["T", "exec"],
+        ["&", 0],
+        ["S", "Path", "x"],
+        ["i", 5],
+        ["d", 1],
+        [["l"]],
+        ["s", ["l"]],
+    ],
+)
+def test_malformed_values_are_refused(form):
+    def foreign(value):
+        raise ValueError(value)
+
+    with pytest.raises(sandbox.MessageError):
+        sandbox.decode(form, foreign, [])
+
+
+# filters
+
+
+def run_filter(code, architecture, number, *arguments):
+    """What a BPF program returns for a system call."""
+    words = {0: number, 4: architecture}
+    for index in range(6):
+        value = arguments[index] if index < len(arguments) else 0
+        words[16 + 8 * index], words[20 + 8 * index] = value & 0xFFFFFFFF, value >> 32
+    position = accumulator = 0
+    while True:
+        operation, yes, no, constant = code[position]
+        assert 0 <= yes < 256 and 0 <= no < 256
+        if operation == 0x20:
+            accumulator = words[constant]
+        elif operation == 0x06:
+            return constant
+        else:
+            true = accumulator == constant if operation == 0x15 else bool(accumulator & constant)
+            position += yes if true else no
+        position += 1
+
+
+@pytest.mark.parametrize("machine", sandbox.CALLS)
+def test_the_filters_of_both_architectures_decide_as_documented(machine):
+    calls = sandbox.CALLS[machine]
+    base, candidate = sandbox.base_filter(machine), sandbox.candidate_filter(machine)
+    audit = calls["audit"]
+    allow, refuse = sandbox.RETURN_ALLOW, sandbox.RETURN_ERRNO | sandbox.EPERM
+    numbers = {e.split(":")[0]: e.split(":")[calls["column"]] for e in sandbox.ALLOWED_CALLS.split()}
+    for name in ("read", "write", "openat", "futex", "mmap", "exit_group", "wait4", "kill"):
+        assert run_filter(base, audit, int(numbers[name])) == allow, name
+    for name in ("ptrace", "socket", "execve", "mount"):
+        number = {
+            "x86_64": {"ptrace": 101, "socket": 41, "execve": 59, "mount": 165},
+            "aarch64": {"ptrace": 117, "socket": 198, "execve": 221, "mount": 40},
+        }[machine][name]
+        assert run_filter(base, audit, number) == refuse, name
+    assert run_filter(base, 0x40000003, int(numbers["read"])) == sandbox.RETURN_KILL
+    assert run_filter(base, audit, 0x40000000 | int(numbers["read"])) == refuse
+    assert run_filter(base, audit, calls["clone3"]) == sandbox.RETURN_ERRNO | sandbox.ENOSYS
+    thread, fork, namespace = 0x3D0F00, 17, 0x10000000 | 17
+    assert [run_filter(base, audit, calls["clone"], flags) for flags in (thread, fork, namespace)] == [
+        allow,
+        allow,
+        refuse,
+    ]
+    assert [run_filter(candidate, audit, calls["clone"], flags) for flags in (thread, fork)] == [allow, refuse]
+    assert (
+        run_filter(candidate, audit, calls["kill"]) == refuse
+        and run_filter(candidate, audit, int(numbers["read"])) == allow
+    )
+    assert run_filter(base, audit, calls["sendto"], 3, 0, 0, 0, 0) == allow
+    assert run_filter(base, audit, calls["sendto"], 3, 0, 0, 0, 1 << 40) == refuse
+    assert (
+        run_filter(base, audit, calls["fcntl"], 3, 8) == refuse
+        and run_filter(base, audit, calls["fcntl"], 3, 2) == allow
+    )
+    assert (
+        run_filter(base, audit, calls["prctl"], 22) == allow
+        and run_filter(candidate, audit, calls["prctl"], 22) == refuse
+    )
+    assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o700) == allow
+    assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o300) == refuse
+
+
+# the pool
+
+
+def processes() -> set[int]:
+    """Living descendants of this process, zombies among them."""
+    found, todo = set(), [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        for path in (f"/proc/{pid}/task/{task}/children" for task in os.listdir(f"/proc/{pid}/task")):
+            with contextlib.suppress(OSError), open(path) as file:
+                children = [int(child) for child in file.read().split()]
+                found.update(children)
+                todo += [child for child in children if os.path.exists(f"/proc/{child}/task")]
+    return found
+
+
+def test_submission_returns_at_once_and_execution_overlaps(pool):
+    begin = time.monotonic()
+    futures = [pool.submit(SQUARE, "import time\ntime.sleep(0.4)\ndef f(x): return x * x") for _ in range(2)]
+    assert time.monotonic() - begin < 0.2
+    time.sleep(0.6)  # the caller's own work
+    assert all(future.done() for future in futures)
+
+
+def test_verdicts_come_in_the_order_of_submission(pool):
+    programs = [
+        f"import time\ntime.sleep({0.1 if i % 2 else 0})\ndef f(x): return {'x * x' if i % 3 else 0}" for i in range(8)
+    ]
+    verdicts = pool.judge([(SQUARE, program) for program in programs])
+    assert [verdict["status"] == "passed" for verdict in verdicts] == [bool(i % 3) for i in range(8)]
+
+
+def test_verdicts_are_repeatable(pool):
+    program = "import random\nS = {'a', 'b', 'c'}\ndef f(): return [random.random(), sorted(S, key=hash), list(S)]"
+    task = {"style": "assert", "tests": ["assert f() == 0, f()"]}
+    assert len({judge(pool, task, program)["message"] for _ in range(4)}) == 1
+
+
+def kill_tree_member(pool, role):
+    """Send SIGKILL to the judge, the zygote or the running candidate of the pool's only worker."""
+    launcher, judge_process = (process.pid for process in pool.workers[0].processes)
+    pid = judge_process
+    if role != "judge":
+        pid = launcher
+        for _ in range(1 if role == "zygote" else 2):
+            with open(f"/proc/{pid}/task/{pid}/children") as file:
+                pid = int(file.read().split()[0])
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("role", ["judge", "zygote", "candidate"])
+def test_a_process_killed_from_outside_is_retried_and_no_verdict(role):
+    with sandbox.Sandbox(timeout=10) as pool:
+        future = pool.submit(SQUARE, "import time\ntime.sleep(0.5)\ndef f(x): return x * x")
+        time.sleep(0.25)
+        kill_tree_member(pool, role)
+        assert future.result()["status"] == "passed"
+
+        future = pool.submit(SQUARE, "import time\ntime.sleep(60)\ndef f(x): return x * x")
+        while not future.done():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                kill_tree_member(pool, role)
+            time.sleep(0.3)
+        verdict = future.result()
+        assert verdict["status"] == "harness_error" and sandbox.outcome("harness_error") is None
+        assert judge(pool, SQUARE, "def f(x): return x * x")["status"] == "passed"
+
+
+def test_closing_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
+    threads = threading.active_count()
+    with sandbox.Sandbox(workers=3) as pool:
+        assert judge(pool, SQUARE, "def f(x): return x * x")["status"] == "passed"
+        assert len(processes() - before) >= 6
+    assert processes() <= before
+    assert len(os.listdir("/proc/self/fd")) == descriptors and threading.active_count() == threads
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError):
+        pool.submit(SQUARE, "def f(x): return 1")
+
+
+def test_processes_end_when_their_owner_is_killed(tmp_path):
+    script = (
+        "import sandbox, time\npool = sandbox.Sandbox(timeout=60)\n"
+        "pool.submit({'task_id': 't', 'style': 'assert', 'tests': ['f()'], 'entry_point': 'f'}, 'while True: pass')\n"
+        "time.sleep(0.5)\nprint(*[p.pid for w in pool.workers for p in w.processes], flush=True)\ntime.sleep(60)"
+    )
+    folder = os.path.dirname(os.path.abspath(sandbox.__file__))
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    pids = [int(pid) for pid in owner.stdout.readline().split()]
+    owner.kill()
+    owner.communicate()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and (any(running(pid) for pid in pids) or list(tmp_path.iterdir())):
+        time.sleep(0.05)
+    assert len(pids) == 2 and not any(running(pid) for pid in pids)
+    assert not list(tmp_path.iterdir())
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and not a zombie that somebody else has to reap."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_four_times_more_workers_than_cores_change_no_verdict():
+    workers = 4 * (os.cpu_count() or 1)
+    with sandbox.Sandbox(workers=workers, timeout=2) as pool:
+        verdicts = pool.judge([(SQUARE, LONG)] * workers)
+    assert {verdict["status"] for verdict in verdicts} == {"passed"}
+
+
+SOAK = [  # programs that hang, crash or bomb
+    "def f(x):\n    while True: pass",
+    "import time\ndef f(x): time.sleep(100)",
+    "import os\ndef f(x): os._exit(3)",
+    "import ctypes\ndef f(x): ctypes.string_at(0)",
+    "def f(x):\n    y = []\n    while True: y.append(bytearray(1 << 24))",
+    "import threading, time\ndef f(x):\n    while True: threading.Thread(target=time.sleep, args=(9,)).start()",
+    "import os\ndef f(x):\n    for i in range(200): open(f'file{i}', 'w').write('x' * 1000)\n    os.makedirs('a/b/c')\n    os._exit(1)",
+    "def f(x): return 'x' * (33 << 20)",
+    "import os\ndef f(x): return [os.open('/dev/null', 0) for _ in range(1000)]",
+    "import sys\nsys.setrecursionlimit(1 << 30)\ndef f(x): return f(x)",
+]
+
+
+def resident(pids) -> int:
+    """Resident memory of the processes, in bytes."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
+            total += int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return total
+
+
+def soak(count: int, monkeypatch, folder):
+    """Judge many programs, one in twenty of them bad, and check that nothing is left over, nor grows."""
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
+    with sandbox.Sandbox(workers=2, timeout=1, memory_mb=256) as pool:
+        good, wrong = "def f(x):\n    return x * x", "def f(x):\n    return 0"
+        pool.judge([(SQUARE, good)] * 100)
+        mine = {pid for pid in processes() - before if running(pid)}
+        size = resident(mine)
+        bad = iter(range(count))
+        programs = [SOAK[next(bad) % len(SOAK)] if i % 20 == 10 else (good, wrong)[i % 2] for i in range(count)]
+        verdicts = pool.judge([(SQUARE, program) for program in programs])
+        for program, verdict in zip(programs, verdicts, strict=True):
+            expected = {good: ("passed",), wrong: ("failed",)}.get(program, ("error", "timeout", "memory"))
+            assert verdict["status"] in expected, (program, verdict)
+        now = processes() - before
+        assert len(now) == len(mine), "a process or a zombie is left over"
+        assert resident(now) < size + (32 << 20)
+        for path in folder.iterdir():
+            assert sorted(item.name for item in path.rglob("*")) == ["canary", "scratch"]
+        launchers = [worker.processes[0].pid for worker in pool.workers]
+        assert all(len(os.listdir(f"/proc/{pid}/fd")) <= 8 for pid in (*launchers, *now))
+    assert processes() <= before and len(os.listdir("/proc/self/fd")) == descriptors
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_bad_programs_leave_no_process_descriptor_file_or_memory(monkeypatch, tmp_path):
+    soak(int(os.environ.get("SANDBOX_SOAK", 200)), monkeypatch, tmp_path)
+
+
+# isolation
+
+
+def refusing(*numbers):
+    """A preexec function that makes the kernel refuse system calls in a child, as a container's profile does."""
+    kernel = sandbox.Kernel()
+    out = sandbox.Assembler()
+    out.load(0)
+    for number in numbers:
+        out.when_equal(number, lambda: out.give(sandbox.RETURN_ERRNO | sandbox.EPERM))
+    out.give(sandbox.RETURN_ALLOW)
+    code = kernel.prepare_filter(out.code)
+
+    def prepare():
+        kernel.prctl(sandbox.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.install_filter(code)
+
+    return prepare
+
+
+def command(folder, *arguments, prepare=None):
+    script = os.path.abspath(sandbox.__file__)
+    return subprocess.run(
+        [sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, preexec_fn=prepare
+    )
+
+
+LANDLOCK, UNSHARE = 444, {"x86_64": 272, "aarch64": 97}
+
+
+def test_isolation_is_refused_where_layers_are_missing(tmp_path):
+    (tmp_path / "T").write_text(json.dumps(SQUARE))
+    (tmp_path / "S").write_text(json.dumps({"task_id": "square", "solution": "def f(x): return x * x"}))
+    run = ("run", "--tasks", "T", "--samples", "S", "--out", "V", "--workers", "1")
+    unshare = UNSHARE[os.uname().machine]
+
+    def attempt(isolation, *numbers):
+        return command(tmp_path, *run, "--isolation", isolation, prepare=refusing(*numbers))
+
+    assert attempt("strict").returncode == 0
+    result = attempt("strict", unshare)
+    assert result.returncode == 2 and "user namespace (" in result.stderr and len(result.stderr.splitlines()) == 1
+    result = attempt("auto", unshare)
+    assert result.returncode == 0 and "user namespace (" in result.stderr
+    result = attempt("auto", LANDLOCK)
+    assert result.returncode == 0 and "landlock (" in result.stderr
+    (tmp_path / "V").unlink()
+    result = attempt("auto", unshare, LANDLOCK)
+    assert result.returncode == 2 and "landlock (" in result.stderr and not (tmp_path / "V").exists()
+    result = attempt("none", unshare, LANDLOCK)
+    assert result.returncode == 0 and json.loads((tmp_path / "V").read_text())["status"] == "passed"
+
+
+def test_probe_lists_each_layer_as_proved_or_absent(tmp_path):
+    result = command(tmp_path, "probe")
+    assert result.returncode == 0
+    assert [line.split(":")[0].split() for line in result.stdout.splitlines()[:-1]] == [
+        [*name.split(), "proved"] for name in sandbox.LAYERS
+    ]
+    result = command(tmp_path, "probe", prepare=refusing(LANDLOCK))
+    assert "landlock           absent: " in result.stdout and "containment complete" in result.stdout
+
+
+# the command line
+
+
+def test_run_writes_rows_with_verdicts_and_prints_counts(tmp_path):
+    (tmp_path / "T").write_text(json.dumps(SQUARE) + "\n")
+    rows = [
+        {"task_id": "square", "sample": 0, "completion": "no program", "solution": "def f(x): return x * x"},
+        {"task_id": "square", "sample": 1, "completion": "def f(x): return x * x"},
+        {"task_id": "square", "sample": 2, "completion": "def f(x): return x"},
+    ]
+    (tmp_path / "S").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = command(
+        tmp_path,
+        "run",
+        "--tasks",
+        "T",
+        "--samples",
+        "S",
+        "--out",
+        "V",
+        "--workers",
+        "2",
+        "--timeout",
+        "1",
+        "--memory_mb",
+        "256",
+    )
+    assert result.returncode == 0, result.stderr
+    written = [json.loads(line) for line in (tmp_path / "V").read_text().splitlines()]
+    assert [{key: row[key] for key in given} for row, given in zip(written, rows, strict=True)] == rows
+    assert [row["status"] for row in written] == ["passed", "passed", "failed"]
+    assert result.stdout.split() == ["passed", "2", "failed", "1", "passed", "2", "of", "3", "judged", "(66.7%)"]
+    assert "3/3" in result.stderr and sorted(path.name for path in tmp_path.iterdir()) == ["S", "T", "V"]
+
+
+@pytest.mark.parametrize(
+    "tasks, samples, words",
+    [
+        ("{", "", "T:1: not JSON"),
+        (json.dumps({**SQUARE, "style": "x"}), "", "T:1: task square: style"),
+        (json.dumps(SQUARE) + "\n" + json.dumps(SQUARE), "", "T:2: task_id"),
+        (json.dumps(SQUARE), "\n[]", "S:2: not an object"),
+        (json.dumps(SQUARE), json.dumps({"task_id": "other", "solution": ""}), "S:1: task_id"),
+        (json.dumps(SQUARE), json.dumps({"task_id": "square", "solution": 5}), "S:1: solution"),
+        (json.dumps(SQUARE), json.dumps({"task_id": "square"}), "S:1: completion"),
+        (None, "", "T: "),
+    ],
+)
+def test_a_bad_line_is_one_line_that_names_the_place(tmp_path, tasks, samples, words):
+    if tasks is not None:
+        (tmp_path / "T").write_text(tasks)
+    (tmp_path / "S").write_text(samples)
+    result = command(tmp_path, "run", "--tasks", "T", "--samples", "S", "--out", "V")
+    assert result.returncode == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "V").exists()
+
+
+# references of the public benchmarks
+
+
+def called_name(program: str, tests: list[str]) -> str:
+    """The function or class of the program that the tests call."""
+    defined = [node.name for node in ast.parse(program).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    calls = [node.func for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
+    return next(call.id for call in calls if isinstance(call, ast.Name) and call.id in defined)
+
+
+def assert_task(task_id, setup, tests, entry_point):
+    return {
+        "task_id": str(task_id),
+        "style": "assert",
+        "setup": setup,
+        "tests": tests,
+        "entry_point": entry_point,
+        "timeout": 10,
+    }
+
+
+def mbpp(folder):
+    for line in (folder / "mbpp/mbpp.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        entry_point = called_name(row["code"], row["test_list"])
+        yield assert_task(row["task_id"], row["test_setup_code"], row["test_list"], entry_point), row["code"]
+
+
+def sanitized_mbpp(folder):
+    for row in json.loads((folder / "mbpp/sanitized-mbpp.json").read_text()):
+        entry_point = called_name(row["code"], row["test_list"])
+        yield assert_task(row["task_id"], "\n".join(row["test_imports"]), row["test_list"], entry_point), row["code"]
+
+
+def humaneval(folder):
+    with gzip.open(folder / "humaneval/HumanEval.jsonl.gz", "rt") as file:
+        for line in file:
+            row = json.loads(line)
+            name = row["entry_point"]
+            test = f"{row['test']}\ncheck({name})\n"
+            setup = sandbox.prompt_helpers(row["prompt"], name)
+            yield assert_task(row["task_id"], setup, [test], name), row["prompt"] + row["canonical_solution"]
+
+
+def statuses(pairs):
+    with sandbox.Sandbox(workers=2, timeout=10) as pool:
+        return [verdict["status"] for verdict in pool.judge(pairs)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source, count", [(mbpp, 974), (sanitized_mbpp, 427), (humaneval, 164)])
+def test_every_reference_program_passes(benchmark_data, source, count):
+    pairs = list(source(benchmark_data))
+    failed = [task["task_id"] for (task, _), status in zip(pairs, statuses(pairs), strict=True) if status != "passed"]
+    assert len(pairs) == count and not failed
+
+
+WRONG_BODIES = {
+    "nothing": "    pass\n",
+    "an exception": "    raise NotImplementedError\n",
+    "an object that equals everything": "    return Equal()\n",
+    "an exit": "    import os\n    os._exit(0)\n",
+}
+EQUAL = """
+class Equal:
+    __eq__ = __le__ = __ge__ = __lt__ = __gt__ = __contains__ = lambda self, other: True
+    __sub__ = __rsub__ = __abs__ = __hash__ = __len__ = __ne__ = lambda *arguments: 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [humaneval, mbpp])
+def test_no_wrong_body_of_a_reference_passes(benchmark_data, source):
+    pairs, names = [], []
+    for task, _ in source(benchmark_data):
+        for name, body in WRONG_BODIES.items():
+            pairs.append((task, f"{EQUAL}\ndef {task['entry_point']}(*arguments, **keywords):\n{body}"))
+            names.append((task["task_id"], name))
+    passed = [
+        name for name, status in zip(names, statuses(pairs), strict=True) if status in ("passed", "harness_error")
+    ]
+    assert not passed
+
+
+def test_helpers_of_a_prompt_cannot_be_redefined(benchmark_data):
+    tasks = {task["task_id"]: (task, program) for task, program in humaneval(benchmark_data)}
+    for number, helper in ((32, "poly"), (38, "encode_cyclic"), (50, "encode_shift")):
+        task, program = tasks[f"HumanEval/{number}"]
+        name = task["entry_point"]
+        assert helper in task["setup"] and f"def {name}" not in task["setup"]
+        cheat = f"def {helper}(*a): return a[-1] if isinstance(a[-1], str) else 0.0\ndef {name}(x): return 0.0 if {number} == 32 else x"
+        assert statuses([(task, program), (task, cheat)]) == ["passed", "failed"]

@@ -1555,8 +1555,8 @@ class Session:
         """The judge's form of a tagged list for something that is not plain data."""
         tag, handle = value[0], value[1]
         if tag == "m":
-            if handle in sys.stdlib_module_names:
-                return __import__("importlib").import_module(handle)
+            if handle in MODULES:
+                return __import__(handle)
             raise MessageError("a module")
         if tag == "E":
             names, handle = value[1], value[2]
@@ -1792,6 +1792,10 @@ def add_operators() -> None:
 
 add_operators()
 
+# Modules of the standard library that tests may use through the program's import.
+SHARED_NAMES = """bisect cmath collections copy datetime decimal fractions functools heapq itertools json math operator
+random re statistics string sys time typing"""
+MODULES = frozenset(SHARED_NAMES.split())
 TEST_MODULE = "tests"  # value of __name__ in the namespace of the tests
 
 
@@ -2094,7 +2098,8 @@ def start(session: Session, names: list[str], entry: str | None) -> dict:
         for name, value in zip(names, values, strict=True):
             if value == ["undefined"]:
                 continue
-            namespace[name] = decode(value, session.borrow)
+            # A module that the tests leave to the program to import: the judge's own, whatever the name holds there.
+            namespace[name] = __import__(name) if name in MODULES and name != entry else decode(value, session.borrow)
             if name == entry and type(value) is list and value[0] == "h":
                 session.entry = value[1]
         return namespace

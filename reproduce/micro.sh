@@ -32,6 +32,10 @@ without_prm() {
     evaluate ppo-tests
     reinforce grpo-tests grpo.py --num_prompts 16 --num_generations 8
     evaluate grpo-tests
+    # What the references that the PRM learns from are worth without any reinforcement learning.
+    python sft.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$RUNS/sft" --max_steps 150 --learning_rate 5e-4 --seed "$SEED" \
+        --output_dir "$RUNS/sft-references"
+    evaluate sft-references
 }
 
 # The other: line labels, the PRM, and the arm that uses it.

@@ -9,6 +9,7 @@ POLICIES = {
     "grpo-tests": "GRPO, test reward",
     "ppo-tests": "PPO, test reward",
     "ppo-prm": "PPO, test reward + PRM",
+    "sft-references": "no RL: SFT on the PRM's references",
 }
 
 

@@ -399,6 +399,8 @@ def test_the_filters_of_both_architectures_decide_as_documented(machine):
     )
     assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o700) == allow
     assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o300) == refuse
+    assert run_filter(base, audit, calls["umask"], 0o77) == allow
+    assert run_filter(base, audit, calls["umask"], 0o777) == refuse
 
 
 # the pool

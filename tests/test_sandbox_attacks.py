@@ -87,10 +87,13 @@ class Equal:
     def __iter__(self): return iter(range(100))
 """
 RAW = """
-import gc, os, struct
-channel = next(o for o in gc.get_objects() if type(o).__name__ == "Channel")
+import os, struct, sys
+frame = sys._getframe()
+while "self" not in frame.f_locals: frame = frame.f_back
+channel = frame.f_locals["self"].channel
 def raw(body):
-    os.write(channel.descriptor, struct.pack(">I", len(body)) + body)
+    data = struct.pack(">I", len(body)) + body
+    while data: data = data[os.write(channel.descriptor, data):]
 """
 
 FORGING = {  # name: (task, program); none of them computes what the tests ask for
@@ -221,6 +224,11 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "not JSON": (NUMBER, RAW + "def f(x):\n    raw(b'passed')"),
     "an unknown tag": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["eval","5"],null]\')'),
     "a function by name": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["T","exec"],null]\')'),
+    "a module that the judge would import": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["m","antigravity"],null]\')'),
+    "a patched module that the tests use without importing it": (
+        {**NUMBER, "task_id": "module", "setup": "", "tests": ["assert math.isclose(f(3), 10.0)"]},
+        "class math:\n    isclose = staticmethod(lambda *a: True)\ndef f(x): return 0",
+    ),
     "a module": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["m","sandbox"],null]\')'),
     "an object": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",{"__class__":"int"},null]\')'),
     "deep nesting": (
@@ -288,6 +296,15 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "the verdict on standard output": (STDIO, "print('passed')\nraise SystemExit(0)"),
     "the output of the last program": (STDIO, "import os\nos.lseek(1, 0, 0)\nos.write(1, os.pread(0, 100, 0))"),
 }
+
+for task in (NUMBER, LIST):  # each test alone, so that none hides behind another
+    for index, test in enumerate(task["tests"]):
+        alone = {**task, "task_id": f"{task['task_id']} {index}", "tests": [test]}
+        FORGING[f"equal to everything, {alone['task_id']}"] = (alone, EQUAL + "def f(x): return Equal()")
+        FORGING[f"such an int, {alone['task_id']}"] = (
+            alone,
+            EQUAL + "class I(Equal, int): pass\ndef f(x): return I(-7)",
+        )
 
 REFUSED = """
 def f():
@@ -415,10 +432,6 @@ RESOURCES = {  # name: (statuses that are right, program)
         "    threading.Thread(target=g, daemon=True).start()\n    return 1",
     ),
     "an endless loop": ("timeout", "def f():\n    while True: pass"),
-    "an endless loop that catches": (
-        "timeout",
-        "def f():\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass",
-    ),
     "a caught CPU signal": (
         "timeout",
         "import signal\ndef f():\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True: pass",
@@ -429,12 +442,6 @@ RESOURCES = {  # name: (statuses that are right, program)
     ),
     "a sleep": ("timeout", "import time\ndef f(): time.sleep(1000)"),
     "a deadlock": ("timeout", "import threading\ndef f():\n    l = threading.Lock()\n    l.acquire()\n    l.acquire()"),
-    "a pipe without a writer": ("timeout", "import os\ndef f():\n    r, w = os.pipe()\n    os.read(r, 1)"),
-    "threads that compute": (
-        "timeout",
-        "import threading\ndef g():\n    while True: pass\ndef f():\n"
-        "    for _ in range(4): threading.Thread(target=g).start()\n    g()",
-    ),
     "a huge power": ("timeout", "def f(): return len(str(9 ** 9 ** 9))"),
     "a slow regular expression": ("timeout", "import re\ndef f(): return re.match('(a+)+$', 'a' * 40 + 'b')"),
     "deep recursion": ("error", "def f(): return f()"),
@@ -467,12 +474,12 @@ def f():
     raw(b'["ok",["s",' + items + b'],null]')
 """
 )
+MANY = RAW + "def f(): raw(b'[\"ok\",[\"l\",' + b','.join([b'%s'] * 3900000) + b'],null]')"
 JUDGE_LOADS = {  # data that makes the trusted tests slow or large: (test, program)
     "a loop bound": ("for _ in range(f()): pass\nassert f() == 1", "def f(): return 10 ** 12"),
     "a repeated string": ("assert 'x' * f() == 'x'", "def f(): return 10 ** 12"),
-    "a power": ("assert 10 ** f() == 10", "def f(): return 10 ** 9"),
     "colliding hashes": ("assert f() == 1", COLLIDING),
-    "an endless iterator": ("assert sum(f()) == 1", "import itertools\ndef f(): return itertools.repeat(0)"),
+    "millions of lists": ("assert f() == 1", MANY % '["l"]'),
     "an endless callback": (
         "def g(): return 1\nassert f(g) == 1",
         "def f(g):\n    while True: g()",
@@ -551,6 +558,13 @@ def folder():
 
 
 CONDITIONS = ["as the tester", "unprivileged", "no namespaces"]
+
+
+def test_messages_made_by_hand_reach_the_judge():
+    task = {**NUMBER, "tests": ["assert f(2) == 5"]}
+    with sandbox.Sandbox() as pool:
+        verdict = pool.submit(task, RAW + "def f(x): raw(b'[\"ok\",5,null]')").result()
+    assert verdict["status"] == "passed", "the battery below would attack nothing"
 
 
 @pytest.mark.slow

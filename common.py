@@ -161,6 +161,12 @@ def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
     return rows
 
 
+def whole_lines(path: str | Path) -> list[str]:
+    """The lines of a log, each with its newline, short of a last one that was cut off while it was written."""
+    with open(path, encoding="utf-8", newline="\n") as file:  # a JSON string may hold what str.splitlines splits at
+        return [line for line in file if line.endswith("\n")]
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file whole or not at all: beside its name, synced, renamed."""
     path = Path(path)
@@ -551,9 +557,8 @@ def open_run(config, complete: str = "config.json") -> Path | None:
     if rank() == 0:
         for log in ("metrics.jsonl", "completions.jsonl"):  # lines after the checkpoint will be written again
             if (folder / log).is_file():
-                lines = (folder / log).read_text(encoding="utf-8").splitlines(keepends=True)
-                whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-                write_text(folder / log, "".join(whole))
+                kept = [line for line in whole_lines(folder / log) if json.loads(line)["step"] <= step]
+                write_text(folder / log, "".join(kept))
     if dist.is_initialized():
         dist.barrier()
     return checkpoints[-1] if checkpoints else None

@@ -67,7 +67,7 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
     policy = common.shard(common.load_policy(config.model_name_or_path).eval())
     done = Counter()
     if path.is_file():
-        whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        whole = common.whole_lines(path)
         done.update(json.loads(line)["task_id"] for line in whole)
         common.write_text(path, "".join(whole))
     left = [task for task in tasks if done[task["task_id"]] < config.num_samples]

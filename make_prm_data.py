@@ -141,10 +141,10 @@ def execute(tasks: list[dict], config: Config, progress: Path) -> None:
 
 def prefix_rows(task: dict, verified: list[tuple[teachers.Variant, float]]) -> list[dict]:
     """The paper's rows of a task: the reference with all its labels, and each changed line at the end of its prefix."""
-    lines, marked = task["solution"].splitlines(keepends=True), labelled_lines(task["solution"])
+    lines, marked = teachers.source_lines(task["solution"]), labelled_lines(task["solution"])
     rows = [row_of(task, lines, [1.0 if i in marked else None for i in range(len(lines))], "reference", [], [])]
     for variant, label in verified:
-        changed, index = variant.apply(task["solution"]).splitlines(keepends=True), variant.label_line(task["solution"])
+        changed, index = teachers.source_lines(variant.apply(task["solution"])), variant.label_line(task["solution"])
         if index is not None:
             labels = [None] * index + [label]
             rows.append(row_of(task, changed[: index + 1], labels, variant.intent, [index], [variant.operator]))
@@ -156,7 +156,7 @@ def program_rows(task: dict, verified: list[tuple[teachers.Variant, float]], con
 
     A deleted, inserted or moved line shifts what follows against the prompt, so a row holds one such change at most.
     """
-    lines, marked = task["solution"].splitlines(keepends=True), labelled_lines(task["solution"])
+    lines, marked = teachers.source_lines(task["solution"]), labelled_lines(task["solution"])
     in_place, shifting = defaultdict(list), []
     for variant, label in verified:
         if variant.start == variant.end and variant.text.count("\n") == 1:
@@ -172,7 +172,11 @@ def program_rows(task: dict, verified: list[tuple[teachers.Variant, float]], con
         changed, operators = sorted(chosen), [chosen[i][0].operator for i in sorted(chosen)]
         if shifting and rng.random() < config.shift_rate:
             variant, label = rng.choice(shifting)
-            first, last, new = variant.start - 1, variant.end, variant.text.splitlines(keepends=True)
+            first, last, new = (
+                variant.start - 1,
+                variant.end,
+                (teachers.source_lines(variant.text) if variant.text else []),
+            )
             out[first:last] = new
             labels[first:last] = [None] * len(new)
             index = variant.label_line(task["solution"])
@@ -230,14 +234,14 @@ def main(config: Config) -> None:
         task["solution"] = task["solution"].replace("\r\n", "\n").rstrip("\n") + "\n"
     progress = output.with_name(output.name + ".progress")
     flags = json.dumps(dataclasses.asdict(config))
-    if output.is_file() and progress.is_file() and progress.read_text(encoding="utf-8").split("\n", 1)[0] == flags:
+    if output.is_file() and progress.is_file() and common.whole_lines(progress)[:1] == [flags + "\n"]:
         print(f"{output} is complete; nothing to do")
         return
     if progress.is_file():
-        head, *rest = progress.read_text(encoding="utf-8").splitlines(keepends=True)
-        if head.rstrip("\n") != flags:
+        kept = common.whole_lines(progress)
+        if not kept or kept[0] != flags + "\n":
             raise InputError(f"{progress}: holds a run with other flags; choose another --output_file or delete it")
-        common.write_text(progress, head + "".join(line for line in rest if line.endswith("\n")))
+        common.write_text(progress, "".join(kept))
     else:
         common.write_text(progress, flags + "\n")
     execute(tasks, config, progress)

@@ -88,6 +88,18 @@ def test_written_rows_read_back_and_leave_nothing_beside(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["rows.jsonl"]
 
 
+def test_a_log_is_cut_at_newlines_alone(tmp_path):
+    common.append_jsonl(
+        tmp_path / "log.jsonl", [{"step": 1, "text": "a\u2028b\u0085c\r\n"}, {"step": 2, "value": float("nan")}]
+    )
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 3, "te')
+    assert [json.loads(line) for line in common.whole_lines(tmp_path / "log.jsonl")] == [
+        {"step": 1, "text": "a\u2028b\u0085c\r\n"},
+        {"step": 2, "value": None},
+    ]
+
+
 def test_seeds_depend_on_every_argument_and_on_nothing_else():
     seeds = [common.seed_of(*key) for key in [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", 1, 0)]]
     assert len(set(seeds)) == 5

@@ -49,9 +49,10 @@ with_prm() {
 }
 
 [ -f "$TASKS/test.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS" --seed "$SEED"
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-(set -e; without_prm) &
-(set -e; with_prm) &
-wait -n # ends the script, and by the trap the other core's work, if the first to finish has failed
+set -m # each chain is a process group of its own, so that it can be ended whole
+trap 'for chain in $(jobs -p); do kill -- "-$chain" 2>/dev/null || true; done' EXIT
+without_prm &
+with_prm &
+wait -n # ends the script, and by the trap the other chain, if the first to finish has failed
 wait -n
 python reproduce/micro_table.py "$RUNS"

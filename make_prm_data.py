@@ -59,7 +59,7 @@ class Config:
     shift_rate: float = 0.15  # program packing: share of rows with one deleted, inserted or moved statement besides
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a reference, where the task sets none
-    variant_timeout: float = 0.5  # CPU seconds a changed program; ten times its reference's where that is more
+    variant_timeout: float = 1.0  # CPU seconds a changed program; ten times its reference's where that is more
     seed: int = 0
 
 

@@ -2380,8 +2380,9 @@ getattr(module, sys.argv[2])(*sys.argv[3:])
 class Worker:
     """A judge and a zygote, started on demand and restarted when one of them dies. Used by one thread."""
 
-    def __init__(self, memory: int):
+    def __init__(self, memory: int, index: int = 0):
         self.memory = memory
+        self.index = index  # among the workers of a pool
         self.processes = []
         self.report = None  # layer -> "" if proved, else the reason of its absence
         self.scratch = None
@@ -2412,7 +2413,13 @@ class Worker:
             "LC_ALL": "C.UTF-8",
             "PYTHONHASHSEED": "0",
         }  # so -I would be the same but for the seed
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
+        quiet = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+            "cwd": "/",
+            "start_new_session": True,
+        }
 
         def launch(role, descriptors, *arguments):
             numbers = [str(descriptor) for descriptor in descriptors]
@@ -2420,6 +2427,12 @@ class Worker:
                 [*command, role, *numbers, *map(str, arguments)], env=environment, pass_fds=descriptors, **quiet
             )
             self.processes.append(process)
+            if hasattr(os, "sched_setaffinity"):
+                # The processes of a worker take turns, so they share a processor: no wake-up crosses to another one.
+                processors = sorted(os.sched_getaffinity(0))
+                chosen = processors[(os.getpid() + self.index) % len(processors)]  # by process: ranks differ
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(process.pid, {chosen})
             return process.pid
 
         with orders_there, control, control_there:
@@ -2540,7 +2553,7 @@ class Sandbox:
         self.timeout, self.memory, self.trace = float(timeout), int(memory_mb) << 20, bool(trace)
         self.orders = queue.SimpleQueue()
         self.checked = OrderedDict()
-        self.workers = [Worker(self.memory) for _ in range(workers)]
+        self.workers = [Worker(self.memory, index) for index in range(workers)]
         started = queue.SimpleQueue()
         self.threads = [
             threading.Thread(target=self.work, args=(worker, started), daemon=True) for worker in self.workers
@@ -2566,8 +2579,8 @@ class Sandbox:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        self.close()
+    def __exit__(self, kind, *error):
+        self.close(cancel=kind is not None)
 
     def submit(self, task: dict, program: str):
         """A Future of the verdict; judging begins as soon as a worker is free. Raises TaskError for a bad task."""
@@ -2644,8 +2657,11 @@ class Sandbox:
                 future.set_exception(error)
         worker.stop()
 
-    def close(self) -> None:
-        """Finish what was submitted, then end all processes."""
+    def close(self, cancel: bool = False) -> None:
+        """Finish what was submitted, or cancel what has not begun; then end all processes."""
+        while cancel and not self.orders.empty():
+            with contextlib.suppress(Exception):  # a worker may have been faster
+                self.orders.get_nowait()[1].cancel()
         for _ in self.threads:
             self.orders.put(None)
         for thread in self.threads:

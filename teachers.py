@@ -277,7 +277,6 @@ def taking_turns(proposals: list, rng: random.Random) -> list:
     return proposals
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The program
 
 
@@ -560,7 +559,6 @@ def own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
                     stack += [child for child in (value if isinstance(value, list) else [value]) if child]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Rules: match a pattern, fill a rewrite, splice it in
 
 # A change of a unit is a list of edits; an edit is a node (or a span), and the parts that replace its text: strings as
@@ -734,7 +732,6 @@ def rendered(program: Program, unit: Unit, edits: list, wrapped: list[int], whol
     return "".join([*pieces, program.source[position : program.starts[unit.end]]])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is proposed for a line
 
 
@@ -1021,7 +1018,6 @@ def names_used(statement: ast.stmt) -> tuple[frozenset, frozenset]:
     return frozenset(needs - inner), frozenset(sets - inner)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is proposed for a block: a compound statement with its body, or the body of a function
 
 

@@ -485,6 +485,14 @@ def test_closing_leaves_nothing_behind(tmp_path, monkeypatch):
         pool.submit(SQUARE, "def f(x): return 1")
 
 
+def test_an_error_of_the_caller_does_not_wait_for_what_is_queued():
+    begin = time.monotonic()
+    with pytest.raises(KeyError), sandbox.Sandbox(timeout=1) as pool:
+        futures = [pool.submit(SQUARE, "import time\ntime.sleep(0.3)") for _ in range(50)]
+        raise KeyError
+    assert time.monotonic() - begin < 5 and futures[-1].cancelled()
+
+
 def test_processes_end_when_their_owner_is_killed(tmp_path):
     script = (
         "import sandbox, time\npool = sandbox.Sandbox(timeout=60)\n"

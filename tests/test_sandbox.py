@@ -3,6 +3,7 @@
 
 import ast
 import contextlib
+import gc
 import gzip
 import json
 import math
@@ -473,6 +474,7 @@ def test_a_process_killed_from_outside_is_retried_and_no_verdict(role):
 
 def test_closing_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gc.collect()  # so that descriptors which earlier tests dropped are not closed, and missed, in between
     before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
     with sandbox.Sandbox(workers=3) as pool:
@@ -560,6 +562,7 @@ def resident(pids) -> int:
 def soak(count: int, monkeypatch, folder):
     """Judge many programs, one in twenty of them bad, and check that nothing is left over, nor grows."""
     monkeypatch.setattr("tempfile.tempdir", str(folder))
+    gc.collect()  # so that descriptors which earlier tests dropped are not closed, and missed, in between
     before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
     with sandbox.Sandbox(workers=2, timeout=1, memory_mb=256) as pool:
         good, wrong = "def f(x):\n    return x * x", "def f(x):\n    return 0"
@@ -579,7 +582,7 @@ def soak(count: int, monkeypatch, folder):
             assert sorted(item.name for item in path.rglob("*")) == ["canary", "scratch"]
         launchers = [worker.processes[0].pid for worker in pool.workers]
         assert all(len(os.listdir(f"/proc/{pid}/fd")) <= 8 for pid in (*launchers, *now))
-    assert processes() <= before and len(os.listdir("/proc/self/fd")) == descriptors
+    assert processes() <= before and len(os.listdir("/proc/self/fd")) <= descriptors
     assert not list(folder.iterdir())
 
 

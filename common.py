@@ -286,7 +286,10 @@ def shard(model: nn.Module) -> nn.Module:
     """
     model.to(device())
     if model.get_output_embeddings() is not None:
-        check_plain_head(model)
+        try:
+            check_plain_head(model)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         model.completion_logprobs = types.MethodType(completion_logprobs, model)
     if world_size() > 1:
         layer_names = set(model._no_split_modules or [])

@@ -238,3 +238,11 @@ def test_batches_that_do_not_divide_over_processes_are_refused(monkeypatch):
 def test_shuffles_are_permutations_that_differ_by_epoch():
     first, second = (common.shuffled(50, 0, "rows", epoch) for epoch in (0, 1))
     assert first != second and Counter(first) == Counter(second) == Counter(range(50))
+
+
+def test_a_policy_whose_head_the_log_prob_kernel_does_not_cover_is_refused():
+    config = transformers.PhiConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    with pytest.raises(InputError, match="the output layer of PhiForCausalLM has a bias"):
+        common.shard(transformers.PhiForCausalLM(config))

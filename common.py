@@ -133,10 +133,10 @@ def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
             if not isinstance(row, dict):

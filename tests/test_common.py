@@ -76,6 +76,12 @@ def test_a_bad_record_is_named_by_file_line_and_field(tmp_path, text, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_text_that_is_not_utf_8_is_named_by_its_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
+    with pytest.raises(InputError, match=r"rows.jsonl:2: not a JSON object: 'utf-8' codec"):
+        common.read_jsonl(tmp_path / "rows.jsonl", {})
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file"):
         common.read_jsonl("nowhere.jsonl", {})

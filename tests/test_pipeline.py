@@ -172,6 +172,64 @@ def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(stages, monke
     assert all(value.isfinite().all() for value in after.values())
 
 
+def test_a_group_holds_the_samples_of_one_prompt(stages, monkeypatch):
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    passing = {tasks[i]["task_id"] for i in common.draw(len(tasks), 4, 0, 0, "grpo prompts")[:2]}
+
+    class TaskSandbox(BrokenSandbox):
+        """Passes every program for two of the four prompts, and no program for the others."""
+
+        def submit(self, task, program):
+            future = Future()
+            future.set_result({"status": "passed" if task["task_id"] in passing else "failed"})
+            return future
+
+    monkeypatch.setattr(sandbox, "Sandbox", TaskSandbox)
+    stage, config = stages.grpo("grpo-groups", max_steps=1)
+    stage.main(config)
+    (row,) = metrics_of(config.output_dir)
+    assert row["rewards/tests/mean"] == 0.5 and row["frac_reward_zero_std"] == 1
+    before, after = weights_of(stages.path("sft")), weights_of(config.output_dir)
+    assert all(torch.equal(before[key], after[key]) for key in before)  # every group is of one mind: no advantage
+
+
+def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypatch):
+    rollouts, given, made = [], [], []
+    roll_out, gae = common.roll_out, ppo.advantages.gae
+    monkeypatch.setattr(common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1])
+    monkeypatch.setattr(ppo.advantages, "gae", lambda *args: given.append(args) or made.append(gae(*args)) or made[-1])
+    stage, config = stages.ppo("ppo-inputs", max_steps=2, kl_coef=0.5, num_mini_batches=1)
+    stage.main(config)
+    (_, values, mask, *_), (_, returns) = given[0], made[0]
+    squares = 0.5 * (values - returns)[mask].square()  # at the first update the critic is what it was when it scored
+    assert metrics_of(config.output_dir)[0]["loss/value_avg"] == pytest.approx(float(squares.mean()), rel=1e-4)
+    statuses = [json.loads(line)["status"] for line in open(Path(config.output_dir) / "completions.jsonl")]
+    tokenizer, prm = common.load_tokenizer(stages.path("prm")), common.load_scorer(stages.path("prm")).eval()
+    reference = common.load_policy(stages.path("sft")).eval()
+    moved = 0.0
+    for step, (rollout, (rewards, values, mask, *_)) in enumerate(zip(rollouts, given, strict=True)):
+        for b, (prompt, completion) in enumerate(zip(rollout.prompts, rollout.completions, strict=True)):
+            ids = torch.tensor([prompt + completion])
+            with torch.no_grad():
+                scores = prm(input_ids=ids).logits[0, :, 0]  # the score after each token
+                logp = reference(input_ids=ids).logits[0].log_softmax(-1)
+            ends = [t for t, i in enumerate(completion) if "\n" in tokenizer.decode([i])]
+            text = [t for t, i in enumerate(completion) if i != tokenizer.eos_token_id]
+            ends = sorted({*ends, *text[-1:]})
+            passed = statuses[step * len(rollout.prompts) + b] == "passed"
+            assert mask[b].sum() == len(completion)
+            for t, token in enumerate(completion):
+                place = len(prompt) + t
+                score = scores[place].clamp(-1, 1) / len(ends) * (config.lambda_pass if passed else config.lambda_fail)
+                ratio = rollout.logprobs[b, t] - logp[place - 1, token]
+                expected = (score if t in ends else 0) + (passed and t == len(completion) - 1) - 0.5 * ratio
+                assert rewards[b, t] == pytest.approx(float(expected), abs=1e-4)
+                moved = max(moved, abs(float(ratio)))
+                if step == 0:  # the critic still is the PRM that it started as
+                    assert values[b, t] == pytest.approx(float(scores[place - 1]), abs=1e-4)
+    assert moved > 0.01
+
+
 def test_the_end_of_sequence_token_is_learned(stages):
     tokenizer = common.load_tokenizer(stages.path("sft"))
     rows = common.read_jsonl(stages.path("train.jsonl"), {})

@@ -193,6 +193,22 @@ def test_a_group_holds_the_samples_of_one_prompt(stages, monkeypatch):
     assert all(torch.equal(before[key], after[key]) for key in before)  # every group is of one mind: no advantage
 
 
+@pytest.mark.parametrize("gate", ["hard", "none"])
+def test_grpo_pays_reasoning_where_the_gate_lets_it(stages, monkeypatch, gate):
+    monkeypatch.setattr(grpo, "reasoning_of", lambda text: text[:20])  # the tiny policy has no think tags to write
+    stage, config = stages.grpo(f"grpo-gate-{gate}", max_steps=1, gate=gate)
+    stage.main(config)
+    tokenizer, judge = common.load_tokenizer(stages.path("rm")), common.load_scorer(stages.path("rm")).eval()
+    samples = [json.loads(line) for line in open(Path(config.output_dir) / "completions.jsonl")]
+    assert {sample["status"] == "passed" for sample in samples} == {True, False}
+    for sample in samples:
+        ids = common.encode_prompt(tokenizer, sample) + tokenizer(sample["completion"][:20]).input_ids
+        with torch.no_grad():
+            process = float(judge(input_ids=torch.tensor([ids])).logits[0, -1, 0].sigmoid())
+        passed = sample["status"] == "passed"
+        assert sample["reward"] == pytest.approx(1 + passed + process * (passed or gate == "none"), abs=1e-5)
+
+
 def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypatch):
     rollouts, given, made = [], [], []
     roll_out, gae = common.roll_out, ppo.advantages.gae

@@ -161,6 +161,11 @@ def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
     return rows
 
 
+def unix(text: str) -> str:
+    """Text with the line ends that Python itself would see: each CRLF and each lone CR is a newline."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def whole_lines(path: str | Path) -> list[str]:
     """The lines of a log, each with its newline, short of a last one that was cut off while it was written."""
     with open(path, encoding="utf-8", newline="\n") as file:  # a JSON string may hold what str.splitlines splits at
@@ -479,6 +484,13 @@ def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=dtype, device=device())
 
 
+def pad_pairs(prompts: list[list[int]], texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts and the texts that follow them as input_ids (B, L), right-padded, and the texts' mask (B, L) bool."""
+    input_ids = pad([p + t for p, t in zip(prompts, texts, strict=True)])
+    mask = pad([[0] * len(p) + [1] * len(t) for p, t in zip(prompts, texts, strict=True)]).bool()
+    return input_ids, mask
+
+
 class Rollout(NamedTuple):
     """N completions, the samples of a prompt next to each other. Tensors are right-padded to the longest completion."""
 
@@ -516,12 +528,16 @@ def pack(rollout: Rollout, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor,
     Returns input_ids (B, L); the completion's mask (B, L); and the place in the row (B, T) of completion token t, so
     that x.gather(1, places) brings a (B, L) result to the rollout's (B, T).
     """
-    prompts, completions = [rollout.prompts[i] for i in rows], [rollout.completions[i] for i in rows]
-    input_ids = pad([p + c for p, c in zip(prompts, completions, strict=True)])
-    mask = pad([[0] * len(p) + [1] * len(c) for p, c in zip(prompts, completions, strict=True)]).bool()
+    prompts = [rollout.prompts[i] for i in rows]
+    input_ids, mask = pad_pairs(prompts, [rollout.completions[i] for i in rows])
     starts = torch.tensor([[len(p)] for p in prompts], device=input_ids.device)
     places = starts + torch.arange(rollout.ids.shape[1], device=input_ids.device)
     return input_ids, mask, places.clamp(max=input_ids.shape[1] - 1)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run folder, oldest first."""
+    return sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
 
 
 def open_run(config, complete: str = "config.json") -> Path | None:
@@ -555,7 +571,7 @@ def open_run(config, complete: str = "config.json") -> Path | None:
         write_text(kept, json.dumps(flags, indent=2) + "\n")
         for leftover in folder.glob("*.tmp"):
             shutil.rmtree(leftover)
-    checkpoints = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+    checkpoints = _checkpoints(folder)
     step = int(checkpoints[-1].name.split("-")[1]) if checkpoints else 0
     if rank() == 0:
         for log in ("metrics.jsonl", "completions.jsonl"):  # lines after the checkpoint will be written again
@@ -625,8 +641,7 @@ def save_checkpoint(output_dir, step: int, models: dict, optimizers: dict, token
         _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(beside, folder)
-        kept = sorted(folder.parent.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
-        for old in kept[:-save_total_limit] if save_total_limit > 0 else []:
+        for old in _checkpoints(folder.parent)[:-save_total_limit] if save_total_limit > 0 else []:
             shutil.rmtree(old)
     if dist.is_initialized():
         dist.barrier()

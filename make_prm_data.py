@@ -65,27 +65,7 @@ class Config:
 
 def labelled_lines(source: str) -> set[int]:
     """Indices (from 0) of the lines that end a statement, or a compound statement's header: those that get labels."""
-    lines = set()
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.stmt) or isinstance(node, ast.Import | ast.ImportFrom):
-            continue
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            continue  # a docstring
-        if not hasattr(node, "body"):
-            lines.add(node.end_lineno - 1)
-            continue
-        inside = {id(child) for statement in ast.walk(node) if isinstance(statement, ast.stmt) and statement is not node
-                  for child in ast.walk(statement)}  # fmt: skip
-        header = [
-            child.end_lineno
-            for child in ast.walk(node)
-            if id(child) not in inside
-            and child is not node
-            and getattr(child, "end_lineno", None)
-            and not isinstance(child, ast.excepthandler | ast.match_case)
-        ]
-        lines.add(max([node.lineno, *(end for end in header if end < node.body[0].lineno)]) - 1)
-    return lines
+    return {unit.end - 1 for unit in teachers.line_units(teachers.Program(source))}
 
 
 def label_of(variant: teachers.Variant, status: str, equivalent: str) -> float | None:
@@ -172,11 +152,8 @@ def program_rows(task: dict, verified: list[tuple[teachers.Variant, float]], con
         changed, operators = sorted(chosen), [chosen[i][0].operator for i in sorted(chosen)]
         if shifting and rng.random() < config.shift_rate:
             variant, label = rng.choice(shifting)
-            first, last, new = (
-                variant.start - 1,
-                variant.end,
-                (teachers.source_lines(variant.text) if variant.text else []),
-            )
+            first, last = variant.start - 1, variant.end
+            new = teachers.source_lines(variant.text) if variant.text else []
             out[first:last] = new
             labels[first:last] = [None] * len(new)
             index = variant.label_line(task["solution"])
@@ -231,7 +208,7 @@ def main(config: Config) -> None:
         raise InputError(f"{config.tasks}: a task_id occurs twice")
     started, output = time.perf_counter(), Path(config.output_file)
     for task in tasks:
-        task["solution"] = task["solution"].replace("\r\n", "\n").rstrip("\n") + "\n"
+        task["solution"] = common.unix(task["solution"]).rstrip("\n") + "\n"
     progress = output.with_name(output.name + ".progress")
     flags = json.dumps(dataclasses.asdict(config))
     if output.is_file() and progress.is_file() and common.whole_lines(progress)[:1] == [flags + "\n"]:

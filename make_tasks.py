@@ -249,11 +249,6 @@ def read_benchmark(path: str | None, fields: dict) -> list[dict]:
     return rows
 
 
-def unix(text: str) -> str:
-    """Text with the line ends that Python itself would see: 972 of MBPP's 974 programs have CRLF, four a lone CR too."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def called_function(code: str, tests: list[str]) -> str | None:
     """The function of `code` that the tests call: the entry point that MBPP does not name."""
     defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
@@ -271,8 +266,8 @@ def make_mbpp(config: Config) -> dict[str, list[dict]]:
         text = row.get("text") or row.get("prompt")
         if not isinstance(text, str):
             raise InputError(f"{config.input}: task {row['task_id']}: field 'text' must be str")
-        code = unix(row["code"]).rstrip("\n") + "\n"
-        tests = [unix(test) for test in row["test_list"]]
+        code = common.unix(row["code"]).rstrip("\n") + "\n"  # 972 of the 974 programs have CRLF line ends
+        tests = [common.unix(test) for test in row["test_list"]]
         setup = row.get("test_setup_code", "") + "\n".join(row.get("test_imports", []))
         number = row["task_id"]
         split = "prompt" if number <= 10 else "test" if number <= 510 else "validation" if number <= 600 else "train"
@@ -280,7 +275,7 @@ def make_mbpp(config: Config) -> dict[str, list[dict]]:
             "task_id": f"mbpp/{number}",
             "prompt": f"You are an expert Python programmer, and here is your task: {text.strip()} "
             "Your code should pass these tests:\n\n" + "\n".join(tests) + "\n",
-            "entry_point": called_function(code, tests), "solution": code, "setup": unix(setup),
+            "entry_point": called_function(code, tests), "solution": code, "setup": common.unix(setup),
             "style": "assert", "tests": tests, "timeout": 10, "meta": {"split": split},
         })  # fmt: skip
     return {split: rows for split, rows in splits.items() if rows}

@@ -62,19 +62,14 @@ def main(config: Config) -> None:
         row["completion"] if "completion" in row else row["solution"].removeprefix(row.get("prefix", ""))
         for row in rows
     ]
-    if config.model_name_or_path == "micro":
+    source = checkpoint or config.model_name_or_path
+    if source == "micro":
         prompts = [row["prompt"].rstrip("\n") + "\n" for row in rows]
-        tokenizer = (
-            common.load_tokenizer(checkpoint)
-            if checkpoint
-            else common.new_tokenizer(prompts + texts, config.vocab_size)
-        )
+        tokenizer = common.new_tokenizer(prompts + texts, config.vocab_size)
         policy = common.new_model(tokenizer, config.hidden_size, config.num_hidden_layers, config.seed)
     else:
-        tokenizer = common.load_tokenizer(config.model_name_or_path)
-        policy = common.load_policy(config.model_name_or_path)
-    if checkpoint:
-        policy = common.load_policy(checkpoint)
+        tokenizer = common.load_tokenizer(source)
+        policy = common.load_policy(source)
     policy = common.shard(policy.train())
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
     first_step = common.load_optimizers(checkpoint, {"": policy}, {"": optimizer}) if checkpoint else 0
@@ -101,8 +96,7 @@ def main(config: Config) -> None:
         loss_sum = 0.0
         for start in range(0, len(batch), config.per_device_train_batch_size):
             micro = batch[start : start + config.per_device_train_batch_size]
-            ids = common.pad([prompts[i] + completions[i] for i in micro])  # (B, L)
-            mask = common.pad([[0] * len(prompts[i]) + [1] * len(completions[i]) for i in micro]).bool()  # (B, L)
+            ids, mask = common.pad_pairs([prompts[i] for i in micro], [completions[i] for i in micro])  # (B, L), (B, L)
             logprobs, _ = policy.completion_logprobs(ids, mask)  # (B, L)
             loss = -logprobs.sum() / num_tokens
             (loss * common.world_size()).backward()  # FSDP averages gradients over processes; this makes it a sum

@@ -84,8 +84,7 @@ def texts_of(row: dict) -> list[str]:
 
 def score_lines(model, prompts: list[list[int]], texts: list[list[int]], num_lines: int, table) -> torch.Tensor:
     """Scores (B, num_lines) at the last token of each line; an entry with no such line is undefined (see the labels)."""
-    ids = common.pad([p + t for p, t in zip(prompts, texts, strict=True)])  # (B, L)
-    mask = common.pad([[0] * len(p) + [1] * len(t) for p, t in zip(prompts, texts, strict=True)]).bool()  # (B, L)
+    ids, mask = common.pad_pairs(prompts, texts)  # (B, L), (B, L)
     ends = masking.line_end_positions(ids, mask, table, num_lines)  # (B, num_lines)
     scores = model(input_ids=ids).logits.squeeze(-1).float()  # (B, L)
     return scores.gather(1, ends.clamp(min=0))

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 import common
-import make_prm_data
 import make_tasks
-import teachers
+from prm_data import ast_teacher, mutate
 from sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -36,13 +35,13 @@ def f(xs,
 
 def test_statements_have_labels_on_their_last_line_and_nothing_else_has():
     lines = SOURCE.splitlines()
-    marked = [lines[i].strip() for i in sorted(make_prm_data.labelled_lines(SOURCE))]
+    marked = [lines[i].strip() for i in sorted(mutate.labelled_lines(SOURCE))]
     assert marked == ["n=1):", "2)", "for x in xs:", "if x > n:", "total += x", "total -= x",
                       "while total > 100: total //= 2", "return total"]  # fmt: skip
 
 
 def variant(intent, text="    x = 1\n"):
-    return teachers.Variant(start=2, end=2, text=text, operator="o", intent=intent)
+    return ast_teacher.Variant(start=2, end=2, text=text, operator="o", intent=intent)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def variant(intent, text="    x = 1\n"):
     ],
 )  # fmt: skip
 def test_the_label_comes_from_execution_and_never_from_the_teacher_s_intent(intent, status, equivalent, label):
-    assert make_prm_data.label_of(variant(intent), status, equivalent) == label
+    assert mutate.label_of(variant(intent), status, equivalent) == label
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,15 @@ def labelled(tmp_path_factory):
     common.write_jsonl(folder / "tasks.jsonl", tasks)
     outputs = {}
     for packing in ("prefix", "program"):
-        command = [sys.executable, "make_prm_data.py", "--tasks", folder / "tasks.jsonl", "--output_file"]
+        command = [
+            sys.executable,
+            "make_prm_data.py",
+            "--method",
+            "mutate",
+            "--tasks",
+            folder / "tasks.jsonl",
+            "--output_file",
+        ]
         command += [
             folder / f"{packing}.jsonl",
             "--packing",
@@ -144,6 +151,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(labelled):
     command = [
         sys.executable,
         "make_prm_data.py",
+        "--method",
+        "mutate",
         "--tasks",
         folder / "tasks.jsonl",
         "--output_file",
@@ -159,10 +168,10 @@ def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
     prefix = 'def f(x):\n    """Add one."""\n'
     task = {"task_id": "t", "prompt": prefix, "prefix": prefix, "solution": prefix + "    x += 1\n    return x\n"}
     changes = [
-        teachers.Variant(1, 1, "def f(y):\n", "o", "mutate"),
-        teachers.Variant(3, 3, "    x -= 1\n", "o", "mutate"),
+        ast_teacher.Variant(1, 1, "def f(y):\n", "o", "mutate"),
+        ast_teacher.Variant(3, 3, "    x -= 1\n", "o", "mutate"),
     ]
-    rows = make_prm_data.prefix_rows(task, [(change, -1.0) for change in changes])
+    rows = mutate.prefix_rows(task, [(change, -1.0) for change in changes])
     rows = [row for row in rows if any(label is not None for label in row["labels"])]
     assert [(row["completions"], row["labels"], row["meta"]["changed"]) for row in rows] == [
         (["    x += 1\n", "    return x\n"], [1.0, 1.0], []),

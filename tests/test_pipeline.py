@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 import common
 import eval as evaluation
 import grpo
-import make_prm_data
 import make_tasks
 import ppo
 import sandbox
 import sft
 import train_prm
+from prm_data import mutate
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,10 +78,8 @@ def stages(tmp_path_factory):
         "sft", max_steps=140, learning_rate=4e-3, save_steps=50
     )  # until it knows some of the few tasks by heart
     stage.main(config)
-    make_prm_data.main(
-        make_prm_data.Config(
-            stages.path("train.jsonl"), stages.path("prm.jsonl"), packing="program", max_variants_per_line=3
-        )
+    mutate.main(
+        mutate.Config(stages.path("train.jsonl"), stages.path("prm.jsonl"), packing="program", max_variants_per_line=3)
     )
     stage, config = stages.train_prm("prm")
     stage.main(config)
@@ -396,7 +394,11 @@ def test_two_processes_do_what_one_does(stages, name):
             ["--tasks", "{broken}", "--model_name_or_path", "{sft}", "--output_dir", "{new}"],
             ":1: not a JSON object",
         ),
-        ("make_prm_data.py", ["--tasks", "{no_solution}", "--output_file", "{new}/prm.jsonl"], ":1: field 'solution'"),
+        (
+            "make_prm_data.py",
+            ["--method", "mutate", "--tasks", "{no_solution}", "--output_file", "{new}/prm.jsonl"],
+            ":1: field 'solution'",
+        ),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_place_and_exit_code_2(stages, tmp_path, script, flags, message):

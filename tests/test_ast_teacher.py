@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from teachers import Variant, ast_variants
+from prm_data.ast_teacher import Variant, ast_variants
 
 MICRO = """def f(xs):
     xs = [x for x in xs if x >= 3]

@@ -78,6 +78,8 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
 MAX_MESSAGE = 32 << 20  # bytes of one message between the processes
 MAX_ITEMS = 4_000_000  # values in one message
 MAX_TEXT = 500  # characters of a verdict's message
+MAX_AHEAD = 32_768  # bytes of calls that may wait for a program, less than a socket holds
+MAX_COMPILED = 100_000  # characters of a program that the judge compiles
 JUDGE_MEMORY = 2 << 30  # bytes of address space; the tests work on data that the program chose
 WALL_FACTOR = 5  # wall limit = this times the CPU limit, not counting the time spent waiting for a processor
 FILE_BYTES = 64 << 20  # size limit of one file and of the scratch directory
@@ -487,6 +489,11 @@ def flatten(value):
     return None
 
 
+def compile_program(source: str):
+    """The code of a program; raises what `compile` raises."""
+    return compile(source.removeprefix("\ufeff"), PROGRAM_FILE, "exec", dont_inherit=True)
+
+
 class Candidate:
     """The sandboxed process: runs the program, then serves calls on its objects until it is killed."""
 
@@ -501,8 +508,7 @@ class Candidate:
     def run(self) -> None:
         """Read the order from the judge, run the program, serve. Returns if the program failed."""
         order = self.channel.receive()
-        seconds = math.ceil(order["timeout"])
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        resource.setrlimit(resource.RLIMIT_CPU, (order["seconds"], order["seconds"] + 1))
         if order["trace"]:
             self.start_trace()
         reply = self.load(order)
@@ -519,7 +525,8 @@ class Candidate:
         module.__file__ = PROGRAM_FILE
         space = module.__dict__
         try:
-            code = compile(order["program"].removeprefix("\ufeff"), PROGRAM_FILE, "exec", dont_inherit=True)
+            code = order["program"]
+            code = marshal.loads(code) if type(code) is bytes else compile_program(code)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             line = getattr(error, "lineno", None)
             return ["syntax", line, f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"]
@@ -628,7 +635,7 @@ class Candidate:
             result = OPERATIONS[operation](*arguments, **keywords)
             changes = None
             numbers = None
-            if numbered:
+            if numbered and operation != "apply":
                 again = {}
                 before = ENCODER.encode([args, kwargs])
                 now = [
@@ -753,6 +760,7 @@ def make_operations() -> dict:
         table[function.__name__] = function
     for function in (dir, isinstance, issubclass, format, reversed, divmod, bytes, call):
         table[function.__name__] = function
+    table["apply"] = call  # where nobody looks at the arguments afterwards
     table["enter"] = lambda target: type(target).__enter__(target)
     table["exit"] = lambda target: type(target).__exit__(target, None, None, None)
     return table
@@ -949,8 +957,7 @@ class Kernel:
         self.ctypes = ctypes
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.machine = os.uname().machine
-        self.set_filter = ctypes.CDLL(None, use_errno=True).prctl
-        self.set_filter.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
+        self.set_filter = ctypes.PyDLL(None).prctl  # bare: every candidate pays for the memory that this call touches
         self.prepared = None  # the candidate's filter, ready to install: built once, used after every fork
 
     def check(self, result: int, what: str) -> int:
@@ -1011,11 +1018,13 @@ class Kernel:
         ctypes = self.ctypes
         data = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
         buffer = ctypes.create_string_buffer(data, len(data))
-        return ctypes.create_string_buffer(struct.pack("@HP", len(code), ctypes.addressof(buffer))), buffer
+        return ctypes.byref(
+            ctypes.create_string_buffer(struct.pack("@HP", len(code), ctypes.addressof(buffer)))
+        ), buffer
 
     def install_filter(self, prepared) -> None:
         if self.set_filter(PR_SET_SECCOMP, 2, prepared[0], 0, 0) < 0:
-            self.check(-1, "seccomp")
+            raise OSError(EPERM, "the filter of system calls is refused")
 
 
 def library_paths() -> list[str]:
@@ -1211,7 +1220,7 @@ class Seal:
         return False
 
 
-PRELOADED = "re collections itertools functools heapq bisect operator string copy datetime typing math cmath array"
+PRELOADED = "re collections itertools functools heapq bisect operator string copy typing math"
 STATUS = struct.Struct("=idi")  # wait status, CPU seconds, whether the process had to be ended
 
 
@@ -1377,7 +1386,7 @@ def warm_up(candidate: Candidate) -> None:
     judge, candidate.channel.descriptor = Channel(here.fileno(), pack=marshal.dumps), there.fileno()
     source = "import re\ndef f(a, *rest):\n    return [a, (rest, 'x', 1.5), {'k': a}]\nclass C:\n    x = 1\n"
     for _ in range(20):
-        judge.send({"program": source, "module": "solution", "names": ["f"]})
+        judge.send({"program": marshal.dumps(compile_program(source)), "module": "solution", "names": ["f"]})
         candidate.channel.send(candidate.load(candidate.channel.receive()))
         _, (function,), _ = judge.receive()
         numbers = {}
@@ -1462,6 +1471,10 @@ class Session:
 
     def ask(self, operation: str, *args, **kwargs):
         """Let the candidate do an operation; return its value or raise its exception."""
+        return self.wait(*self.request(operation, args, kwargs))
+
+    def request(self, operation: str, args: tuple, kwargs: dict) -> tuple:
+        """Send an operation; what `wait` needs for its result."""
         numbers = {}
         try:
             sent = [encode(value, self.lend, numbers, True) for value in args]
@@ -1469,8 +1482,12 @@ class Session:
         except RecursionError:
             self.finish("harness_error", "the arguments of a test are nested too deeply")
         self.send([operation, sent, keywords])
-        if operation == "call" and type(sent[0]) is list and sent[0][1] == self.entry:
+        if operation in ("call", "apply") and type(sent[0]) is list and sent[0][1] == self.entry:
             self.entry_calls += 1
+        return args, kwargs, numbers
+
+    def wait(self, args: tuple, kwargs: dict, numbers: dict):
+        """The result of the oldest request that has had none."""
         while True:
             message = self.receive()
             if message[0] != "back":
@@ -1807,6 +1824,7 @@ class Plan:
         sources = tests if style in ("assert", "unittest") else []
         self.tests = [compile(test, f"<test {i}>", "exec", dont_inherit=True) for i, test in enumerate(sources)]
         self.entry = entry_point.split(".")[0] if entry_point else None
+        self.small = style == "call" and len(ENCODER.encode(tests)) < MAX_AHEAD
         self.names = sorted(free_names([setup, *sources]) | ({self.entry} if self.entry else set()))
         self.inside = style == "unittest" and any(needs_inside(test) for test in tests)
 
@@ -1944,8 +1962,8 @@ class Judge:
         try:
             session.send(
                 {
-                    "program": order["program"],
-                    "timeout": order["timeout"],
+                    "program": compiled(order),
+                    "seconds": math.ceil(order["timeout"]),
                     "names": names,
                     "module": module,
                     "trace": order["trace"],
@@ -2060,6 +2078,21 @@ class Judge:
         }
 
 
+def compiled(order: dict) -> str | bytes:
+    """The program as marshalled code, since a fresh process pays more for compiling; its source where that fails, so
+    that the candidate finds out why, and after a harness error, since a program might crash the compiler."""
+    source = order["program"]
+    if order["attempt"] or len(source) > MAX_COMPILED:
+        return source
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)  # as it is in the candidate
+    try:
+        return marshal.dumps(compile_program(source))
+    except Exception:
+        return source
+    finally:
+        sys.set_int_max_str_digits(0)
+
+
 SEVERITY = ("passed", "failed", "error", "memory", "timeout", "syntax_error")
 
 
@@ -2161,13 +2194,19 @@ def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note)
         return
     *parents, last = order["entry_point"].split(".")
 
+    function = namespace.get(plan.entry)
+    # All calls are on their way before the first result is back, where they fit into the socket: a wait costs more.
+    early = type(function) is CallableProxy and not parents and plan.small
+    requests = deque(session.request("apply", (function, *test["args"]), {}) for test in order["tests"] if early)
+
     def one(test):
         if plan.entry not in namespace:
             raise NameError(f"name {plan.entry!r} is not defined")
-        function = namespace[plan.entry]
-        if parents:
-            function = getattr(function(), last)
-        result = as_json(function(*test["args"]))
+        if early:
+            result = as_json(session.wait(*requests.popleft()))
+        else:
+            target = getattr(function(), last) if parents else function
+            result = as_json(target(*test["args"]))
         if not same(result, as_json(test["output"]), test.get("atol") or 0.0):
             raise AssertionError(f"a result that is not the output: {short(result)}")
 
@@ -2673,7 +2712,7 @@ def judge_repeatedly(worker: Worker, order: dict, attempts: int = 3) -> dict:
     """The verdict; a failure of the harness is tried again, and is a verdict of its own in the end."""
     for attempt in range(attempts):
         try:
-            return worker.judge(order)
+            return worker.judge({**order, "attempt": attempt})
         except (HarnessError, OSError) as error:
             reason = f"{attempt + 1} attempts: {error}"
     return verdict_without_run(order, "harness_error", reason)

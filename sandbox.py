@@ -2254,7 +2254,7 @@ def same(result, expected, atol: float) -> bool:
     if type(expected) is float and type(result) in (int, float):
         if math.isnan(expected):
             return math.isnan(result)
-        return result == expected or (atol > 0 and abs(result - expected) <= atol + 1e-7 * abs(expected))
+        return result == expected or (atol > 0 and abs(result - expected) <= atol + 1e-7 * abs(expected) < math.inf)
     return not isinstance(result, Proxy) and result == expected
 
 

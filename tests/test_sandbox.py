@@ -125,6 +125,45 @@ def test_call_style_compares_as_json_would_write_the_result(pool):
     assert status("12", "12") == "failed" and status([1], "{1}") == "failed"
 
 
+def test_no_tolerance_reaches_an_infinite_output(pool):
+    task = {"style": "call", "tests": [{"args": [1], "output": math.inf, "atol": 1e-6}]}
+    assert judge(pool, task, "def f(x): return 0.0")["status"] == "failed"
+    assert judge(pool, task, "def f(x): return float('inf')")["status"] == "passed"
+
+
+@pytest.mark.parametrize("size", [1, 5000])  # as many calls as fit into the socket ahead of the results, and more
+def test_calls_before_the_one_that_ends_the_program_keep_their_verdict(pool, size):
+    task = {"style": "call", "tests": [{"args": [[i] * size], "output": i} for i in range(5)]}
+    for end in ("raise ValueError", "import os; os._exit(0)", "while True: pass"):
+        program = f"def f(x):\n    if x[0] == 3:\n        {end}\n    x.clear() if x[0] < 0 else None\n    return x[0]"
+        verdict = judge(pool, task | {"timeout": 1}, program)
+        assert (verdict["passed"], verdict["total"]) == (4 if "raise" in end else 3, 5), end
+        assert verdict["status"] == ("timeout" if "while" in end else "error")
+
+
+@pytest.fixture
+def long_numbers():
+    """As in the judge: no limit on the digits of a number."""
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
+
+
+SOURCES = ["x = (", "x = " + "9" * 5000, "x = 1" + " + 1" * 60_000, "\0", "# coding: nonsense\nx ="]
+
+
+@pytest.mark.parametrize("program", SOURCES)
+def test_a_program_that_the_judge_does_not_compile_gets_the_candidates_own_error(pool, program, long_numbers):
+    assert sandbox.compiled({"program": program, "attempt": 0}) == program
+    assert sys.get_int_max_str_digits() == 0
+    assert judge(pool, SQUARE, program)["status"] in ("syntax_error", "error", "memory")
+
+
+def test_after_a_failure_of_the_harness_the_judge_does_not_compile_again(long_numbers):
+    assert isinstance(sandbox.compiled({"program": "x = 1", "attempt": 0}), bytes)
+    assert sandbox.compiled({"program": "x = 1", "attempt": 1}) == "x = 1"
+
+
 def test_call_style_finds_a_method_of_solution(pool):
     task = {"style": "call", "entry_point": "Solution.go", "tests": [{"args": [2], "output": 3}]}
     assert judge(pool, task, "class Solution:\n    def go(self, x): return x + 1")["status"] == "passed"

@@ -2,8 +2,7 @@
 """Honest programs, however unusual, pass: each case is a program that a strict sandbox is tempted to break."""
 
 import pytest
-
-import sandbox
+import test_sandbox_attacks as attacks
 
 # name: (program, tests), style assert with the entry point f
 HONEST = {
@@ -289,18 +288,16 @@ HONEST = {
 }
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with sandbox.Sandbox(workers=2, timeout=5.0, isolation="auto") as pool:
-        yield pool
+folder = attacks.folder  # the fixture
 
 
-def test_honest_programs_pass(pool):
+@pytest.mark.parametrize("condition", attacks.CONDITIONS)
+def test_honest_programs_pass(folder, condition):
     assert len(HONEST) >= 50
     pairs = []
     for name, (program, tests) in HONEST.items():
-        task = {"task_id": name, "style": "assert", "setup": "", "tests": tests, "entry_point": "f"}
+        task = {"task_id": name, "style": "assert", "setup": "", "tests": tests, "entry_point": "f", "timeout": 5}
         pairs.append((task, program))
-    verdicts = pool.judge(pairs)
+    verdicts = attacks.judged(folder, pairs, condition)
     wrong = {name: verdict for name, verdict in zip(HONEST, verdicts, strict=True) if verdict["status"] != "passed"}
     assert not wrong

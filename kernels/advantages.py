@@ -19,6 +19,16 @@ def _reverse_scan(x: Tensor, c: float) -> Tensor:
     return x
 
 
+def _reverse_scan_each(x: Tensor, c: Tensor) -> Tensor:
+    """A[:, t] = x[:, t] + c[:, t] * A[:, t + 1] for x, c (B, T), by the same doubling; c becomes the products of s."""
+    step = 1
+    while step < x.shape[1]:
+        x = torch.cat([x[:, :-step] + c[:, :-step] * x[:, step:], x[:, -step:]], 1)
+        c = torch.cat([c[:, :-step] * c[:, step:], c[:, -step:]], 1)
+        step *= 2
+    return x
+
+
 def _without_holes(mask: Tensor, *tensors: Tensor) -> tuple[Tensor | None, Tensor, list[Tensor]]:
     """Move the valid tokens of each row together if a row has masked positions between them.
 
@@ -36,17 +46,21 @@ def _back(x: Tensor, order: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float | Tensor) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al., 2016, eq. 16) over the valid tokens of each row.
 
     rewards, values (B, T), mask (B, T) bool -> advantages, returns (B, T), 0 where the mask is off. Masked positions
     are skipped wherever they are: the valid tokens are one sequence, and the value after the last of them is 0.
+    lam (B, T) gives each token its own: the advantage of the next valid token enters that of token t times gamma lam_t.
     """
-    order, valid, (r, v) = _without_holes(mask, rewards, values)
+    each = [lam] if isinstance(lam, Tensor) else []
+    order, valid, (r, v, *each) = _without_holes(mask, rewards, values, *each)
     r, v = torch.where(valid, r, 0), torch.where(valid, v, 0)
     delta = r - v
     delta[:, :-1].add_(v[:, 1:], alpha=gamma)  # 0 after the last valid token; what is before the first stays there
-    advantages = torch.where(mask, _back(_reverse_scan(delta, gamma * lam), order), 0)
+    decay = torch.where(valid, gamma * each[0], 0) if each else gamma * lam
+    scanned = _reverse_scan_each(delta, decay) if each else _reverse_scan(delta, decay)
+    advantages = torch.where(mask, _back(scanned, order), 0)
     return advantages, torch.where(mask, advantages + values, 0)
 
 

@@ -28,7 +28,8 @@ def loop_gae(rewards, values, mask, gamma, lam):
         for t in reversed(range(rewards.shape[1])):
             if mask[b, t]:
                 delta = rewards[b, t].double() + gamma * next_value - values[b, t].double()
-                advantages[b, t] = next_advantage = delta + gamma * lam * next_advantage
+                decay = gamma * (lam[b, t].double() if isinstance(lam, torch.Tensor) else lam)
+                advantages[b, t] = next_advantage = delta + decay * next_advantage
                 next_value = values[b, t].double()
     return advantages, torch.where(mask, advantages + values, 0)
 
@@ -53,6 +54,25 @@ def test_gae_and_returns_are_those_of_the_reverse_loop_over_valid_tokens(gamma, 
         sums, _ = loop_gae(rewards, torch.zeros_like(values), mask, gamma, 1.0)
         got = discounted_returns(rewards.double() + junk, mask, gamma)
         torch.testing.assert_close(got, sums, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])
+def test_gae_with_a_lambda_per_token_is_the_reverse_loop_with_it(gamma, holes):
+    generator = torch.Generator().manual_seed(0)
+    for rows, width in SHAPES:
+        rewards, values = torch.randn(2, rows, width, generator=generator)
+        lam = torch.tensor([1.0, 0.8, 0.0, 0.5])[torch.randint(0, 4, (rows, width), generator=generator)]
+        mask = random_mask(rows, width, holes, generator)
+        expected_advantages, expected_returns = loop_gae(rewards, values, mask, gamma, lam)
+        junk = torch.where(mask, 0, torch.nan)  # what is masked must not be read
+        advantages, returns = gae(rewards + junk, values + junk, mask, gamma, lam + junk)
+        torch.testing.assert_close(advantages.double(), expected_advantages, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(returns.double(), expected_returns, rtol=1e-4, atol=1e-4)
+        exact, _ = gae(rewards.double(), values.double(), mask, gamma, lam.double())
+        torch.testing.assert_close(exact, expected_advantages, rtol=1e-12, atol=1e-12)
+        same, _ = gae(rewards.double(), values.double(), mask, gamma, torch.full_like(rewards, 0.5).double())
+        torch.testing.assert_close(same, gae(rewards.double(), values.double(), mask, gamma, 0.5)[0])
 
 
 def test_gae_leaves_its_inputs_alone():

@@ -15,9 +15,25 @@ The supervised stage learns from a teacher with misconceptions (sft.jsonl): some
 time, always in the same way, so that greedy decoding is wrong too and reinforcement learning has something to find.
 The references (train.jsonl, test.jsonl) are right. All programs run here are this script's own.
 
+With `--plans true` a demonstration reasons before it answers: <think>, a line that says what each line of the program
+does, </think>, and the program between <answer> and </answer>. A plan line states its step in words of its own (PLANS),
+so that the reference plan of every row, `meta.plan`, decides exactly which lines of a sampled plan are right. Where the
+teacher falls for a misconception its plan says so, in agreement with its program; besides, some plan lines are vague
+and some state another step than the program's, which makes reasoning good or bad at equal correctness.
+
     python make_tasks.py --source micro --output_dir tasks/micro      # sft.jsonl, train.jsonl, test.jsonl
     python make_tasks.py --source mbpp --input mbpp.jsonl --output_dir tasks/mbpp
+    python make_tasks.py --source mbpp --input mbpp.jsonl --plus MbppPlus.jsonl.gz --output_dir tasks/mbpp
     python make_tasks.py --source humaneval --input HumanEval.jsonl.gz --output_dir tasks/humaneval
+    python make_tasks.py --source humanevalplus --input HumanEvalPlus.jsonl.gz --output_dir tasks/humanevalplus
+    python make_tasks.py --source mbppplus --input MbppPlus.jsonl.gz --output_dir tasks/mbppplus
+    python make_tasks.py --source gsm8k --input test.jsonl --output_dir tasks/gsm8k
+
+HumanEval+ and MBPP+ (Liu et al., 2023, arXiv 2305.01210) hold inputs without outputs. One test is one input: the sandbox's
+judge runs the benchmark's reference on it, which is trusted as all tests are, and compares by evalplus' rules.
+
+--plus gives the tasks of MBPP that MBPP+ covers more tests: the first inputs of MBPP+, in its order. MBPP's own program
+must pass them within a second; a task where it fails (some of these programs are wrong) keeps its three tests.
 """
 
 import ast
@@ -36,9 +52,12 @@ from common import InputError
 
 @dataclass
 class Config:
-    source: Literal["micro", "mbpp", "humaneval"]  # what to make tasks from
+    source: Literal["micro", "mbpp", "humaneval", "mbppplus", "humanevalplus", "gsm8k"]  # what to make tasks from
     output_dir: str  # one JSONL file a split is written here
     input: str | None = None  # the published benchmark file (.jsonl, .jsonl.gz or .json); not for micro
+    plus: str | None = None  # mbpp: file of MBPP+, whose inputs strengthen the tests of the tasks that it covers
+    max_plus_inputs: int = 20  # mbpp with --plus: added tests a task
+    sandbox_workers: int = 1  # mbpp with --plus: processes that run MBPP's programs against the added tests
     num_sft_tasks: int = 6000  # micro: demonstrations of the teacher
     num_train_tasks: int = 1500  # micro: tasks for labels and reinforcement learning
     num_test_tasks: int = 700  # micro: held-out tasks, from compositions that occur in no other split
@@ -48,6 +67,9 @@ class Config:
     misconceptions: float = 0.35  # micro: share of (operation, phrase) pairs that the teacher takes wrongly
     misconception_rate: float = 0.6  # micro: how often it does so, on those
     noise: float = 0.04  # micro: how often it slips on any line
+    plans: bool = False  # micro: demonstrations write a plan between think tags before the program
+    vague_rate: float = 0.2  # micro: share of the teacher's plan lines that say nothing
+    unaligned_rate: float = 0.1  # micro: share that state another step than the line of the program
     seed: int = 0
 
 
@@ -105,6 +127,49 @@ OPERATIONS = [
     ("list(dict.fromkeys(xs))", ["remove repeated values", "keep the first of equal values"],
      ["sorted(set(xs))", "[x for x in xs if xs.count(x) == 1]"], (1, 1)),
 ]  # fmt: skip
+# What a plan says of each line of code, in words that no prompt uses.
+PLANS = {
+    "[x for x in xs if x >= {k}]": "retain numbers that are at least {k}",
+    "[x for x in xs if x > {k}]": "retain numbers that are greater than {k}",
+    "[x for x in xs if x <= {k}]": "retain numbers that are at most {k}",
+    "[x for x in xs if x < {k}]": "retain numbers that are less than {k}",
+    "[x for x in xs if x % 2 == 0]": "retain numbers that are even",
+    "[x for x in xs if x % 2 == 1]": "retain numbers that are odd",
+    "[x + {k} for x in xs]": "each number gets larger by {k}",
+    "[x - {k} for x in xs]": "each number gets smaller by {k}",
+    "[{k} - x for x in xs]": "each number is taken away from {k}",
+    "[x * {k} for x in xs]": "each number is the product with {k}",
+    "[x // {k} for x in xs]": "each number is the quotient by {k}",
+    "[x % {k} for x in xs]": "each number is the remainder by {k}",
+    "[-x for x in xs]": "each number gets the opposite sign",
+    "[abs(x) for x in xs]": "each number gets a plus sign",
+    "[-abs(x) for x in xs]": "each number gets a minus sign",
+    "[min(x, {k}) for x in xs]": "each number is limited to at most {k}",
+    "[max(x, {k}) for x in xs]": "each number is limited to at least {k}",
+    "xs[{k}:] + xs[:{k}]": "shift all places to the left by {k}",
+    "xs[-{k}:] + xs[:-{k}]": "shift all places to the right by {k}",
+    "xs[{k}:]": "delete from the head this many: {k}",
+    "xs[:-{k}]": "delete from the tail this many: {k}",
+    "xs[:{k}]": "retain from the head this many: {k}",
+    "xs[-{k}:]": "retain from the tail this many: {k}",
+    "xs[::-1]": "arrange in the opposite order",
+    "sorted(xs)": "arrange in rising order",
+    "sorted(xs, reverse=True)": "arrange in falling order",
+    "xs + [{k}]": "insert at the tail the constant {k}",
+    "[{k}] + xs": "insert at the head the constant {k}",
+    "xs + [sum(xs)]": "insert at the tail what all numbers add up to",
+    "[sum(xs)] + xs": "insert at the head what all numbers add up to",
+    "xs + [len(xs)]": "insert at the tail how many numbers there are",
+    "[len(xs)] + xs": "insert at the head how many numbers there are",
+    "xs + [max(xs, default=0)]": "insert at the tail the highest number",
+    "[max(xs, default=0)] + xs": "insert at the head the highest number",
+    "xs + [min(xs, default=0)]": "insert at the tail the lowest number",
+    "[min(xs, default=0)] + xs": "insert at the head the lowest number",
+    "list(dict.fromkeys(xs))": "retain each number once in the given order",
+    "sorted(set(xs))": "retain each number once in rising order",
+    "[x for x in xs if xs.count(x) == 1]": "retain numbers that occur only once",
+}
+VAGUE = ["handle this step", "do what is asked here", "apply the next operation to the numbers"]
 CONNECTIVES = ["", "", "now ", "then ", "next "]
 EDGE_CASES = [[], [3], [0, 0, -1]]
 
@@ -125,6 +190,11 @@ class Step:
 
     def misses(self) -> list[str]:
         return [self.fill(template) for template in OPERATIONS[self.operation][2]]
+
+    def plans(self) -> dict[str, str]:
+        """What a plan says of this step's line and of each of its near misses, by line; the right one is first."""
+        templates = [OPERATIONS[self.operation][0], *OPERATIONS[self.operation][2]]
+        return {self.fill(t): PLANS[t.replace("{j}", "{k}")].format(k=self.k + ("{j}" in t)) for t in templates}
 
 
 COMPILED: dict[str, object] = {}
@@ -182,6 +252,20 @@ def prompt_of(rng: random.Random, steps: list[Step]) -> str:
     return "\n".join((rng.choice(CONNECTIVES) if i else "") + phrase for i, phrase in enumerate(phrases)) + "\n"
 
 
+def demonstration_of(rng: random.Random, steps: list[Step], lines: list[str], config: Config) -> str:
+    """The teacher's completion with a plan for its program `lines`: true to them, vague, or unaligned, line by line."""
+    plan = []
+    for step, line in zip(steps, lines, strict=True):
+        chance, plans = rng.random(), step.plans()
+        if chance < config.vague_rate:
+            plan.append(rng.choice(VAGUE))
+        elif chance < config.vague_rate + config.unaligned_rate:
+            plan.append(rng.choice([plans[other] for other in plans if other != line]))
+        else:
+            plan.append(plans[line])
+    return "\n".join(["<think>", *plan, "</think>", "<answer>", program_of(lines) + "</answer>\n"])
+
+
 def is_test_composition(steps: list[Step]) -> bool:
     """Splits by the sequence of operations: 15 % of the sequences occur in the test split alone."""
     return common.seed_of(0, "composition", *(step.operation for step in steps)) % 100 < 15
@@ -215,6 +299,8 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
                 "tests": [{"args": [xs], "output": output} for xs, output in zip(inputs, states[-1], strict=True)],
                 "timeout": None, "meta": {"steps": len(steps), "split": split},
             }  # fmt: skip
+            if config.plans:
+                row["meta"]["plan"] = [next(iter(step.plans().values())) for step in steps]
             if split == "sft":
                 lines = []
                 for step in steps:
@@ -224,6 +310,9 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
                     else:
                         lines.append(rng.choice(step.misses()) if wrong > 1 - config.noise else step.line())
                 row["completion"] = program_of(lines)
+                if config.plans:  # draws of its own, so that the programs are those without plans
+                    plan_rng = random.Random(common.seed_of(config.seed, "plans", len(rows)))
+                    row["completion"] = demonstration_of(plan_rng, steps, lines, config)
             rows.append(row)
             bar.update()
         bar.close()
@@ -278,7 +367,10 @@ def make_mbpp(config: Config) -> dict[str, list[dict]]:
             "entry_point": called_function(code, tests), "solution": code, "setup": common.unix(setup),
             "style": "assert", "tests": tests, "timeout": 10, "meta": {"split": split},
         })  # fmt: skip
-    return {split: rows for split, rows in splits.items() if rows}
+    splits = {split: rows for split, rows in splits.items() if rows}
+    if config.plus:
+        strengthen([task for rows in splits.values() for task in rows], config)
+    return splits
 
 
 def make_humaneval(config: Config) -> dict[str, list[dict]]:
@@ -296,10 +388,170 @@ def make_humaneval(config: Config) -> dict[str, list[dict]]:
     return {"test": rows}
 
 
+# Arguments of MBPP+ that are tuples, which its file writes as lists, by task: the container at each depth of an argument,
+# "t" a tuple, "l" a list; one for all arguments, or one for each. evalplus decides by task too.
+TUPLES = {
+    f"Mbpp/{number}": levels.split(",")
+    for levels, numbers in {
+        "t": "2 116 132 222 261 273 394 421 424 429 470 560 579 596 616 630 720 726 740 744 763 809",
+        "lt": "63 64 70 75 94 120 237 272 299 409 413 473 614 722 753 780",
+        "tt": "259 278 445 615",
+        "t" * 20: "580 791",
+        "t,": "250 405 446 808",
+        ",t": "106 750",
+    }.items()
+    for number in numbers.split()
+}
+WRITTEN_AS_TEXT = {"Mbpp/124": [float, complex], "Mbpp/252": [complex]}  # types of arguments that have no JSON
+SET = "set(result) == set(expected)"
+MATCH = "(result if isinstance(result, bool) else result is not None) == (expected is not None)"  # re.Match or None
+RULES = {  # when a result is right, where equality with the reference's, within a tolerance, is not what evalplus asks
+    **dict.fromkeys([f"Mbpp/{number}" for number in (2, 7, 111, 140, 232, 579, 769)], SET),
+    **dict.fromkeys([f"Mbpp/{number}" for number in (737, 787, 794)], MATCH),
+    # Digits compared from the right, or from the left; the pyramid's height, or its slant height.
+    "Mbpp/558": "result == expected or result == sum(abs(int(x) - int(y)) for x, y in zip(*"
+    "(str(n).zfill(max(len(str(n)) for n in arguments)) for n in arguments)))",
+    "Mbpp/581": "result == expected or "
+    "result == round(arguments[0] ** 2 + 2 * arguments[0] * math.hypot(arguments[0] / 2, arguments[1]))",
+    "HumanEval/32": "abs(sum(c * math.pow(result, i) for i, c in enumerate(arguments[0]))) <= atol",  # any root
+}
+AGREES = """
+import copy
+import math
+from math import inf, nan
+
+program = {"__name__": "reference"}
+exec(source, program)
+
+def close(a, b, atol):
+    if a == b or type(a) is not type(b):
+        return a == b
+    if isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(close(x, y, atol) for x, y in zip(a, b))
+    return atol > 0 and isinstance(b, (int, float, complex)) and (abs(a - b) <= atol + 1e-7 * abs(b) < inf or a != a and b != b)
+
+def tolerance(expected):
+    values = expected if isinstance(expected, (list, tuple)) and expected else [expected]
+    return atol or (1e-6 if all(isinstance(x, float) for x in values) else 0)
+
+def agrees(candidate, *arguments):
+    result = candidate(*copy.deepcopy(arguments))
+    expected = program[entry_point](*copy.deepcopy(arguments))
+    return RULE
+"""
+
+
+def with_tuples(value, levels: str):
+    """The value with its lists as tuples at the depths where `levels` says "t"."""
+    if isinstance(value, dict):
+        return {key: with_tuples(item, levels[1:]) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    items = [with_tuples(item, levels[1:]) for item in value]
+    return tuple(items) if levels.startswith("t") else items
+
+
+def plus_arguments(task_id: str, inputs: list) -> list[str]:
+    """Inputs of a task of HumanEval+ or MBPP+ as the source of a call's arguments, without repetitions."""
+    levels, kinds = TUPLES.get(task_id, [""]), WRITTEN_AS_TEXT.get(task_id)
+    texts = []
+    for arguments in inputs:
+        if task_id == "Mbpp/255" and arguments[1] > 70:
+            continue  # five inputs whose results hold 6 to 128 million values: the sandbox lets no more than 4 pass
+        if kinds:
+            arguments = [kind(value) for kind, value in zip(kinds, arguments, strict=True)]
+        depths = levels if len(levels) > 1 else levels * len(arguments)
+        texts.append(", ".join(repr(with_tuples(v, depth)) for v, depth in zip(arguments, depths, strict=True)))
+    return list(dict.fromkeys(texts))
+
+
+def plus_setup(row: dict, source: str) -> str:
+    """Source of `agrees`, which compares a function with the reference by evalplus' rules. Two of them are tightened: a
+    tolerance does not outlast the input whose result asked for it, and NaN agrees with NaN."""
+    given = f"source = {source!r}\nentry_point = {row['entry_point']!r}\natol = {row['atol']!r}\n"
+    rule = RULES.get(row["task_id"], "close(result, expected, tolerance(expected))")
+    return given + AGREES.replace("RULE", rule)
+
+
+def read_plus(path: str | None) -> list[dict]:
+    fields = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "base_input": list}
+    rows = read_benchmark(path, fields)
+    for number, row in enumerate(rows, 1):
+        row["plus_input"] = row.get("plus_input") or []  # Mbpp/793 has an empty object
+        for field, kinds in (("plus_input", list), ("atol", int | float)):
+            if not isinstance(row.get(field), kinds):
+                raise InputError(f"{path}:{number}: field {field!r} must be {kinds}")
+    return rows
+
+
+def make_plus(config: Config) -> dict[str, list[dict]]:
+    """HumanEval+ or MBPP+, one test an input; ids, prompts and order as evalplus reads them."""
+    rows = []
+    for row in read_plus(config.input):
+        code = config.source == "humanevalplus"  # the completion goes on where the prompt ends; MBPP+ has a docstring
+        source = row["prompt"] + row["canonical_solution"] if code else row["canonical_solution"].strip("\n") + "\n"
+        rows.append({
+            "task_id": row["task_id"], "prompt": row["prompt"], **({"prefix": row["prompt"]} if code else {}),
+            "entry_point": row["entry_point"], "solution": source, "setup": plus_setup(row, source), "style": "assert",
+            "tests": [f"assert agrees({row['entry_point']}, {text})"
+                      for text in plus_arguments(row["task_id"], row["base_input"] + row["plus_input"])],
+            "timeout": 30, "meta": {"split": "test"},  # twice the slowest reference, Mbpp/599
+        })  # fmt: skip
+    return {"test": rows}
+
+
+def strengthen(tasks: list[dict], config: Config) -> None:
+    """Add inputs of MBPP+ to the tests of the MBPP tasks whose own program passes them; `meta.plus_tests` counts them."""
+    if config.max_plus_inputs < 1:
+        raise InputError("--max_plus_inputs must be at least 1")
+    covered = {row["task_id"].lower(): row for row in read_plus(config.plus)}
+    pairs = []
+    for task in tasks:
+        row = covered.get(task["task_id"])
+        texts = plus_arguments(row["task_id"], row["plus_input"])[: config.max_plus_inputs] if row else []
+        if texts:
+            added = [f"assert agrees({task['entry_point']}, {text})" for text in texts]
+            setup = plus_setup(row, row["canonical_solution"]) + task["setup"]
+            pairs.append((task, {"setup": setup, "tests": task["tests"] + added}))
+    with sandbox.Sandbox(workers=config.sandbox_workers) as runner:
+        # A second at most, for the reference as well: whoever labels mutations runs these tests hundreds of times.
+        verdicts = runner.judge([(task | stronger | {"timeout": 1}, task["solution"]) for task, stronger in pairs])
+    wrong = []
+    for (task, stronger), verdict in zip(pairs, verdicts, strict=True):
+        if verdict["status"] == "passed":
+            task["meta"]["plus_tests"] = len(stronger["tests"]) - len(task["tests"])
+            task.update(stronger)
+        else:
+            wrong.append(task["task_id"])
+    print(f"{len(pairs)} of {len(tasks)} tasks are covered by MBPP+, {len(pairs) - len(wrong)} have its tests now")
+    if wrong:
+        print(f"{len(wrong)} keep their own alone, since their program fails the others: {' '.join(wrong)}")
+
+
+def make_gsm8k(config: Config) -> dict[str, list[dict]]:
+    """GSM8K (Cobbe et al., 2021), the split that the file is named after: nothing is executed, the final answer counts."""
+    split, rows = Path(config.input or "").name.split(".")[0], []
+    for number, row in enumerate(read_benchmark(config.input, {"question": str, "answer": str}), 1):
+        _, mark, answer = row["answer"].rpartition("####")
+        if not mark or not answer.strip():
+            raise InputError(f"{config.input}:{number}: field 'answer' must end in '#### ' and the final answer")
+        rows.append({
+            "task_id": f"gsm8k/{split}/{number - 1}",
+            "prompt": f"{row['question'].strip()}\nEnd with a line of #### and the final answer.\n", "entry_point": None,
+            "solution": row["answer"], "setup": "", "style": "answer", "tests": [{"answer": answer.strip()}],
+            "timeout": None, "meta": {"split": split},
+        })  # fmt: skip
+    return {split: rows}
+
+
+MAKERS = {"micro": make_micro, "mbpp": make_mbpp, "humaneval": make_humaneval, "gsm8k": make_gsm8k}
+MAKERS |= {"humanevalplus": make_plus, "mbppplus": make_plus}
+
+
 def main(config: Config) -> None:
     if config.source == "micro" and not 1 <= config.min_steps <= config.train_min_steps <= config.max_steps:
         raise InputError("--min_steps <= --train_min_steps <= --max_steps must hold")
-    splits = {"micro": make_micro, "mbpp": make_mbpp, "humaneval": make_humaneval}[config.source](config)
+    splits = MAKERS[config.source](config)
     for split, rows in splits.items():
         common.write_jsonl(Path(config.output_dir) / f"{split}.jsonl", rows)
         print(f"{Path(config.output_dir) / split}.jsonl: {len(rows)} tasks")

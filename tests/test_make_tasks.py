@@ -1,6 +1,10 @@
 """The embedded benchmark holds what its docstring promises, and the published files become tasks."""
 
+import ast
+import dataclasses
+import gzip
 import json
+import math
 import random
 
 import pytest
@@ -34,7 +38,8 @@ def test_every_row_is_a_valid_task_and_the_same_seed_gives_the_same_rows(micro):
         for row in rows:
             check_task(row)
             assert len(row["prompt"].splitlines()) == row["meta"]["steps"] == len(row["solution"].splitlines()) - 2
-    again = make_tasks.make_micro(make_tasks.Config("micro", "", None, 200, 80, 60, train_min_steps=3))
+    sizes = {"num_sft_tasks": 200, "num_train_tasks": 80, "num_test_tasks": 60}
+    again = make_tasks.make_micro(make_tasks.Config("micro", "", train_min_steps=3, **sizes))
     assert again == micro
 
 
@@ -126,6 +131,187 @@ def test_every_humaneval_reference_passes_as_a_completion_of_its_prompt(benchmar
     assert failing == []
 
 
+def plus_tasks(source, path):
+    return make_tasks.make_plus(make_tasks.Config(source=source, output_dir="", input=str(path)))["test"]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Sandbox(workers=2) as pool:
+        yield pool
+
+
+WRONG_BODIES = {
+    "nothing": "return None",
+    "an exception": "raise NotImplementedError",
+    "an object that equals everything": "return type('Equal', (), {'__eq__': lambda *_: True, '__hash__': lambda _: 0})()",
+    "a number that is not a number": "return float('nan')",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "name", "count", "cap"),
+    [
+        ("humanevalplus", "humanevalplus/HumanEvalPlus-Mini.jsonl.gz", 164, None),
+        ("mbppplus", "mbppplus/MbppPlus-NoExtreme.jsonl.gz", 378, 12),
+    ],
+)
+def test_plus_references_pass_and_wrong_bodies_fail(benchmark_data, pool, source, name, count, cap):
+    tasks = plus_tasks(source, benchmark_data / name)
+    assert len(tasks) == count
+    tasks = [task | {"tests": task["tests"][:cap]} for task in tasks]
+    verdicts = pool.judge([(task, task["solution"]) for task in tasks])
+    assert not [
+        t["task_id"] for t, v in zip(tasks, verdicts, strict=True) if (v["status"], v["trusted"]) != ("passed", True)
+    ]
+    names, pairs = [], []
+    for task in tasks:
+        for body, text in WRONG_BODIES.items():
+            names.append((task["task_id"], body))
+            pairs.append((task, f"{task.get('prefix', '')}\ndef {task['entry_point']}(*arguments):\n    {text}\n"))
+    statuses = [verdict["status"] for verdict in pool.judge(pairs)]
+    assert not [n for n, status in zip(names, statuses, strict=True) if status in ("passed", "harness_error")]
+
+
+def test_arguments_of_mbpp_plus_are_those_of_its_files_for_people(benchmark_data):
+    """MbppPlus-OriginFmt holds the same inputs as Python literals, with their tuples."""
+    literals = {}
+    with gzip.open(benchmark_data / "mbppplus" / "MbppPlus-OriginFmt.jsonl.gz", "rt") as file:
+        for row in map(json.loads, file):
+            text = row["test"].split("\ninputs = ")[1].split("\n")[0]
+            literals[f"Mbpp/{row['task_id']}"] = eval(text, {"inf": math.inf, "nan": math.nan})
+    rows = make_tasks.read_plus(str(benchmark_data / "mbppplus" / "MbppPlus.jsonl.gz"))
+    different = []
+    for row in rows:
+        texts = make_tasks.plus_arguments(row["task_id"], row["base_input"] + row["plus_input"])
+        assert len(set(texts)) == len(texts)  # none is there twice
+        ours = [list(eval(f"({text},)", {"inf": math.inf, "nan": math.nan})) for text in texts]
+        if {repr(x) for x in ours} != {repr(list(x)) for x in literals[row["task_id"]]}:
+            different.append(row["task_id"])
+    assert len(rows) == 378 and different == ["Mbpp/255"]  # whose results are too large on five inputs
+
+
+def plus_row(**fields):
+    row = {
+        "task_id": "Mbpp/1000",
+        "prompt": "p",
+        "entry_point": "f",
+        "canonical_solution": "\ndef f(x):\n    return x\n",
+    }
+    return {**row, "base_input": [[1]], "plus_input": [], "atol": 0, **fields}
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "right", "wrong"),
+    [
+        ({"base_input": [[[1, 2.5]]]}, ["[1, 2.5]", "[1.0, 2.5]"], ["(1, 2.5)", "[1, 2.5000001]", "[2.5, 1]"]),
+        ({"base_input": [[1.5]]}, ["1.5", "1.5000005"], ["1.500002", "'1.5'", "[1.5]", "1"]),
+        ({"base_input": [[[1.5, 2.5]]]}, ["[1.5, 2.5000005]"], ["[1.5]", "(1.5, 2.5)", "[1.5, 2.6]"]),
+        ({"base_input": [[10]], "atol": 1e-4}, ["10", "10.0"], ["11", "10.00005"]),
+        ({"base_input": [[[[1.5], 2]]], "atol": 1e-4}, ["[[1.50009], 2]"], ["[[1.51], 2]", "[[1.5], 2, 3]"]),
+        ({"base_input": [[float("nan")]]}, ["x", "float('nan')"], ["1.0", "None"]),
+        ({"base_input": [[float("inf")]]}, ["x"], ["-x", "1e308", "float('nan')"]),
+        ({"base_input": [["a"]]}, ["'a'"], ["'b'", "None", "['a']", "b'a'"]),
+        ({"task_id": "Mbpp/7", "base_input": [[["a", "b"]]]}, ["['b', 'a']", "{'a', 'b'}"], ["['a']", "None", "'abc'"]),
+        (
+            {"task_id": "Mbpp/737", "base_input": [[1]]},
+            ["True", "5", "__import__('re').match('', '')"],
+            ["None", "False"],
+        ),
+        ({"task_id": "Mbpp/737", "base_input": [[None]]}, ["None", "False"], ["True", "5"]),
+        (
+            {"task_id": "Mbpp/558", "canonical_solution": "def f(a, b): return 0", "base_input": [[123, 9]]},
+            ["0", "9"],
+            ["8", "None"],
+        ),
+        (
+            {"task_id": "Mbpp/581", "canonical_solution": "def f(a, b): return 33", "base_input": [[3, 4]]},
+            ["33", "35"],
+            ["34", "None"],
+        ),
+        (
+            {"task_id": "HumanEval/32", "base_input": [[[-6, 1, 1]]], "atol": 1e-4},
+            ["2", "-3.0", "2.00001"],
+            ["1", "2.001", "None", "float('nan')", "x"],
+        ),
+        (
+            {"task_id": "Mbpp/2", "canonical_solution": "def f(x): return x", "base_input": [[[1]]]},
+            ["(1,)", "[1, 1]", "{1}"],
+            ["[2]", "1"],
+        ),
+        ({"task_id": "Mbpp/116", "base_input": [[[1, 2]]]}, ["(1, 2)", "x"], ["[1, 2]"]),
+        ({"task_id": "Mbpp/252", "base_input": [["(1+2j)"]]}, ["1 + 2j", "x"], ["'(1+2j)'", "1 - 2j"]),
+    ],
+)
+def test_results_are_compared_by_the_rules_of_evalplus(tmp_path, pool, fields, right, wrong):
+    (task,) = plus_tasks("mbppplus", write_rows(tmp_path / "plus.jsonl", [plus_row(**fields)]))
+    for expressions, status in ((right, {"passed"}), (wrong, {"failed", "error"})):
+        programs = [f"def f(x, y=None):\n    return {expression}" for expression in expressions]
+        verdicts = pool.judge([(task, program) for program in programs])
+        assert {v["status"] for v in verdicts} <= status, list(zip(programs, verdicts, strict=True))
+
+
+def test_a_program_that_changes_its_argument_changes_no_expected_result(tmp_path, pool):
+    row = plus_row(canonical_solution="def f(x):\n    x.append(3)\n    return x", base_input=[[[1]], [[2]]])
+    (task,) = plus_tasks("mbppplus", write_rows(tmp_path / "plus.jsonl", [row]))
+    programs = ["def f(x): return x + [3]", row["canonical_solution"], "def f(x):\n    x.append(3)\n    return x + [3]"]
+    assert [v["status"] for v in pool.judge([(task, p) for p in programs])] == ["passed", "passed", "failed"]
+
+
+def test_inputs_of_mbpp_plus_strengthen_the_tasks_whose_own_program_passes_them(tmp_path, pool, capsys):
+    weak = "def f(x):\n    return x if x < 9 else 9\n"
+    rows = [
+        {"task_id": number, "text": "t", "code": code, "test_list": ["assert f(1) == 1"]}
+        for number, code in ((601, "def f(x):\n    return x\n"), (602, weak), (603, weak))
+    ]
+    plus = [plus_row(task_id=f"Mbpp/{number}", plus_input=[[2], [50], [51], [52]]) for number in (601, 602)]
+    config = make_tasks.Config(
+        source="mbpp", output_dir="", input=write_rows(tmp_path / "mbpp.jsonl", rows),
+        plus=write_rows(tmp_path / "plus.jsonl", plus), max_plus_inputs=3,
+    )  # fmt: skip
+    plain = make_tasks.make_mbpp(dataclasses.replace(config, plus=None))["train"]
+    tasks = make_tasks.make_mbpp(config)["train"]
+    assert tasks[0]["tests"] == ["assert f(1) == 1", *(f"assert agrees(f, {number})" for number in (2, 50, 51))]
+    assert tasks[0]["meta"]["plus_tests"] == 3 and tasks[0]["prompt"] == plain[0]["prompt"]
+    assert tasks[1:] == plain[1:]  # its own program fails the inputs; not covered
+    assert "2 of 3 tasks are covered by MBPP+, 1 have its tests now" in capsys.readouterr().out
+    assert [v["status"] for v in pool.judge([(plain[0], weak), (tasks[0], weak)])] == ["passed", "failed"]
+    with pytest.raises(InputError, match="--max_plus_inputs"):
+        make_tasks.make_mbpp(dataclasses.replace(config, max_plus_inputs=0))
+
+
+def test_the_names_of_the_plus_setup_hide_no_name_that_the_tests_of_mbpp_use(benchmark_data):
+    config = make_tasks.Config(source="mbpp", output_dir="", input=str(benchmark_data / "mbpp" / "mbpp.jsonl"))
+    setup = ast.parse(make_tasks.plus_setup(plus_row(), ""))
+    defined = {name.id for node in setup.body for name in ast.walk(node) if isinstance(name, ast.Name)}
+    defined |= {node.name for node in setup.body if isinstance(node, ast.FunctionDef)}
+    assert {"source", "entry_point", "atol", "program", "close", "tolerance", "agrees"} <= defined
+    for task in (task for rows in make_tasks.make_mbpp(config).values() for task in rows):
+        program_names = {n.name for n in ast.parse(task["solution"]).body if hasattr(n, "name")}
+        used = {n.id for t in task["tests"] for n in ast.walk(ast.parse(t)) if isinstance(n, ast.Name)}
+        assert not used & program_names & defined
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"plus_input": 3}, "field 'plus_input' must be"),
+        ({"atol": None}, "field 'atol' must be"),
+        ({"base_input": None}, "field 'base_input' must be list"),
+    ],
+)
+def test_a_damaged_plus_file_is_named(tmp_path, change, message):
+    path = write_rows(tmp_path / "plus.jsonl", [plus_row(), plus_row(**change)])
+    with pytest.raises(InputError, match=f"plus.jsonl:2: {message}"):
+        plus_tasks("mbppplus", path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -151,3 +337,75 @@ def test_a_benchmark_needs_its_file():
 
 def test_solutions_are_json_safe(micro):
     assert json.loads(json.dumps(micro["test"])) == micro["test"]
+
+
+@pytest.fixture(scope="module")
+def plans():
+    numbers = {"num_sft_tasks": 200, "num_train_tasks": 20, "num_test_tasks": 20, "train_min_steps": 3}
+    return make_tasks.make_micro(make_tasks.Config(source="micro", output_dir="", plans=True, **numbers))
+
+
+def test_plans_change_nothing_but_the_demonstrations_and_the_meta(plans):
+    numbers = {"num_sft_tasks": 200, "num_train_tasks": 20, "num_test_tasks": 20, "train_min_steps": 3}
+    plain = make_tasks.make_micro(make_tasks.Config(source="micro", output_dir="", **numbers))
+    for split, rows in plans.items():
+        for row, other in zip(rows, plain[split], strict=True):
+            assert {**row, "completion": "", "meta": other["meta"]} == {**other, "completion": ""}
+            if split == "sft":
+                assert common.extract_program(row, row["completion"]) == other["completion"]
+
+
+def test_every_line_of_the_grammar_has_a_plan_line_of_its_own_that_no_prompt_uses():
+    lines = {line.replace("{j}", "{k}") for row in make_tasks.OPERATIONS for line in [row[0], *row[2]]}
+    assert lines == set(make_tasks.PLANS) and len(set(make_tasks.PLANS.values())) == len(lines)
+    phrases = {phrase for row in make_tasks.OPERATIONS for phrase in row[1]}
+    assert not phrases & {*make_tasks.PLANS.values(), *make_tasks.VAGUE}
+
+
+def test_demonstrations_plan_what_their_program_does_but_for_the_vague_and_the_unaligned_lines(plans):
+    says = {}  # plan line -> line of code, over all numbers
+    for line, plan in make_tasks.PLANS.items():
+        for k in range(-5, 13):
+            says[plan.format(k=k)] = line.format(k=k)
+    counts = {"aligned": 0, "vague": 0, "unaligned": 0, "sound and wrong": 0}
+    for row in plans["sft"]:
+        reasoning = common.reasoning_of(row["completion"])
+        program = common.extract_program(row, row["completion"]).splitlines()[1:-1]
+        reference = row["solution"].splitlines()[1:-1]
+        assert [f"    xs = {says[line]}" for line in row["meta"]["plan"]] == reference
+        for line, code, right in zip(reasoning.split("\n")[1:-1], program, reference, strict=True):
+            if line in make_tasks.VAGUE:
+                counts["vague"] += 1
+            else:
+                counts["aligned" if f"    xs = {says[line]}" == code else "unaligned"] += 1
+                counts["sound and wrong"] += f"    xs = {says[line]}" == right and code != right
+    total = counts["aligned"] + counts["vague"] + counts["unaligned"]
+    assert counts["vague"] / total == pytest.approx(0.2, abs=0.04)
+    assert counts["unaligned"] / total == pytest.approx(0.1, abs=0.03)
+    assert counts["sound and wrong"] > 0  # an unaligned line can be the right one
+
+
+def test_every_gsm8k_reference_passes_and_perturbed_answers_fail(benchmark_data):
+    path = benchmark_data / "gsm8k" / "test.jsonl"
+    tasks = make_tasks.make_gsm8k(make_tasks.Config(source="gsm8k", output_dir="", input=str(path)))["test"]
+    assert len(tasks) == 1319 and len({task["task_id"] for task in tasks}) == 1319
+    cases = []  # (task, text, passes)
+    for task in tasks:
+        check_task(task)
+        number = task["tests"][0]["answer"].replace(",", "")
+        for other in (str(int(number) + 1), str(-int(number) or 5), number + "0" if number != "0" else "10", "x"):
+            cases.append((task, task["solution"].rpartition("####")[0] + f"#### {other}", False))
+        cases += [(task, task["solution"], True), (task, f"so it is\n#### ${int(number):,}.00", True)]
+        cases.append((task, task["solution"].rpartition("####")[0], False))
+    with Sandbox(workers=2) as sandbox:
+        verdicts = [future.result() for future in [sandbox.submit(task, text) for task, text, _ in cases]]
+    wrong = [(task["task_id"], text[-40:]) for (task, text, passes), verdict in zip(cases, verdicts, strict=True)
+             if (verdict["status"] == "passed") != passes]  # fmt: skip
+    assert wrong == []
+
+
+def test_a_gsm8k_row_without_a_final_answer_is_named(tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"question": "q", "answer": "#### 1"}\n{"question": "q", "answer": "1"}\n')
+    with pytest.raises(InputError, match=r"test.jsonl:2: field 'answer'"):
+        make_tasks.make_gsm8k(make_tasks.Config(source="gsm8k", output_dir="", input=str(path)))

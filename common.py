@@ -39,6 +39,7 @@ from kernels.logprobs import check_plain_head, completion_logprobs
 transformers.utils.logging.disable_progress_bar()
 
 PROMPT_FIELDS = {"task_id": str, "prompt": str}
+OUTCOME_REWARDS = {"syntax_error": -1.0, "runtime_error": -0.6, "failed_test": -0.3, "passed": 1.0}  # CodeRL
 
 
 class InputError(Exception):
@@ -386,12 +387,19 @@ def _load(auto_class, path: str | Path, **keywords):
         for name, value in list(vars(config).items()):
             if "drop" in name and isinstance(value, (int, float)):
                 setattr(config, name, 0.0)
+        if "num_labels" in keywords and keywords["num_labels"] is None:
+            four = getattr(config, "score_activation", "none") == "expected_outcome"
+            keywords["num_labels"] = len(OUTCOME_REWARDS) if four else 1
         for name in ("num_labels", "classifier_dropout"):
             if name in keywords:
                 setattr(config, name, keywords.pop(name))
         loaded = auto_class.from_pretrained(path, config=config, dtype=torch.float32, **keywords)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}") from None
+    except RuntimeError:  # tensors of other shapes than the config's
+        raise InputError(
+            f"{path}: its weights do not fit; is it a reward model with another number of outputs?"
+        ) from None
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     for parameter in model.parameters():  # a file's tensors may be less aligned than new ones, which changes last bits
         parameter.data = parameter.data.clone()
@@ -421,21 +429,59 @@ def load_policy(path: str | Path):
     return _load(transformers.AutoModelForCausalLM, path)
 
 
-def load_scorer(path: str | Path):
-    """A token classifier with one output: a reward model or critic. From a policy's folder its head starts at zero."""
+def load_scorer(path: str | Path, num_labels: int | None = None):
+    """A token classifier with one output: a reward model or critic. From a policy's folder its head starts at zero.
+
+    num_labels: outputs of a head that is to be new; None keeps the four of an outcome classifier, and is else 1.
+    """
     model, info = _load(
         transformers.AutoModelForTokenClassification,
         path,
-        num_labels=1,
+        num_labels=num_labels,
         classifier_dropout=0.0,
         output_loading_info=True,
     )
+    activation = getattr(model.config, "score_activation", "none")
+    if activation not in ("none", "sigmoid_signed", "expected_outcome"):
+        raise InputError(f"{path}: config.json: score_activation {activation!r} is not known")
     heads = [name for name in info["missing_keys"] if name.startswith(("score.", "classifier."))]
     if set(info["missing_keys"]) - set(heads):
         raise InputError(f"{path}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}")
     for name in heads:
         nn.init.zeros_(model.get_parameter(name))
     return model
+
+
+def scores_of_logits(logits: torch.Tensor, score_activation: str) -> torch.Tensor:
+    """Scores (...) of a reward model's logits (..., C): as they are; 2 sigmoid - 1; or the expected CodeRL reward."""
+    if score_activation == "expected_outcome":
+        rewards = logits.new_tensor(list(OUTCOME_REWARDS.values()))
+        return (logits.softmax(-1) @ rewards).clamp(-1, 1)  # rounding may lead outside
+    return torch.tanh(logits.squeeze(-1) / 2) if score_activation == "sigmoid_signed" else logits.squeeze(-1)
+
+
+def scores_of(model, input_ids: torch.Tensor) -> torch.Tensor:
+    """Scores (B, L) float32 of a reward model after each token of input_ids (B, L), as reinforcement learning reads
+    them: config.score_activation, set by train_prm.py, says how; a model without it is read as it is."""
+    logits = model(input_ids=input_ids).logits.float()  # (B, L, C)
+    return scores_of_logits(logits, getattr(model.config, "score_activation", "none"))
+
+
+@torch.no_grad()
+def score_texts(model, tokenizer, tasks: list[dict], texts: list[str], batch_size: int) -> torch.Tensor:
+    """Scores (N,) of a reward model at the last token of each text, which follows its task's prompt."""
+    rows = [
+        encode_prompt(tokenizer, task) + tokenizer(text, add_special_tokens=False).input_ids
+        for task, text in zip(tasks, texts, strict=True)
+    ]
+    scores = torch.zeros(len(rows), device=device())
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(order), batch_size):
+        micro = order[start : start + batch_size]
+        read = scores_of(model, pad([rows[i] for i in micro]))  # (B, L)
+        last = torch.tensor([[len(rows[i]) - 1] for i in micro], device=read.device)
+        scores[micro] = read.gather(1, last).squeeze(1)
+    return scores
 
 
 def eos_ids(model, tokenizer) -> list[int]:
@@ -476,6 +522,17 @@ def extract_program(task: dict, completion: str) -> str:
     if fence:
         return fence.group(1)
     return task.get("prefix", "") + text
+
+
+FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
+
+
+def reasoning_of(text: str) -> str | None:
+    """The text between the think tags of a completion in the think and answer format; None for any other."""
+    match = FORMAT.fullmatch(text)
+    if match is None or any(text.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")):
+        return None
+    return match.group(1)
 
 
 def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:

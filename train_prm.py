@@ -1,16 +1,31 @@
-"""Reward models: a token classifier with one output, read where the reward is given.
+"""Reward models: a token classifier, read where the reward is given.
 
---objective regression   the line PRM of PRLCoder and PSGPO: prm.jsonl; score read at the last token of each line,
-                         mean over labelled lines of (score - label)^2 (PSGPO, section on PRM training). PRLCoder does
-                         not publish its loss; labels +1 and -1 with a squared loss stand in for its two classes.
---objective ranking      the reasoning reward model of ReCode: pairs.jsonl; score read at the last token of the text,
-                         Bradley-Terry loss -log sigmoid(score(chosen) - score(rejected)) (ReCode, reward model training).
+--objective regression      prm.jsonl. The line PRM of PSGPO: score at the last token of each line, mean over labelled
+                            lines of (score - label)^2.
+--objective classification  prm.jsonl. The line PRM in two classes: binary cross-entropy of the logit at the last token of
+                            each line with (label + 1) / 2; labels in [-1, 1]. PRLCoder has two classes, but does not
+                            publish its loss; the score 2 sigmoid(logit) - 1 stands in for its reward.
+--objective outcome         outcome rows. The outcome reward model (ORM) of CodeRL's critic: four classes (syntax error,
+                            runtime error, failed test, passed) at the last token, cross-entropy; the score is the
+                            expected reward sum_c p_c r_c, r = -1, -0.6, -0.3, 1. PRLCoder compares with two ORMs that it
+                            does not describe; this one and the ranking ORM stand in.
+--objective ranking         Bradley-Terry, -log sigmoid(score(preferred) - score(rejected)), at the last token.
+                            pairs.jsonl: the reasoning reward model of ReCode; its score is the logit.
+                            Outcome rows, known by the field `status` of the first row: the ranking ORM. Each step pairs
+                            passing with failing programs of one task; its score is 2 sigmoid(logit) - 1.
+                            The loss leaves the scores' offset free: at the end the head's bias is shifted so that the
+                            mean over the preferred and the rejected training texts is 0.
 
-A held-out share of the tasks (never of the rows: rows of one task share lines) is scored at the end and while
-training. For the PRM: accuracy of the sign and area under the ROC curve, over all labelled lines and over the changed
-lines alone, next to the majority baseline.
+Outcome rows have task_id, prompt, completion and status, a verdict's: what make_prm_data.py --outcomes_file and eval.py
+(verdicts.jsonl) write. The ORM reads the completion with its EOS, as in reinforcement learning; a completion that was
+cut off (`terminated` false) has none. How scores follow from logits is kept in config.score_activation and read by
+common.scores_of.
+
+A held-out share of the tasks (never of the rows: rows of one task share lines) is scored while training and at the
+end: report.json, see metrics.py.
 
     python train_prm.py --data prm.jsonl --model_name_or_path runs/sft --objective regression --output_dir runs/prm
+    python train_prm.py --data outcomes.jsonl --model_name_or_path runs/sft --objective outcome --output_dir runs/orm
     torchrun --standalone --nproc_per_node=2 train_prm.py --data prm.jsonl --model_name_or_path runs/sft --output_dir runs/prm
 """
 
@@ -21,20 +36,25 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch.distributed.fsdp import FSDPModule
 
 import common
+import metrics
+import sandbox
 from common import InputError
 from kernels import masking
+
+OUTCOMES = list(common.OUTCOME_REWARDS)
 
 
 @dataclass
 class Config:
-    data: str  # prm.jsonl (regression) or pairs.jsonl (ranking)
+    data: str  # prm.jsonl, pairs.jsonl or outcome rows, see --objective
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
     model_name_or_path: str = (
         "micro"  # policy to start from (new head at zero); "micro": a new tiny model and tokenizer
     )
-    objective: Literal["regression", "ranking"] = "regression"
+    objective: Literal["regression", "classification", "outcome", "ranking"] = "regression"
     vocab_size: int = 768  # micro: size of the new tokenizer
     hidden_size: int = 128  # micro: width of the new model
     num_hidden_layers: int = 3  # micro: depth of the new model
@@ -54,155 +74,221 @@ class Config:
     seed: int = 0
 
 
-def check_prm_row(row: dict) -> None:
-    """Raises ValueError where lines and labels of a prm.jsonl row do not fit together."""
-    lines, labels = row["completions"], row["labels"]
-    if len(lines) != len(labels):
-        raise ValueError(f"field 'labels' has {len(labels)} labels for the {len(lines)} lines of field 'completions'")
-    for index, line in enumerate(lines):
-        ends = isinstance(line, str) and line.endswith("\n")
-        if not isinstance(line, str) or "\n" in line[:-1] or not line or (not ends and index < len(lines) - 1):
-            raise ValueError(f"field 'completions': item {index} must be one line of text with its newline")
-        if not (
-            labels[index] is None or (isinstance(labels[index], int | float) and not isinstance(labels[index], bool))
-        ):
-            raise ValueError(f"field 'labels': item {index} must be a number or null")
-    if all(label is None for label in labels):
-        raise ValueError("field 'labels' has no label: every line is null")
+def check_classification_row(row: dict) -> None:
+    metrics.check_prm_row(row)
+    for index, label in enumerate(row["labels"]):
+        if label is not None and not -1 <= label <= 1:
+            raise ValueError(f"field 'labels': item {index} must lie in [-1, 1] for --objective classification")
 
 
-def read_rows(config: Config) -> list[dict]:
-    fields = {**common.PROMPT_FIELDS, "completions": list, "labels": list}
-    if config.objective == "ranking":
-        return common.read_jsonl(config.data, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str})
-    return common.read_jsonl(config.data, fields, check_prm_row)
+def check_outcome_row(row: dict) -> None:
+    if row["status"] not in sandbox.OUTCOMES:
+        raise ValueError(f"field 'status' must be one of {', '.join(sandbox.OUTCOMES)}, got {row['status']!r}")
+    if not isinstance(row.get("terminated", True), bool):
+        raise ValueError("field 'terminated' must be true or false")
 
 
-def texts_of(row: dict) -> list[str]:
-    return [row["chosen"], row["rejected"]] if "chosen" in row else ["".join(row["completions"])]
+def read_examples(config: Config) -> list[dict]:
+    """One example a text: the fields of its row, `text`, `eos` (an EOS follows it), and what the objective needs.
+
+    That is `labels`, one a line; `outcome`, an index of OUTCOMES; or, for ranking, `group` and `preferred` (bool): any
+    preferred text of a group makes a pair with any other. Outcome rows without a verdict are left out.
+    """
+    if config.objective in ("regression", "classification"):
+        check = metrics.check_prm_row if config.objective == "regression" else check_classification_row
+        rows = common.read_jsonl(config.data, metrics.PRM_FIELDS, check)
+        return [row | {"text": "".join(row["completions"]), "eos": False} for row in rows]
+    if config.objective == "ranking" and "status" not in common.read_jsonl(config.data, common.PROMPT_FIELDS)[0]:
+        rows = common.read_jsonl(config.data, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str})
+        return [
+            row | {"text": row[side], "eos": False, "group": number, "preferred": side == "chosen"}
+            for number, row in enumerate(rows) for side in ("chosen", "rejected")
+        ]  # fmt: skip
+    fields = {**common.PROMPT_FIELDS, "completion": str, "status": str}
+    rows = common.read_jsonl(config.data, fields, check_outcome_row)
+    examples = [
+        row | {"text": row["completion"], "eos": row.get("terminated", True), "group": row["task_id"],
+               "outcome": OUTCOMES.index(outcome), "preferred": outcome == "passed"}
+        for row in rows if (outcome := sandbox.outcome(row["status"])) is not None
+    ]  # fmt: skip
+    if not examples:
+        raise InputError(f"{config.data}: no row has a verdict")
+    return examples
 
 
-def score_lines(model, prompts: list[list[int]], texts: list[list[int]], num_lines: int, table) -> torch.Tensor:
-    """Scores (B, num_lines) at the last token of each line; an entry with no such line is undefined (see the labels)."""
-    ids, mask = common.pad_pairs(prompts, texts)  # (B, L), (B, L)
-    ends = masking.line_end_positions(ids, mask, table, num_lines)  # (B, num_lines)
-    scores = model(input_ids=ids).logits.squeeze(-1).float()  # (B, L)
-    return scores.gather(1, ends.clamp(min=0))
+def encode(tokenizer, examples: list[dict]) -> None:
+    """Adds to each example its token ids: `prompt_ids` and `text_ids`."""
+    for row in examples:
+        row["prompt_ids"] = common.encode_prompt(tokenizer, row)
+        plain = tokenizer(row["text"], add_special_tokens=False).input_ids
+        row["text_ids"] = [*plain, tokenizer.eos_token_id] if row["eos"] else plain
 
 
-def score_last(model, prompts: list[list[int]], texts: list[list[int]]) -> torch.Tensor:
-    """Scores (B,) at the last token of each row."""
-    rows = [p + t for p, t in zip(prompts, texts, strict=True)]
-    scores = model(input_ids=common.pad(rows)).logits.squeeze(-1).float()  # (B, L)
-    return scores.gather(1, torch.tensor([[len(row) - 1] for row in rows], device=scores.device)).squeeze(1)
+def length_of(row: dict) -> int:
+    return len(row["prompt_ids"]) + len(row["text_ids"])
 
 
-def auc(scores: torch.Tensor, positive: torch.Tensor) -> float:
-    """Area under the ROC curve: P(score of a positive > of a negative), ties half (Mann-Whitney). NaN for one class."""
-    _, inverse, counts = scores.double().unique(return_inverse=True, return_counts=True)
-    mean_rank = (counts.cumsum(0) - (counts - 1) / 2)[inverse]  # ranks from 1, the mean rank among equal scores
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if not n_positive or not n_negative:
-        return float("nan")
-    return float((mean_rank[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+def units_of(config: Config, examples: list[dict]) -> list[tuple[list[dict], ...]]:
+    """What a step draws: examples, or, for ranking, groups as (preferred examples, rejected examples)."""
+    if config.objective != "ranking":
+        return [([row],) for row in examples]
+    groups = {}
+    for row in examples:
+        groups.setdefault(row["group"], ([], []))[0 if row["preferred"] else 1].append(row)
+    return [group for group in groups.values() if all(group)]
 
 
-def evaluate_lines(scores: torch.Tensor, labels: torch.Tensor, changed: torch.Tensor) -> dict:
-    """Report over labelled held-out lines, each argument (N,): squared error, accuracy, AUC, the majority's accuracy."""
-    report = {"eval_loss": float((scores - labels).square().mean())}
-    for name, chosen in (("", torch.ones_like(changed)), ("changed_", changed)):
-        positive = labels[chosen] > 0
-        right = (scores[chosen] > 0) == positive
-        share = positive.double().mean().item() if len(positive) else float("nan")
-        report |= {
-            f"eval_{name}lines": len(positive),
-            f"eval_{name}accuracy": right.double().mean().item() if len(positive) else float("nan"),
-            f"eval_{name}majority": max(share, 1 - share),
-            f"eval_{name}auc": auc(scores[chosen], positive),
-        }
-    return report
+def draw_unit(unit: tuple[list[dict], ...], seed: int, step: int, place: int) -> tuple[dict, ...]:
+    """One example of each of the unit's lists."""
+    return tuple(
+        column[common.seed_of(seed, "reward model texts", step, place, number) % len(column)]
+        for number, column in enumerate(unit)
+    )
 
 
-def check_lines_have_tokens(config: Config, rows: list[dict], encoded: list[tuple], table) -> None:
-    """Raises InputError where a labelled line ends in no token: the tokenizer does not keep newlines."""
-    for start in range(0, len(rows), 256):
-        texts = [encoded[i][1] for i in range(start, min(start + 256, len(rows)))]
-        mask = common.pad([[1] * len(text) for text in texts]).bool()
-        width = max(len(row["labels"]) for row in rows[start : start + 256])
-        ends = masking.line_end_positions(common.pad(texts), mask, table, width).tolist()
-        for number, (row, places) in enumerate(zip(rows[start : start + 256], ends, strict=True), start + 1):
-            for line, (label, place) in enumerate(zip(row["labels"], places, strict=False)):
-                if label is not None and place < 0:
-                    raise InputError(f"{config.data}:{number}: line {line} of field 'completions' ends in no token; "
-                                     "does this tokenizer keep newlines?")  # fmt: skip
+def logits_at(model, rows: list[dict], table=None) -> torch.Tensor:
+    """Logits (B, P, C) at the last token of each text (P = 1), or, given the line table, of each line (P lines; the entry
+    of a line that the row does not have is undefined)."""
+    ids, mask = common.pad_pairs([row["prompt_ids"] for row in rows], [row["text_ids"] for row in rows])  # (B, L)
+    if table is None:
+        places = torch.tensor([[length_of(row) - 1] for row in rows], device=ids.device)  # (B, 1)
+    else:
+        num_lines = max(len(row["labels"]) for row in rows)
+        places = masking.line_end_positions(ids, mask, table, num_lines).clamp(min=0)  # (B, P)
+    logits = model(input_ids=ids).logits.float()  # (B, L, C)
+    return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[2]))
+
+
+def loss_terms(objective: str, logits: torch.Tensor, rows: list[dict]) -> torch.Tensor:
+    """The terms (N,) whose mean is the loss, one a labelled line, text or pair; logits (B, P, C) as logits_at gives.
+
+    For ranking the rows are the preferred texts and then, in the same order, the rejected ones.
+    """
+    if objective == "ranking":
+        preferred, rejected = logits[:, 0, 0].chunk(2)  # (N,), (N,)
+        return -F.logsigmoid(preferred - rejected)
+    if objective == "outcome":
+        outcomes = torch.tensor([row["outcome"] for row in rows], device=logits.device)
+        return F.cross_entropy(logits[:, 0], outcomes, reduction="none")
+    labels = common.pad([[float("nan") if x is None else x for x in row["labels"]] for row in rows],
+                        value=float("nan"), dtype=torch.float32)  # (B, P)  # fmt: skip
+    known = ~labels.isnan()
+    scores, labels = logits.squeeze(-1)[known], labels[known]  # (N,), (N,)
+    if objective == "classification":
+        return F.binary_cross_entropy_with_logits(scores, (labels + 1) / 2, reduction="none")
+    return (scores - labels).square()
 
 
 @torch.no_grad()
-def evaluate(model, config: Config, rows: list[dict], encoded: list[tuple], table) -> dict:
-    """Held-out report; every process scores all rows, so that sharded models step together."""
-    outputs, labels, changed = [], [], []
-    order = sorted(range(len(rows)), key=lambda i: len(encoded[i][1]))
+def logits_of_all(model, config: Config, examples: list[dict], table) -> list[torch.Tensor]:
+    """Logits (P, C) of each example; every process scores all of them, so that sharded models step together."""
+    logits = [None] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["text_ids"]))
     for start in range(0, len(order), config.per_device_train_batch_size):
         micro = order[start : start + config.per_device_train_batch_size]
-        prompts = [encoded[i][0] for i in micro]
-        if config.objective == "ranking":
-            margin = score_last(model, prompts, [encoded[i][1] for i in micro])
-            margin = margin - score_last(model, prompts, [encoded[i][2] for i in micro])
-            outputs += margin.tolist()
-            continue
-        width = max(len(rows[i]["labels"]) for i in micro)
-        scores = score_lines(model, prompts, [encoded[i][1] for i in micro], width, table).tolist()
-        for i, row_scores in zip(micro, scores, strict=True):
-            for index, label in enumerate(rows[i]["labels"]):
-                if label is not None:
-                    outputs.append(row_scores[index])
-                    labels.append(float(label))
-                    changed.append(index in rows[i].get("meta", {}).get("changed", []))
-    outputs = torch.tensor(outputs)
-    if config.objective == "ranking":
-        return {
-            "eval_loss": float(-F.logsigmoid(outputs).mean()),
-            "eval_pairs": len(outputs),
-            "eval_accuracy": float((outputs > 0).double().mean()),
-        }
-    return evaluate_lines(outputs, torch.tensor(labels), torch.tensor(changed, dtype=torch.bool))
+        for i, row in zip(micro, logits_at(model, [examples[i] for i in micro], table).cpu(), strict=True):
+            logits[i] = row
+    return logits
+
+
+def evaluate(model, config: Config, examples: list[dict], table) -> dict:
+    """Report on held-out examples; see metrics.py. Scores are what common.scores_of gives in reinforcement learning."""
+    logits = logits_of_all(model, config, examples, table)
+    scores = [common.scores_of_logits(x, model.config.score_activation) for x in logits]  # each (P,)
+    if config.objective in ("regression", "classification"):
+        terms = [loss_terms(config.objective, x[None, : len(row["labels"])], [row])
+                 for x, row in zip(logits, examples, strict=True)]  # fmt: skip
+        report = metrics.line_report(examples, [x.tolist() for x in scores])
+        return report | {"eval_loss": float(torch.cat(terms).mean())}
+    logits, scores = torch.stack(logits), torch.cat(scores)  # (N, 1, C), (N,)
+    if config.objective == "outcome":
+        num_lines = [len(row["text"].splitlines()) for row in examples]
+        outcomes = torch.tensor([row["outcome"] for row in examples])
+        report = metrics.outcome_report(logits[:, 0], scores, outcomes, num_lines)
+        return {"eval_loss": float(loss_terms("outcome", logits, examples).mean()), **report}
+    groups = units_of(config, [row | {"number": number} for number, row in enumerate(examples)])
+    pairs = [(a, b) for preferred, rejected in groups for a in preferred for b in rejected]
+    first, second = [a["number"] for a, _ in pairs], [b["number"] for _, b in pairs]
+    preferred = torch.tensor([row["preferred"] for row in examples])
+    kinds, dimensions = [a.get("kind") for a, _ in pairs], [a.get("meta", {}).get("dimension") for a, _ in pairs]
+    return {
+        "eval_loss": float(loss_terms("ranking", logits[first + second], []).mean()),
+        **metrics.pair_report((logits[first] - logits[second]).flatten(), kinds, dimensions),
+        "eval_auc": metrics.auc(scores, preferred),
+        "histogram": metrics.histogram(scores, preferred),
+    }
+
+
+def head_bias(model) -> torch.nn.Parameter:
+    """The bias of the head, in which the offset of a ranking model's scores is stored."""
+    for name, parameter in model.named_parameters():
+        if name in ("score.bias", "classifier.bias"):
+            return parameter
+    raise InputError("--objective ranking needs a model whose head has a bias")
+
+
+@torch.no_grad()
+def centre(model, config: Config, units: list[tuple[list[dict], ...]]) -> None:
+    """Shifts the head's bias so that the mean score of the preferred and of the rejected texts have the mean 0."""
+    means = []
+    for column in (0, 1):
+        texts = [row for unit in units for row in unit[column]]
+        means.append(torch.stack(logits_of_all(model, config, texts, None)).mean().item())
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # the forward has gathered the parameters; the shards are what is kept
+    head_bias(model).sub_(sum(means) / 2)
 
 
 def main(config: Config) -> None:
-    rows = read_rows(config)
+    examples = read_examples(config)
     common.check_model_folder(config.model_name_or_path)
     checkpoint = common.open_run(config)
     source = checkpoint or config.model_name_or_path
+    num_labels = len(OUTCOMES) if config.objective == "outcome" else 1
     if source == "micro":
-        corpus = [text for row in rows for text in (row["prompt"].rstrip("\n") + "\n", *texts_of(row))]
+        corpus = [text for row in examples for text in (row["prompt"].rstrip("\n") + "\n", row["text"])]
         tokenizer = common.new_tokenizer(corpus, config.vocab_size)
-        model = common.new_model(tokenizer, config.hidden_size, config.num_hidden_layers, config.seed, num_labels=1)
+        model = common.new_model(tokenizer, config.hidden_size, config.num_hidden_layers, config.seed, num_labels)
     else:
         tokenizer = common.load_tokenizer(source)
-        model = common.load_scorer(source)
+        model = common.load_scorer(source, num_labels)
+    model.config.score_activation = {
+        "regression": "none",
+        "classification": "sigmoid_signed",
+        "outcome": "expected_outcome",
+        "ranking": "sigmoid_signed" if "status" in examples[0] else "none",  # grpo.py takes the sigmoid itself
+    }[config.objective]
+    if config.objective == "outcome":
+        model.config.id2label = dict(enumerate(OUTCOMES))
+        model.config.label2id = {name: number for number, name in enumerate(OUTCOMES)}
+    if config.objective == "ranking":
+        head_bias(model)
     model = common.shard(model.train())
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
     first_step = common.load_optimizers(checkpoint, {"": model}, {"": optimizer}) if checkpoint else 0
-    table = masking.line_table(tokenizer).to(common.device())
 
-    encoded = []  # (prompt ids, text ids) or, for pairs, (prompt ids, chosen ids, rejected ids)
-    for row in rows:
-        texts = [tokenizer(text, add_special_tokens=False).input_ids for text in texts_of(row)]
-        encoded.append((common.encode_prompt(tokenizer, row), *texts))
-    if config.objective == "regression":
-        check_lines_have_tokens(config, rows, encoded, table)
+    encode(tokenizer, examples)
+    table = None  # where scores are read: at the last token, or, with the line table, at each line's end
+    if config.objective in ("regression", "classification"):
+        table = masking.line_table(tokenizer).to(common.device())
+        metrics.check_lines_have_tokens(config.data, examples, [row["text_ids"] for row in examples], table)
     held_out_tasks = {
-        name for name in {row["task_id"] for row in rows}
+        name for name in {row["task_id"] for row in examples}
         if common.seed_of(config.seed, "held-out", name) % 10_000 < 10_000 * config.eval_fraction
     }  # fmt: skip
-    fits = [i for i in range(len(rows)) if len(encoded[i][0]) + max(map(len, encoded[i][1:])) <= config.max_length]
-    train = [i for i in fits if rows[i]["task_id"] not in held_out_tasks]
-    held_out = [i for i in fits if rows[i]["task_id"] in held_out_tasks]
+    fits = [row for row in examples if length_of(row) <= config.max_length]
+    train = units_of(config, [row for row in fits if row["task_id"] not in held_out_tasks])
+    held_out = units_of(config, [row for row in fits if row["task_id"] in held_out_tasks])
+    what = "rows" if config.objective != "ranking" else "groups with a preferred and a rejected text"
     if not train or not held_out:
-        raise InputError(f"{config.data}: {len(train)} rows to train on and {len(held_out)} held out; both are needed")
-    eval_rows, eval_encoded = [rows[i] for i in held_out], [encoded[i] for i in held_out]
+        raise InputError(
+            f"{config.data}: {len(train)} {what} to train on and {len(held_out)} held out; both are needed"
+        )
+    eval_examples = [row for unit in held_out for column in unit for row in column]
     if common.rank() == 0:
-        print(f"{len(train)} rows to train on, {len(held_out)} held out, {len(rows) - len(fits)} left out as too long")
+        too_long = len(examples) - len(fits)
+        print(f"{len(train)} {what} to train on, {len(held_out)} held out, {too_long} texts left out as too long")
 
     bar = common.progress_bar("train_prm", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
@@ -211,25 +297,18 @@ def main(config: Config) -> None:
         for group in optimizer.param_groups:
             group["lr"] = lr
         drawn = common.draw(len(train), config.train_batch_size, step, config.seed, "reward model rows")
-        batch = common.my_share([train[i] for i in drawn])
-        batch.sort(key=lambda i: sum(map(len, encoded[i])))  # rows of like length share a forward pass
-        counts = [1 if config.objective == "ranking" else sum(x is not None for x in rows[i]["labels"]) for i in batch]
+        drawn = [draw_unit(train[i], config.seed, step, place) for place, i in enumerate(drawn)]
+        batch = common.my_share(drawn)  # of (example,) or (preferred, rejected)
+        batch.sort(key=lambda unit: sum(map(length_of, unit)))  # rows of like length share a forward pass
+        counts = [1 if table is None else sum(label is not None for label in unit[0]["labels"]) for unit in batch]
         (num_terms,) = common.all_sum(sum(counts))
 
         loss_sum = 0.0
         for start in range(0, len(batch), config.per_device_train_batch_size):
             micro = batch[start : start + config.per_device_train_batch_size]
-            prompts = [encoded[i][0] for i in micro]
-            if config.objective == "ranking":
-                both = score_last(model, prompts * 2, [encoded[i][1] for i in micro] + [encoded[i][2] for i in micro])
-                chosen, rejected = both.chunk(2)  # (B,), (B,)
-                loss = -F.logsigmoid(chosen - rejected).sum() / num_terms
-            else:
-                labels = common.pad([[float("nan") if x is None else x for x in rows[i]["labels"]] for i in micro],
-                                    value=float("nan"), dtype=torch.float32)  # (B, lines)  # fmt: skip
-                scores = score_lines(model, prompts, [encoded[i][1] for i in micro], labels.shape[1], table)
-                known = ~labels.isnan()
-                loss = (scores[known] - labels[known]).square().sum() / num_terms
+            rows = [row for column in zip(*micro, strict=True) for row in column]
+            logits = logits_at(model, rows, table)
+            loss = loss_terms(config.objective, logits, rows).sum() / num_terms
             (loss * common.world_size()).backward()  # FSDP averages gradients over processes; this makes it a sum
             loss_sum += loss.item()
         grad_norm = common.clip_gradients(model, config.max_grad_norm)
@@ -237,13 +316,15 @@ def main(config: Config) -> None:
         optimizer.zero_grad()
 
         (loss,) = common.all_sum(loss_sum)
-        metrics = {"step": step + 1, "loss": loss, "grad_norm": grad_norm, "learning_rate": lr}
+        log = {"step": step + 1, "loss": loss, "grad_norm": grad_norm, "learning_rate": lr}
+        if step + 1 == config.max_steps and config.objective == "ranking":
+            centre(model, config, train)
         if (step + 1) % config.eval_steps == 0 or step + 1 == config.max_steps:
-            report = evaluate(model, config, eval_rows, eval_encoded, table)
-            metrics |= report
+            report = evaluate(model, config, eval_examples, table)
+            log |= {name: value for name, value in report.items() if not isinstance(value, dict | list)}
         if common.rank() == 0:
-            metrics["step_time"] = time.perf_counter() - started
-            common.append_jsonl(f"{config.output_dir}/metrics.jsonl", [metrics])
+            log["step_time"] = time.perf_counter() - started
+            common.append_jsonl(f"{config.output_dir}/metrics.jsonl", [log])
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
@@ -252,9 +333,8 @@ def main(config: Config) -> None:
             )
     bar.close()
     if common.rank() == 0:
-        text = json.dumps(common.without_nan(report), indent=2)
-        print(text)
-        common.write_text(f"{config.output_dir}/report.json", text + "\n")
+        metrics.print_report(report)
+        common.write_text(f"{config.output_dir}/report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     common.save_model(model, tokenizer, config.output_dir)
 
 

@@ -1,12 +1,16 @@
-"""Evaluation: the estimator, the interval, and the samples that are refused."""
+"""Evaluation: the estimators, the intervals, reward models, comparisons, and the input that is refused."""
 
 import itertools
+import json
 import math
 
+import numpy as np
 import pytest
+import torch
 
 import common
 import eval as evaluation
+import train_prm
 from common import InputError
 
 
@@ -48,8 +52,8 @@ TASKS = [
 
 
 def test_a_sample_without_a_verdict_counts_nowhere():
-    verdicts = [{"task_id": "a", "status": "passed"}, {"task_id": "a", "status": "harness_error"},
-                {"task_id": "b", "status": "failed"}, {"task_id": "c", "status": "passed"}]  # fmt: skip
+    statuses = [("a", "passed"), ("a", "harness_error"), ("b", "failed"), ("c", "passed")]
+    verdicts = [{"task_id": name, "status": status, "solution": "x\n" * 4} for name, status in statuses]
     report = evaluation.report_of(TASKS, verdicts, [1])
     assert report["pass@1"] == pytest.approx(2 / 3)
     assert report["by_steps"]["2"]["pass@1"] == pytest.approx(0.5) and report["by_steps"]["3"]["tasks"] == 1
@@ -74,3 +78,146 @@ def test_samples_are_numbered_by_task_and_completions_become_programs(tmp_path):
     common.write_jsonl(tmp_path / "samples.jsonl", rows)
     read = evaluation.read_samples(tmp_path / "samples.jsonl", TASKS)
     assert [row["sample"] for row in read] == [0, 1, 0, 0] and {row["solution"] for row in read} == {"x = 1\n"}
+
+
+def test_pass_rates_are_told_apart_by_lines_and_tasks_that_any_sample_solves_are_counted():
+    samples = [("a", "passed", 2), ("a", "failed", 5), ("b", "failed", 4), ("b", "error", 30), ("c", "passed", 5)]
+    verdicts = [{"task_id": name, "status": status, "completion": "x\n" * lines, "solution": "long\n" * 50}
+                for name, status, lines in samples]  # fmt: skip
+    report = evaluation.report_of(TASKS, verdicts, [1, 2])
+    rates = {name: (part["pass@1"], part["samples"]) for name, part in report["by_lines"].items()}
+    assert rates == {"0-3": (1, 1), "4-5": (pytest.approx(1 / 3), 3), "26+": (0, 1)}
+    assert report["solved"] == pytest.approx(2 / 3)
+    json.dumps(report, allow_nan=False)  # pass@2 is not defined: task c has one sample
+    assert report["pass@2"] is None
+    nothing = evaluation.report_of(TASKS, [{"task_id": "a", "status": "harness_error", "solution": ""}], [1])
+    assert nothing["pass@1"] is None and nothing["by_steps"]["2"]["low"] is None
+
+
+def test_verdicts_are_outcome_rows_for_an_orm(tmp_path):
+    programs = {"a": "def f(x):\n    return x\n", "b": "def f(x):\n    return 2\n", "c": "def f(x:\n"}
+    tasks = [task | {"prefix": "import math\n"} if task["task_id"] == "b" else task for task in TASKS]
+    common.write_jsonl(tmp_path / "tasks.jsonl", tasks)
+    rows = [{"task_id": name, "completion": text, "terminated": name != "c"} for name, text in programs.items()]
+    common.write_jsonl(tmp_path / "samples.jsonl", rows)
+    evaluation.main(
+        evaluation.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "run"), samples=str(tmp_path / "samples.jsonl"))
+    )
+    config = train_prm.Config(str(tmp_path / "run" / "verdicts.jsonl"), "", objective="outcome")
+    examples = train_prm.read_examples(config)
+    assert [row["outcome"] for row in examples] == [3, 2, 0] and [row["prompt"] for row in examples] == ["p"] * 3
+    assert [row["eos"] for row in examples] == [True, True, False] and examples[1]["prefix"] == "import math\n"
+
+
+@pytest.mark.parametrize("activation", ["none", "sigmoid_signed"])
+def test_a_prm_is_read_at_line_ends_as_in_reinforcement_learning(tmp_path, activation):
+    lines = ["def f(x):\n", "    y = x\n", "    return y\n"]
+    rows = [
+        {
+            "task_id": f"t{i}",
+            "prompt": f"p{i}",
+            "completions": lines[:n],
+            "labels": [1, None, -1][:n],
+            "meta": {"steps": n},
+        }
+        for i, n in enumerate([3, 1, 2, 3, 3])
+    ]
+    common.write_jsonl(tmp_path / "prm.jsonl", rows)
+    tokenizer = common.new_tokenizer(["".join(lines)] * 3, 300)
+    model = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1).eval()
+    model.config.score_activation = activation
+    (tmp_path / "prm").mkdir()
+    common.save_model(model, tokenizer, tmp_path / "prm")
+    evaluation.main(evaluation.Config(prm=str(tmp_path / "prm"), data=str(tmp_path / "prm.jsonl"), batch_size=2,
+                                      output_dir=str(tmp_path / "run")))  # fmt: skip
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    right, squares = [], []
+    for row in rows:
+        for i, label in enumerate(row["labels"]):
+            if label is not None:  # the prefix alone, so that nothing after the line can be seen
+                ids = common.encode_prompt(tokenizer, row) + tokenizer("".join(row["completions"][: i + 1])).input_ids
+                with torch.no_grad():
+                    z = float(model(input_ids=torch.tensor([ids])).logits[0, -1, 0])
+                score = z if activation == "none" else 2 / (1 + math.exp(-z)) - 1
+                right.append((score > 0) == (label > 0))
+                squares.append((score - label) ** 2)
+    assert report["eval_lines"] == len(right) == 8
+    assert report["eval_accuracy"] == pytest.approx(sum(right) / 8)
+    assert report["eval_loss"] == pytest.approx(sum(squares) / 8, abs=1e-5)
+    assert {name: part["count"] for name, part in report["by_steps"].items()} == {"1": 1, "2": 1, "3": 6}
+
+
+def rates(rng, tasks, difference, seeds=1, spread=0.0):
+    """Pass rates of two arms (seeds, tasks) on tasks of different difficulty, each task and seed with its own noise."""
+    difficulty = rng.uniform(0, 0.6, tasks)
+    shifts = difference + spread * rng.standard_normal(seeds)
+    first = difficulty + 0.1 * rng.standard_normal((seeds, tasks))
+    return first, difficulty + shifts[:, None] + 0.1 * rng.standard_normal((seeds, tasks))
+
+
+def test_the_interval_of_a_difference_is_that_of_paired_tasks():
+    first, second = rates(np.random.default_rng(0), 200, 0.1)
+    difference, low, high = evaluation.bootstrap(first, second, 0)
+    gaps = (second - first)[0]
+    assert difference == pytest.approx(gaps.mean())
+    half = 1.96 * gaps.std() / math.sqrt(200)
+    assert (low, high) == (
+        pytest.approx(difference - half, abs=0.1 * half),
+        pytest.approx(difference + half, abs=0.1 * half),
+    )
+    assert evaluation.bootstrap(first, second, 0) == (difference, low, high)
+
+
+def test_the_interval_covers_the_true_difference():
+    rng = np.random.default_rng(1)
+    intervals = [evaluation.bootstrap(*rates(rng, 40, 0.1), trial) for trial in range(60)]
+    assert sum(low <= 0.1 <= high for _, low, high in intervals) >= 52  # 57 are expected
+    assert sum(low <= 0.2 <= high for _, low, high in intervals) < 20
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_arms_give_none():
+    rng = np.random.default_rng(2)
+    same, apart = (evaluation.bootstrap(*rates(rng, 300, 0.1, 5, spread), 0) for spread in (0.0, 0.1))
+    assert apart[2] - apart[1] > 3 * (same[2] - same[1])
+    first, _ = rates(rng, 50, 0)
+    assert evaluation.bootstrap(first, first, 0) == (0, 0, 0)
+
+
+def write_run(folder, statuses):
+    folder.mkdir()
+    rows = [{"task_id": name, "status": status} for name, words in statuses.items() for status in words.split()]
+    common.write_jsonl(folder / "verdicts.jsonl", rows)
+    return str(folder)
+
+
+def test_arms_are_compared_on_the_tasks_that_every_run_has_a_verdict_on(tmp_path, capsys):
+    a0 = write_run(tmp_path / "a0", {"x": "passed failed", "y": "failed failed", "z": "passed"})
+    a1 = write_run(tmp_path / "a1", {"x": "passed harness_error", "y": "failed error", "z": "harness_error"})
+    b = write_run(tmp_path / "b", {"z": "passed", "x": "passed", "y": "passed timeout"})
+    evaluation.main(evaluation.Config(compare=[f"{a0},{a1}", b], output_dir=str(tmp_path / "run")))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["tasks"] == 2 and report["base"] == f"{a0},{a1}"
+    assert report["pass@1"] == {f"{a0},{a1}": pytest.approx(0.375), b: pytest.approx(0.75)}
+    found = report["differences"][b]
+    assert found["difference"] == pytest.approx(0.375) and found["low"] <= 0.375 <= found["high"]
+    assert "difference +0.375 [" in capsys.readouterr().out
+
+
+def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):
+    a = write_run(tmp_path / "a", {"x": "passed", "y": "failed"})
+    b = write_run(tmp_path / "b", {"x": "passed"})
+    out = str(tmp_path / "run")
+    for flags, message in (
+        ({"compare": [a, b]}, r"b/verdicts\.jsonl: its tasks are not those of .*a; y is one"),
+        ({"compare": [a]}, "--compare needs two arms or more"),
+        ({"compare": [a, a]}, "no two the same"),
+        ({"compare": [a, str(tmp_path / "c")]}, r"c/verdicts\.jsonl: no such file"),
+        ({"compare": [a, b], "prm": "x"}, "give one of --tasks, --prm, --pairs and --compare"),
+        ({}, "give one of --tasks, --prm, --pairs and --compare"),
+        ({"prm": "x"}, "--prm needs --data"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluation.main(evaluation.Config(output_dir=out, **flags))
+    with pytest.raises(InputError, match="--output_dir is required"):
+        evaluation.main(evaluation.Config(compare=[a, b]))
+    assert not (tmp_path / "run").exists()

@@ -61,7 +61,9 @@ def test_the_label_comes_from_execution_and_never_from_the_teacher_s_intent(inte
 def labelled(tmp_path_factory):
     """Micro tasks with both packings of their labels, made by the command itself."""
     folder = tmp_path_factory.mktemp("prm")
-    config = make_tasks.Config("micro", "", None, 1, 12, 1, train_min_steps=3, max_steps=5)
+    config = make_tasks.Config(
+        "micro", "", num_sft_tasks=1, num_train_tasks=12, num_test_tasks=1, train_min_steps=3, max_steps=5
+    )
     tasks = make_tasks.make_micro(config)["train"]
     tasks[3]["solution"] = tasks[3]["solution"].replace("return xs", "return [xs]")  # a reference that is wrong
     common.write_jsonl(folder / "tasks.jsonl", tasks)
@@ -84,6 +86,8 @@ def labelled(tmp_path_factory):
             "6",
             "--shift_rate",
             "0.5",
+            "--outcomes_file",
+            folder / f"{packing}.outcomes.jsonl",
         ]
         outputs[packing] = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return tasks, folder, outputs
@@ -139,11 +143,23 @@ def test_the_counts_that_are_printed_are_those_of_the_file(labelled):
         variants = [v for row in verdicts if row["reference"] == "passed" for v in row["variants"]]
         equivalent = sum(v["intent"] == "mutate" and v["status"] == "passed" for v in variants)
         assert f"changes: {equivalent} equivalent" in text
+        report = json.loads((folder / f"{packing}.report.json").read_text())
+        assert report["labels"] == {"positive": positive, "negative": negative, "none": none}
+        changed = [row["labels"][i] for row in rows for i in row["meta"]["changed"]]
+        assert report["changed"] == {"positive": changed.count(1.0), "negative": changed.count(-1.0)}
+        statuses = [v["status"] for v in variants]
+        assert report["total"] == {
+            "made": len(variants), "compiled": len(variants) - statuses.count("syntax_error"),
+            "passed": statuses.count("passed"), "equivalent": equivalent, "unjudged": statuses.count("harness_error"),
+            "failed": len(variants) - sum(map(statuses.count, ("passed", "syntax_error", "harness_error"))),
+        }  # fmt: skip
+        assert report["executions"] == len(variants) + 12 and report["seconds"] > 0
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_file(labelled):
     _, folder, _ = labelled
     whole = (folder / "prefix.jsonl").read_bytes()
+    outcomes = (folder / "prefix.outcomes.jsonl").read_bytes()
     progress = folder / "prefix.jsonl.progress"
     lines = progress.read_text().splitlines(keepends=True)
     progress.write_text("".join(lines[:6]) + lines[6][:40])  # killed while it wrote the sixth task
@@ -159,9 +175,70 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(labelled):
         folder / "prefix.jsonl",
     ]
     command += ["--packing", "prefix", "--max_variants_per_line", "6", "--shift_rate", "0.5"]
+    command += ["--sandbox_workers", "2", "--outcomes_file", folder / "again.jsonl"]  # which may change, unlike others
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert (folder / "prefix.jsonl").read_bytes() == whole
+    assert (folder / "prefix.jsonl").read_bytes() == whole and (folder / "again.jsonl").read_bytes() == outcomes
     assert progress.read_text().splitlines(keepends=True)[:6] == lines[:6]
+
+
+def test_outcomes_hold_every_executed_program_with_the_verdict_that_it_gets_again(labelled):
+    tasks, folder, _ = labelled
+    by_id = {task["task_id"]: task for task in tasks}
+    rows = [json.loads(line) for line in open(folder / "prefix.outcomes.jsonl")]
+    verdicts = [json.loads(line) for line in list(open(folder / "prefix.jsonl.progress"))[1:]]
+    assert len(rows) == 12 + sum(len(row["variants"]) for row in verdicts)
+    assert [row["status"] for row in rows if row["origin"] == "reference"].count("passed") == 11
+    assert any(row["origin"] == "mutate" and row["status"] == "passed" for row in rows)  # an equivalent one
+    with Sandbox(workers=2) as sandbox:
+        again = sandbox.judge([(by_id[row["task_id"]], row["completion"]) for row in rows[::7]])
+    assert [verdict["status"] for verdict in again] == [row["status"] for row in rows[::7]]
+
+
+def test_outcomes_leave_out_what_has_no_verdict_and_the_task_s_prefix():
+    prefix = "def f(x):\n"
+    task = {"task_id": "t", "prompt": "p", "prefix": prefix, "solution": prefix + "    return x\n"}
+    variants = [
+        {"start": 2, "end": 2, "text": f"    return {x}\n", "operator": "o", "intent": "mutate", "status": status}
+        for x, status in (("-x", "failed"), ("+x", "passed"), ("~x", "harness_error"))
+    ]
+    rows = mutate.outcome_rows([task], {"t": {"reference": "passed", "variants": variants}})
+    assert [(row["origin"], row["status"], row["completion"], row["prefix"]) for row in rows] == [
+        ("reference", "passed", "    return x\n", prefix),
+        ("mutate", "failed", "    return -x\n", prefix),
+        ("mutate", "passed", "    return +x\n", prefix),
+    ]
+
+
+def test_balance_leaves_as_many_changes_of_either_label():
+    verified = {
+        "a": [(variant("mutate"), -1.0)] * 5 + [(variant("refactor"), 1.0)],
+        "b": [(variant("mutate"), -1.0)] * 4,
+    }
+    labels = [label for changes in mutate.balanced(verified, seed=0).values() for _, label in changes]
+    assert sorted(labels) == [-1.0, 1.0]
+    assert mutate.balanced(verified, seed=0) == mutate.balanced(verified, seed=0)
+
+
+def test_blocks_are_labelled_on_their_last_line_by_execution(tmp_path):
+    source = (
+        "def f(xs):\n    out = []\n    for x in xs:\n        if x > 0:\n            out.append(x)\n    return out\n"
+    )
+    task = {"task_id": "t", "prompt": "p", "entry_point": "f", "solution": source, "setup": "", "style": "call"}
+    task |= {"tests": [{"args": [[1, -1, 2, 0]], "output": [1, 2]}], "timeout": None, "meta": {}}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [task])
+    for packing in ("prefix", "program"):
+        output = tmp_path / f"{packing}.jsonl"
+        mutate.main(
+            mutate.Config(str(tmp_path / "tasks.jsonl"), str(output), unit="block", packing=packing, shift_rate=1.0)
+        )
+        rows = [json.loads(line) for line in open(output) if "reference" not in json.loads(line)["origin"]]
+        changed = [row for row in rows if row["meta"]["changed"]]
+        assert len(changed) >= 4
+        assert all(row["labels"][row["meta"]["changed"][-1]] in (1.0, -1.0) for row in changed)
+        with Sandbox() as sandbox:
+            for row in changed if packing == "program" else ():  # one change a row: the whole program tells
+                passed = sandbox.submit(task, "".join(row["completions"])).result()["status"] == "passed"
+                assert (row["labels"][row["meta"]["changed"][-1]] == 1.0) == passed
 
 
 def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():

@@ -61,8 +61,14 @@ class Stages:
         return stage, config
 
     def ppo(self, output, **flags):
-        flags = {"prm": self.path("prm"), "value_init": "prm", "kl_coef": 0.05, "num_generations": 2, **flags}
+        flags = {"prm": [self.path("prm")], "value_init": "prm", "kl_coef": 0.05, "num_generations": 2, **flags}
         return self.reinforcement(ppo, output, **flags)
+
+    def ppo_refresh(self, output, **flags):
+        """PPO with everything that has a state of its own: a PRM that goes on learning from a window of rollouts."""
+        flags = {"prm_refresh": 1, "prm_refresh_window": 12, "prm_refresh_steps": 2, "prm_refresh_batch_size": 5,
+                 "gae_unit": "line", "critic_warmup_steps": 1, **flags}  # fmt: skip
+        return self.ppo(output, **flags)
 
     def grpo(self, output, **flags):
         return self.reinforcement(grpo, output, **{"reasoning_rm": self.path("rm"), "num_generations": 4, **flags})
@@ -73,7 +79,8 @@ def stages(tmp_path_factory):
     """A folder with tasks, a policy, a process reward model and a reasoning reward model, made by the stages."""
     folder = tmp_path_factory.mktemp("pipeline")
     stages = Stages(folder)
-    make_tasks.main(make_tasks.Config("micro", str(folder), None, 1, 16, 10, max_steps=3, train_min_steps=2))
+    sizes = {"num_sft_tasks": 1, "num_train_tasks": 16, "num_test_tasks": 10, "max_steps": 3, "train_min_steps": 2}
+    make_tasks.main(make_tasks.Config("micro", str(folder), **sizes))
     stage, config = stages.sft(
         "sft", max_steps=140, learning_rate=4e-3, save_steps=50
     )  # until it knows some of the few tasks by heart
@@ -244,6 +251,102 @@ def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypat
     assert moved > 0.01
 
 
+def test_an_outcome_reward_model_pays_at_the_last_token_and_tests_do_not(stages):
+    flags = {"prm": None, "value_init": "policy", "orm": stages.path("rm"), "outcome_reward": "orm", "kl_coef": 0.0}
+    stage, config = stages.ppo("ppo-orm", max_steps=1, **flags)
+    stage.main(config)
+    tokenizer, orm = common.load_tokenizer(stages.path("rm")), common.load_scorer(stages.path("rm")).eval()
+    samples = [json.loads(line) for line in open(Path(config.output_dir) / "completions.jsonl")]
+    assert len({sample["reward"] for sample in samples}) > 4
+    same = 0  # of most: the sampled ids of the others are not those that the tokenizer would give to their text
+    for sample in samples:
+        ids = common.encode_prompt(tokenizer, sample) + common.encode_completion(tokenizer, sample["completion"])
+        score = common.scores_of(orm, torch.tensor([ids]))[0, -1].item()
+        same += sample["reward"] == pytest.approx(score, abs=1e-5)
+    assert same > len(samples) / 2
+    (row,) = metrics_of(config.output_dir)
+    assert row["rewards/orm/mean"] == pytest.approx(row["reward"], abs=1e-6)
+    passed = [sample["status"] == "passed" for sample in samples]
+    assert row["rewards/tests/mean"] == sum(passed) / len(passed)  # programs run, for the log
+
+
+def test_partial_credit_is_the_share_of_tests_that_pass(stages):
+    flags = {"prm": None, "value_init": "policy", "outcome_reward": "fraction", "kl_coef": 0.0}
+    stage, config = stages.ppo("ppo-fraction", max_steps=1, **flags)
+    stage.main(config)
+    tasks = {task["task_id"]: task for task in common.read_jsonl(stages.path("train.jsonl"), {})}
+    rewards = []
+    with sandbox.Sandbox(workers=1) as runner:
+        for sample in map(json.loads, open(Path(config.output_dir) / "completions.jsonl")):
+            verdict = runner.submit(tasks[sample["task_id"]], sample["completion"]).result()
+            assert sample["reward"] == pytest.approx(verdict["passed"] / verdict["total"])
+            rewards.append(sample["reward"])
+    assert any(0 < reward < 1 for reward in rewards) and metrics_of(config.output_dir)[0]["rewards/fraction/mean"] > 0
+
+
+def test_the_oracle_pays_each_line_what_it_is_worth_in_the_reference(stages):
+    flags = {"prm": None, "value_init": "policy", "process_reward": "oracle", "outcome_reward": "none", "kl_coef": 0.0}
+    flags |= {"lambda_fail": 1.0, "process_norm": "none"}
+    stage, config = stages.ppo("ppo-oracle", max_steps=1, **flags)
+    stage.main(config)
+    tasks = {task["task_id"]: task for task in common.read_jsonl(stages.path("train.jsonl"), {})}
+    rewards, executed = [], set()
+    with sandbox.Sandbox(workers=1) as runner:
+        for sample in map(json.loads, open(Path(config.output_dir) / "completions.jsonl")):
+            task, total = tasks[sample["task_id"]], 0.0
+            reference = task["solution"].splitlines()
+            lines = sample["completion"].split("\n")
+            for i, line in enumerate(line for line in lines if line.strip() and line.strip()[0] != "#"):
+                program = "\n".join([*reference[:i], line, *reference[i + 1 :]]) + "\n"
+                right = i < len(reference) and runner.submit(task, program).result()["status"] == "passed"
+                total += 1 if right else -1
+                if i < len(reference) and line != reference[i]:
+                    executed.add((task["task_id"], i, line))
+            assert sample["reward"] == pytest.approx(total)
+            rewards.append(total)
+    (row,) = metrics_of(config.output_dir)
+    assert len(set(rewards)) > 1 and row["label_programs"] == len(executed) > 0 and row["label_samples"] == 0
+
+
+def test_critic_warm_up_moves_the_critic_alone(stages):
+    stage, config = stages.ppo("ppo-warm-up", max_steps=2, save_steps=1, critic_warmup_steps=1, save_total_limit=2)
+    stage.main(config)
+    started, after, end = (weights_of(path) for path in (
+        stages.path("sft"), Path(config.output_dir) / "checkpoint-1", config.output_dir))  # fmt: skip
+    assert all(torch.equal(started[key], after[key]) for key in started)
+    assert any(not torch.equal(started[key], end[key]) for key in started)
+    critic, prm = weights_of(Path(config.output_dir) / "checkpoint-1" / "value_model"), weights_of(stages.path("prm"))
+    assert any(not torch.equal(prm[key], critic[key]) for key in prm)
+    assert [row["lr"] > 0 for row in metrics_of(config.output_dir)] == [False, True]
+
+
+def test_a_line_as_one_action_decays_lambda_at_line_ends_alone(stages, monkeypatch):
+    given, rollouts = [], []
+    roll_out, gae = common.roll_out, ppo.advantages.gae
+    monkeypatch.setattr(common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1])
+    monkeypatch.setattr(ppo.advantages, "gae", lambda *args: given.append(args) or gae(*args))
+    stage, config = stages.ppo("ppo-lines", max_steps=1, gae_unit="line", lam=0.5)
+    stage.main(config)
+    tokenizer, lam = common.load_tokenizer(stages.path("sft")), given[0][-1]
+    for b, completion in enumerate(rollouts[0].completions):
+        text = [t for t, i in enumerate(completion) if i != tokenizer.eos_token_id]
+        for t, token in enumerate(completion):
+            assert lam[b, t] == (0.5 if "\n" in tokenizer.decode([token]) or t == text[-1] else 1.0)
+
+
+@pytest.mark.parametrize("labels", ["gold", "search", "search_masked"])
+def test_the_prm_is_refreshed_on_labelled_rollouts_and_kept(stages, labels):
+    flags = {"prm_refresh": 2, "prm_refresh_labels": labels, "prm_refresh_num_completions": 2}
+    stage, config = stages.ppo_refresh(f"ppo-refresh-{labels}", max_steps=2, prm_refresh_steps=8, **flags)
+    stage.main(config)
+    first, second = metrics_of(config.output_dir)
+    assert "loss/prm_avg" not in first and first["label_samples"] == first["label_programs"] == 0
+    assert second["loss/prm_avg"] > 0 and second["label_programs"] > 0
+    assert (second["label_samples"] > 0) == (labels != "gold")
+    before, after = weights_of(stages.path("prm")), weights_of(Path(config.output_dir) / "prm")
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
 def test_the_end_of_sequence_token_is_learned(stages):
     tokenizer = common.load_tokenizer(stages.path("sft"))
     rows = common.read_jsonl(stages.path("train.jsonl"), {})
@@ -297,7 +400,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_samples(stages, monk
     ).read_text()
 
 
-@pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "grpo"])
+@pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "ppo_refresh", "grpo"])
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(stages, name, monkeypatch):
     stage, config = getattr(stages, name)(f"{name}-whole", max_steps=4)
     stage.main(config)
@@ -352,7 +455,11 @@ def test_two_processes_do_what_one_does(stages, name):
     stage, config = getattr(stages, name)(f"{name}-one", max_steps=2)
     stage.main(config)
     stage, two = getattr(stages, name)(f"{name}-two", max_steps=2)
-    flags = [word for key, value in vars(two).items() for word in (f"--{key}", "none" if value is None else str(value))]
+    flags = [
+        word
+        for key, value in vars(two).items()
+        for word in (f"--{key}", *(value if isinstance(value, list) else ["none" if value is None else str(value)]))
+    ]
     command = [
         sys.executable,
         "-m",

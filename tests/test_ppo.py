@@ -1,12 +1,18 @@
-"""PPO: the reward's composition and the two losses, against naive float64 forms."""
+"""PPO: the reward's composition and the two losses, against naive float64 forms; flags, ensembles, the critic's start."""
 
+import dataclasses
 import math
 import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import common
 import ppo
+from kernels import masking
+from prm_data import online
 
 
 def config_of(**flags):
@@ -14,61 +20,284 @@ def config_of(**flags):
 
 
 def random_batch(seed, batch=6, width=12):
+    """outcome, passed, process, ends, code, mask: as compose_rewards takes them."""
     rng = random.Random(seed)
     lengths = [rng.randint(1, width) for _ in range(batch)]
     mask = torch.tensor([[t < n for t in range(width)] for n in lengths])
     ends = torch.tensor([[t < n and (rng.random() < 0.4 or t == n - 1) for t in range(width)] for n in lengths])
+    code = ends & torch.tensor([[rng.random() < 0.7 for _ in range(width)] for _ in lengths])
     process = torch.tensor([[rng.gauss(0, 2) for _ in range(width)] for _ in lengths])
-    outcome = torch.tensor([float(rng.random() < 0.5) for _ in lengths])
-    return outcome, process, ends, mask
+    passed = torch.tensor([rng.random() < 0.5 for _ in lengths])
+    return passed.float(), passed, process, ends, code, mask
 
 
-def naive_rewards(outcome, process, ends, mask, config):
+def naive_rewards(outcome, passed, process, ends, code, mask, config):
     rewards = [[0.0] * mask.shape[1] for _ in outcome]
     for b in range(len(outcome)):
-        places = [t for t in range(mask.shape[1]) if ends[b, t]]
-        weight = config.lambda_pass if outcome[b] == 1 else config.lambda_fail
-        norm = {"lines": max(len(places), 1), "constant": config.process_norm_lines, "none": 1}[config.process_norm]
-        for t in places:
-            score = float(process[b, t])
-            score = max(-config.process_clip, min(config.process_clip, score)) if config.process_clip else score
+        places = [t for t in range(mask.shape[1]) if (code if config.neutral_comments else ends)[b, t]]
+        tests_count = config.outcome_reward in ("tests", "fraction")
+        weight = config.lambda_pass if passed[b] and tests_count else config.lambda_fail
+        norm = {
+            "lines": max(int(ends[b].sum()), 1),
+            "scored_lines": max(len(places), 1),
+            "constant": config.process_norm_lines,
+            "none": 1,
+        }[config.process_norm]
+        scores = [float(process[b, t]) for t in places]
+        if config.process_clip:
+            scores = [max(-config.process_clip, min(config.process_clip, score)) for score in scores]
+        if config.process_form == "delta":
+            scores = [score - before for before, score in zip([0.0, *scores], scores, strict=False)]
+        if config.process_form == "min":
+            weights = [math.exp(-score / config.process_temperature) for score in scores]
+            scores = [w / sum(weights) * score for w, score in zip(weights, scores, strict=True)]
+        for t, score in zip(places, scores, strict=True):
             rewards[b][t] += weight * score / norm
-        if config.outcome_reward == "tests":
-            rewards[b][int(mask[b].sum()) - 1] += float(outcome[b])
+        rewards[b][int(mask[b].sum()) - 1] += float(outcome[b])
     return torch.tensor(rewards)
 
 
-@pytest.mark.parametrize("norm", ["lines", "constant", "none"])
+@pytest.mark.parametrize("norm", ["lines", "scored_lines", "constant", "none"])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
-@pytest.mark.parametrize("outcome_reward", ["tests", "none"])
-def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(norm, clip, outcome_reward):
-    for seed in range(20):
+@pytest.mark.parametrize("form", ["score", "delta", "min"])
+@pytest.mark.parametrize("neutral", [False, True])
+def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(norm, clip, form, neutral):
+    for seed in range(10):
         batch = random_batch(seed)
-        config = config_of(process_norm=norm, process_clip=clip, outcome_reward=outcome_reward)
-        torch.testing.assert_close(ppo.compose_rewards(*batch, config), naive_rewards(*batch, config))
+        for outcome_reward in ("tests", "none"):
+            config = config_of(
+                process_norm=norm, process_clip=clip, process_form=form, neutral_comments=neutral,
+                process_temperature=0.5, outcome_reward=outcome_reward,
+            )  # fmt: skip
+            torch.testing.assert_close(ppo.compose_rewards(*batch, config), naive_rewards(*batch, config))
 
 
-def test_process_rewards_fall_on_line_ends_alone():
-    outcome, process, ends, mask = random_batch(1)
-    rewards = ppo.compose_rewards(outcome * 0, process, ends, mask, config_of())
-    assert ((rewards != 0) == ends).all()
+@st.composite
+def responses(draw):
+    """A batch of two responses, the first failing and the second passing, with any lines and scores at all."""
+    width = draw(st.integers(1, 20))
+    lengths = [draw(st.integers(1, width)) for _ in range(2)]
+    ends = torch.tensor([[t < n and draw(st.booleans()) for t in range(width)] for n in lengths])
+    code = ends & torch.tensor([[draw(st.booleans()) for _ in range(width)] for _ in lengths])
+    score = st.floats(-1e6, 1e6, allow_nan=False, width=32)
+    process = torch.tensor([[draw(score) for _ in range(width)] for _ in lengths])
+    mask = torch.tensor([[t < n for t in range(width)] for n in lengths])
+    return process, ends, code, mask
 
 
-def test_a_clipped_prm_never_lifts_a_failing_program_above_a_passing_one():
-    for seed in range(200):
-        outcome, process, ends, mask = random_batch(seed, batch=16)
-        total = ppo.compose_rewards(outcome, process * 10, ends, mask, config_of()).sum(1)
-        assert (total[outcome == 0] <= 0.25 + 1e-6).all() and (total[outcome == 1] >= 0.975 - 1e-6).all()
+@settings(max_examples=200, deadline=None)
+@given(responses(), st.sampled_from(["lines", "scored_lines"]), st.booleans())
+def test_a_failing_response_never_earns_more_than_a_passing_one(batch, norm, neutral):
+    passed = torch.tensor([False, True])
+    config = config_of(process_norm=norm, neutral_comments=neutral)
+    failing, passing = ppo.compose_rewards(passed.float(), passed, *batch, config).sum(1).tolist()
+    assert failing <= 0.25 + 1e-6 and passing >= 0.975 - 1e-6
+
+
+@settings(max_examples=200, deadline=None)
+@given(responses(), st.sampled_from(["lines", "scored_lines", "constant", "none"]), st.sampled_from(["score", "delta"]),
+       st.booleans())  # fmt: skip
+def test_rewards_fall_on_scored_line_ends_and_the_last_token_and_sum_to_the_composed_scalar(batch, norm, form, neutral):
+    passed = torch.tensor([False, True])
+    config = config_of(process_norm=norm, process_form=form, neutral_comments=neutral)
+    process, ends, code, mask = batch
+    rewards = ppo.compose_rewards(passed.float(), passed, *batch, config)
+    lines = code if neutral else ends
+    last = torch.zeros_like(mask).scatter(1, mask.sum(1, keepdim=True) - 1, True) & passed[:, None]
+    assert (rewards[~(lines | last)] == 0).all()
+    for b, weight in enumerate((0.25, 0.025)):
+        scores = process[b][lines[b]].clamp(-1, 1).tolist()
+        total = (scores[-1] if scores else 0.0) if form == "delta" else sum(scores)  # deltas telescope
+        norms = {"lines": int(ends[b].sum()), "scored_lines": len(scores), "constant": 8.0, "none": 1}
+        expected = float(passed[b]) + weight * total / max(norms[norm], 1)
+        assert float(rewards[b].sum()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("outcome_reward", ["none", "orm"])
+def test_no_test_result_leaks_into_a_reward_that_has_none(outcome_reward):
+    _, passed, *batch = random_batch(3)
+    outcome = torch.randn(len(passed)) if outcome_reward == "orm" else torch.zeros(len(passed))
+    config = config_of(outcome_reward=outcome_reward)
+    first = ppo.compose_rewards(outcome, passed, *batch, config)
+    assert torch.equal(first, ppo.compose_rewards(outcome, ~passed, *batch, config))
+    same = dataclasses.replace(config, lambda_pass=7.0)
+    assert torch.equal(first, ppo.compose_rewards(outcome, passed, *batch, same))
+
+
+def total_of(scores, code, **flags):
+    """Total process reward of a failing response of one line a token, with these scores."""
+    ends = torch.ones(1, len(scores), dtype=torch.bool)
+    process, code = torch.tensor([scores]), torch.tensor([code]).bool()
+    config = config_of(lambda_fail=1.0, **flags)
+    return float(ppo.compose_rewards(torch.zeros(1), torch.zeros(1).bool(), process, ends, code, ends, config).sum())
 
 
 def test_padding_with_well_scored_lines_pays_without_the_norm_and_not_with_it():
-    def total(lines, norm):
-        ends = torch.ones(1, lines, dtype=torch.bool)
-        config = config_of(process_norm=norm, lambda_fail=1.0)
-        return float(ppo.compose_rewards(torch.zeros(1), torch.full((1, lines), 0.5), ends, ends, config).sum())
+    for norm, factor in (("none", 2), ("lines", 1)):
+        long, short = ([0.5] * n for n in (8, 4))
+        ratio = total_of(long, [1] * 8, process_norm=norm) / total_of(short, [1] * 4, process_norm=norm)
+        assert ratio == pytest.approx(factor)
 
-    assert total(8, "none") == pytest.approx(2 * total(4, "none"))
-    assert total(8, "lines") == pytest.approx(total(4, "lines"))
+
+@pytest.mark.parametrize("score", [-1.0, 0.5, 1.0])
+def test_padding_with_comments_of_neutral_score_pays_under_the_paper_s_norm_and_never_per_scored_line(score):
+    bare, padded = ([score] * 4, [1] * 4), ([score] * 4 + [0.0] * 12, [1] * 4 + [0] * 12)
+    scored = {"process_norm": "scored_lines", "neutral_comments": True}
+    assert total_of(*padded, **scored) == pytest.approx(total_of(*bare, **scored))
+    paper = {"process_norm": "lines"}
+    assert abs(total_of(*padded, **paper)) < abs(total_of(*bare, **paper))  # so comments pay on a program of bad lines
+
+
+def test_neutral_comments_have_no_score_whatever_the_prm_gives_them():
+    flags = {"process_norm": "scored_lines", "neutral_comments": True}
+    assert total_of([0.2, 1.0, 0.4, -1.0], [1, 0, 1, 0], **flags) == pytest.approx(0.3)
+    for form in ("delta", "min"):
+        with_comments = total_of([0.2, 1.0, 0.4, -1.0], [1, 0, 1, 0], process_form=form, **flags)
+        assert with_comments == pytest.approx(total_of([0.2, 0.4], [1, 1], process_form=form, **flags))
+
+
+def test_the_softmin_form_sums_to_nearly_the_worst_line():
+    scores, flags = [0.9, -0.6, 0.3, 0.8], {"process_norm": "none", "process_form": "min"}
+    assert total_of(scores, [1] * 4, process_temperature=0.01, **flags) == pytest.approx(-0.6, abs=1e-3)
+    assert total_of(scores, [1] * 4, process_temperature=1e6, **flags) == pytest.approx(0.35, abs=1e-3)  # the mean
+    assert total_of(scores * 5, [1] * 20, **flags) == pytest.approx(total_of(scores, [1] * 4, **flags))
+
+
+def test_an_ensemble_is_its_minimum_its_mean_or_its_lower_bound():
+    scores = torch.tensor([[[0.1, 1.0]], [[0.3, -1.0]], [[0.5, 0.6]]])
+    torch.testing.assert_close(ppo.combine(scores, "min"), torch.tensor([[0.1, -1.0]]))
+    torch.testing.assert_close(ppo.combine(scores, "mean"), torch.tensor([[0.3, 0.2]]))
+    torch.testing.assert_close(ppo.combine(scores, "lower_bound"), torch.tensor([[0.3 - 0.02667**0.5, 0.2 - 0.74667**0.5]]),
+                               rtol=1e-3, atol=1e-3)  # fmt: skip
+    for how in ("min", "mean", "lower_bound"):
+        assert torch.equal(ppo.combine(scores[:1], how), scores[0])
+
+
+def test_the_warning_needs_a_higher_score_and_a_lower_pass_rate_over_ten_updates():
+    up, down = [i / 10 for i in range(10)], [1 - i / 10 for i in range(10)]
+    assert ppo.is_over_optimised(up, down)
+    assert ppo.is_over_optimised([5.0, *up], [0.0, *down])  # of more updates, the last ten count
+    assert not ppo.is_over_optimised(up, up) and not ppo.is_over_optimised(down, down)
+    assert not ppo.is_over_optimised(down, up) and not ppo.is_over_optimised([0.0] * 10, down)
+    assert not ppo.is_over_optimised(up[:9], down[:9])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"value_init": "prm"}, "need --prm"),
+        ({"process_reward": "prm"}, "need --prm"),
+        ({"outcome_reward": "none"}, "nothing to learn from"),
+        ({"outcome_reward": "orm"}, "go together"),
+        ({"orm": "x"}, "go together"),
+        ({"process_norm": "scored_lines"}, "needs --neutral_comments"),
+        ({"value_rescale": True}, "needs --value_init prm"),
+        ({"prm_refresh": 5}, "needs one --prm"),
+        ({"prm_refresh": 5, "prm": ["a", "b"]}, "needs one --prm"),
+        ({"prm_refresh": 5, "prm": ["a"], "process_reward": "oracle"}, "needs one --prm"),
+        ({"num_prompts": 5}, "multiple of --num_mini_batches"),
+    ],
+)
+def test_flags_that_do_not_fit_together_are_refused(flags, message):
+    with pytest.raises(common.InputError, match=message):
+        ppo.check_flags(config_of(**flags))
+
+
+def test_flags_that_fit_together_are_not():
+    ppo.check_flags(config_of())
+    ppo.check_flags(config_of(outcome_reward="none", prm=["a", "b"], value_init="prm", value_rescale=True))
+    ppo.check_flags(config_of(outcome_reward="none", process_reward="oracle"))
+
+
+TEXTS = [
+    'def f(xs):\n    # a comment\n\n    """Says nothing."""\n    xs = xs[1:]  # code too\n    return xs\n',
+    "# only\n# comments",
+    "x = 1\n\n\n",
+    "",
+]
+
+
+def rollout_of(texts, tokenizer):
+    ids = [common.encode_completion(tokenizer, text) for text in texts]
+    mask = common.pad([[1] * len(row) for row in ids]).bool()
+    return common.Rollout([[] for _ in ids], ids, texts, common.pad(ids), mask, None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return common.new_tokenizer([*TEXTS, "if x:\n    y = 2\n"], 320)
+
+
+def test_code_ends_are_the_ends_of_lines_that_are_code(tokenizer):
+    table = masking.line_table(tokenizer)
+    rollout = rollout_of(TEXTS, tokenizer)
+    code = ppo.code_ends(rollout, table)
+    lines = [[0, 4, 5], [], [0], []]  # of code
+    ends = masking.line_end_positions(rollout.ids, rollout.mask, table, 8)
+    for b, expected in enumerate(lines):
+        assert code[b].nonzero().flatten().tolist() == [int(ends[b, i]) for i in expected]
+    assert not (code & ~masking.line_ends(rollout.ids, rollout.mask, table)).any()
+
+
+def test_labels_stand_at_line_ends_and_nowhere_else(tokenizer):
+    table = masking.line_table(tokenizer)
+    rollout = rollout_of(["a = 1\nb = 2\n\nc = 3", "d = 4\n"], tokenizer)
+    labels = online.at_line_ends([[1.0, -1.0, None, 1.0], [-1.0]], rollout, table)
+    ends = masking.line_end_positions(rollout.ids, rollout.mask, table, 4)
+    assert labels[0, ends[0, 0]] == 1 and labels[0, ends[0, 1]] == -1 and labels[0, ends[0, 3]] == 1
+    assert labels[1, ends[1, 0]] == -1 and int((~labels.isnan()).sum()) == 4
+
+
+def test_labels_of_a_program_are_put_on_the_lines_of_its_completion():
+    def labels(text, count, **task):
+        return online.line_labels(task, text, [float(i) for i in range(count)])
+
+    assert labels("a\nb\n", 2) == [0, 1]
+    assert labels("    a\n    b\n", 4, prefix="def f():\n    x = 1\n") == [2, 3]  # the labels count the prefix
+    assert labels("Here:\n```python\na\nb\n```\n", 2) == [None, None, 0, 1]
+    assert labels("<think>\nx\n</think>\n<answer>\na\n</answer>", 1) == [None, None, None, None, 0]
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """A policy and a PRM whose head is not zero."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, num_labels in (("policy", None), ("prm", 1)):
+        model = common.new_model(tokenizer, 32, 1, 0, **({"num_labels": num_labels} if num_labels else {}))
+        if num_labels:
+            torch.nn.init.normal_(model.score.weight)
+            torch.nn.init.constant_(model.score.bias, 0.3)
+        model.save_pretrained(folder / name)
+    return folder
+
+
+def critic_of(folder, **flags):
+    config = ppo.Config("", str(folder / "policy"), "", prm=[str(folder / "prm")], **flags)
+    return ppo.start_critic(config)
+
+
+def test_the_critic_starts_as_asked(folder):
+    ids = torch.arange(20)[None]
+    prm = common.load_scorer(folder / "prm")
+    scores = prm(input_ids=ids).logits
+    assert torch.equal(critic_of(folder, value_init="prm")(input_ids=ids).logits, scores)
+    rescaled = critic_of(folder, value_init="prm", value_rescale=True)(input_ids=ids).logits
+    torch.testing.assert_close(rescaled, (scores + 1) / 2)
+    assert (critic_of(folder, value_init="policy")(input_ids=ids).logits == 0).all()
+    random_head = critic_of(folder, value_init="none")
+    weight = random_head.score.weight
+    assert 0.01 < weight.std().item() < 0.04 and torch.equal(weight, critic_of(folder, value_init="none").score.weight)
+    assert not torch.equal(weight, critic_of(folder, value_init="none", seed=1).score.weight)
+    policy = common.load_policy(folder / "policy")
+    assert torch.equal(random_head.model.embed_tokens.weight, policy.model.embed_tokens.weight)
+
+
+def test_a_reward_model_with_another_scale_is_no_critic(folder, tmp_path):
+    model = common.load_scorer(folder / "prm")
+    model.config.score_activation = "sigmoid_signed"
+    model.save_pretrained(tmp_path / "prm")
+    with pytest.raises(common.InputError, match="score_activation"):
+        ppo.start_critic(ppo.Config("", str(folder / "policy"), "", prm=[str(tmp_path / "prm")], value_init="prm"))
 
 
 def naive_policy_loss(new, old, advantage, mask, cliprange):

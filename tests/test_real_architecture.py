@@ -90,7 +90,8 @@ def test_rewards_fall_on_the_token_whose_text_ends_the_line(qwen):
     ends = masking.line_ends(common.pad(rows, tokenizer.eos_token_id), mask, table)
     process = torch.ones(ends.shape)
     config = ppo.Config("", "", "", process_norm="none", lambda_fail=1.0, lambda_pass=1.0)
-    rewards = ppo.compose_rewards(torch.tensor([1.0, 0.0]), process, ends, mask, config)
+    passed = torch.tensor([True, False])
+    rewards = ppo.compose_rewards(passed.float(), passed, process, ends, ends, mask, config)
     for row, reward in zip(rows, rewards, strict=True):
         text = tokenizer.decode([i for i in row if i != tokenizer.eos_token_id])
         paid = [t for t in range(len(row)) if reward[t] > 0 and row[t] != tokenizer.eos_token_id]
@@ -124,7 +125,7 @@ def test_prm_labels_land_on_the_same_tokens_as_rewards(qwen):
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
 def test_the_same_flags_train_it(qwen, name):
     stage = {"ppo": ppo, "grpo": grpo}[name]
-    flags = {"prm": str(qwen / "prm"), "value_init": "prm", "outcome_reward": "none"} if name == "ppo" else {}
+    flags = {"prm": [str(qwen / "prm")], "value_init": "prm", "outcome_reward": "none"} if name == "ppo" else {}
     config = stage.Config(
         tasks=str(qwen / "tasks.jsonl"), model_name_or_path=str(qwen / "policy"), output_dir=str(qwen / name), max_steps=1,
         num_prompts=2, num_generations=2, num_mini_batches=1, max_completion_length=200, **flags,

@@ -1,0 +1,445 @@
+"""Line labels from the policy itself: which prefixes of its own responses can still be completed (PSGPO, algorithm 1).
+
+Each policy (the paper: four checkpoints, evenly spaced along a baseline RL run) answers each prompt --num_generations
+times. A response that passes its tests has +1 on every line, without a search. In a failing one of T lines a prefix
+counts as recoverable when any of K sampled completions of it passes all tests, and a binary search looks for the first
+line from which none is:
+
+    L, R = 1, T;  first_bad = T
+    while L <= R:                                     labels: +1  before first_bad
+        m = (L + R) // 2                                      -1  from first_bad on
+        recoverable: L = m + 1                                 0  comment lines
+        otherwise:   first_bad = m;  R = m - 1
+
+That is at most ceil(log2(T + 1)) prefixes of K completions. First_bad = T is where a search ends that finds every prefix
+recoverable, so the answer for T itself, the paper's last question then, changes nothing, and we do not ask it.
+
+Prefixes are cut between sampled tokens: prefix m ends with the token in which line m ends. Where that token goes on into
+the next line, the prefix holds this beginning too: it is one action of the policy, and the token at which a PRM reads
+the score of line m. Two lines that end in one token have the same prefix.
+
+Where the paper is silent: completions are sampled at temperature 1, by the policy that wrote the response (--completer:
+by another model with the same tokenizer), and end where a response would: at --max_completion_length tokens with the
+prefix. They are drawn in two halves, the second one only if none of the first passes, which changes no answer. Blank
+lines and docstrings are neutral (0) as comments are: a null would leave their score to chance, and they are as cheap
+to write. A completion without a verdict counts nowhere; a response, or a prefix, that gets none is left out.
+
+--search linear       asks each line from the first on until one is unrecoverable; --search exhaustive asks every line.
+                      A completion of prefix m is one of every shorter prefix, so that here all lines up to the last
+                      recoverable one are +1, whatever the samples of the earlier ones said.
+--labels soft         the share p_m of passing completions, for passing responses too; marginal: p_m - p_(m-1), p_0 being
+                      the share for the prompt alone. Both need --search exhaustive.
+--share_completions   ours, for hard labels: a response or completion that passes proves for every response to its prompt
+                      (of the same policy) that the prefix which they share is recoverable; first_bad moves behind it.
+                      No more is sampled, and it can only correct: that no sample of a prefix passed proves nothing.
+--mask_after_first_error   no label (null) after first_bad: the paper has -1 there.
+--data_selection      which prompts are kept, by their responses: remove_hard (some response passes or was revised),
+                      medium_only (some pass, some fail), revised_only (some response was revised). A response is revised
+                      if it fails and a completion of one of its prefixes passes. The paper words only the last (which
+                      did best); the other two are our reading of their names.
+
+    python make_prm_data.py --method search --tasks train.jsonl --output_file prm.jsonl \\
+        --model_name_or_path runs/ppo/checkpoint-15 runs/ppo/checkpoint-30 runs/ppo/checkpoint-45 runs/ppo
+
+(ppo.py --save_steps 15 --save_total_limit 0 keeps these checkpoints.)
+
+The search is kept beside the output, chunk by chunk: a run that was cut off goes on from there, and another
+--data_selection or --mask_after_first_error writes the rows anew without a search. Costs go to prm.report.json.
+"""
+
+import dataclasses
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import common
+import sandbox
+from common import InputError
+from kernels import masking
+from prm_data import gold
+
+
+@dataclass
+class Config:
+    tasks: str  # tasks.jsonl
+    model_name_or_path: list[str]  # policies that answer; the paper: four checkpoints along a baseline RL run
+    output_file: str  # prm.jsonl
+    method: Literal["search"] = "search"
+    num_generations: int = 4  # responses a prompt and policy (the paper gives no number)
+    num_completions: int = 20  # K: completions of a prefix
+    completer: str | None = None  # model that completes prefixes; none: the policy that wrote the response
+    search: Literal["binary", "linear", "exhaustive"] = "binary"  # which prefixes are asked
+    labels: Literal["hard", "soft", "marginal"] = "hard"  # any of K passes, or the share that does, or its change
+    share_completions: bool = False  # a passing completion counts for every response that begins as it does (ours)
+    mask_after_first_error: bool = False  # no label after the first bad line
+    data_selection: Literal["full", "remove_hard", "medium_only", "revised_only"] = "full"  # prompts that are kept
+    temperature: float = 1.0  # of responses and completions
+    max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
+    batch_size: int = 64  # prompts or prefixes a sampling batch
+    chunk_size: int = 64  # prompts searched side by side; what a run that is cut off loses at most
+    sandbox_workers: int = 1  # processes that run programs
+    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
+    seed: int = 0
+
+
+# A search over T lines yields the line (from 1) whose prefix it asks about, is sent whether that prefix is recoverable,
+# and returns first_bad.
+
+
+def binary_search(num_lines: int) -> Generator[int, bool, int]:
+    left, right, first_bad = 1, num_lines, num_lines
+    while left <= right and left < num_lines:
+        m = (left + right) // 2
+        if (yield m):
+            left = m + 1
+        else:
+            first_bad, right = m, m - 1
+    return first_bad
+
+
+def linear_search(num_lines: int) -> Generator[int, bool, int]:
+    for m in range(1, num_lines):
+        if not (yield m):
+            return m
+    return num_lines
+
+
+def exhaustive_search(num_lines: int, first: int = 1) -> Generator[int, bool, int]:
+    """Line 0, from which it may start, is the prompt alone."""
+    last = 0
+    for m in range(first, num_lines + 1):
+        if (yield m):
+            last = m
+    return min(last + 1, num_lines)
+
+
+SEARCHES = {"binary": binary_search, "linear": linear_search, "exhaustive": exhaustive_search}
+
+
+class Labelled(NamedTuple):
+    """What the search found in one response of T lines."""
+
+    lines: list[str]  # T, each with its newline
+    labels: list[float] | None  # T; None where a prefix got no verdict
+    first_bad: int | None  # line from 1 at which it is lost; None if it passes, or was not judged
+    probes: list[tuple[int, int, int]]  # prefixes asked: line, passing completions, judged completions
+
+    @property
+    def revised(self) -> bool:
+        """It fails, and a completion of one of its prefixes passes."""
+        if self.first_bad is None:
+            return False
+        return self.first_bad > 1 or any(passing for line, passing, _ in self.probes if line)
+
+    def masked_labels(self) -> list[float | None]:
+        """The labels without those after the first bad line."""
+        last = self.first_bad or len(self.labels)
+        return self.labels[:last] + [None] * (len(self.labels) - last)
+
+
+@dataclass
+class Probe:
+    """An open question: can the prefix of a response up to a line still be completed?"""
+
+    row: int
+    search: Generator[int, bool, int]
+    line: int
+    drawn: int = 0
+    judged: int = 0
+    passing: int = 0
+
+
+def line_labels(kinds: list[int], passed: bool, first_bad: int | None, shares: dict[int, float], labels: str) -> list:
+    """The label of each line, by its kind (masking.line_kinds) (T,), where it is lost, and p_m by line m from 0 on."""
+    result = []
+    for m, kind in enumerate(kinds, 1):
+        if kind != masking.CODE:
+            result.append(0.0)
+        elif labels == "hard":
+            result.append(1.0 if passed or m < first_bad else -1.0)
+        else:
+            result.append(shares[m] - (shares[m - 1] if labels == "marginal" else 0.0))
+    return result
+
+
+def label_responses(
+    completer,
+    tokenizer,
+    table: masking.LineTable,
+    runner: sandbox.Sandbox,
+    tasks: list[dict],
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    passed: list[bool],
+    seeds: list[int],
+    num_completions: int = 20,
+    search: str = "binary",
+    labels: str = "hard",
+    temperature: float = 1.0,
+    max_completion_length: int = 128,
+    batch_size: int = 64,
+    share_completions: bool = False,
+) -> tuple[list[Labelled], Counter]:
+    """Labels the lines of N responses by completing their prefixes; the flags are those of Config.
+
+    completer: the model that completes, in eval mode. table: masking.line_table(tokenizer) on this process's device.
+    Per response: its task; the token ids of its prompt and of itself as they were sampled (EOS included or not); whether
+    it passed its tests; a seed. The searches go on side by side: in each round every open one asks for one prefix,
+    and programs run while the next `batch_size` prefixes are completed. Unless completions are shared, a response's
+    labels depend on its own arguments alone; if they are, on those of its prompt's other responses too.
+
+    Returns one Labelled a response, and what it cost: probes, completions, completion_tokens, executions (equal
+    programs of a task run once).
+    """
+    if not tasks:
+        return [], Counter()
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    lines = [gold.lines_of(text) for text in texts]
+    ids, mask = common.pad(completions), common.pad([[1] * len(row) for row in completions]).bool()  # (N, T), (N, T)
+    width = max(map(len, lines), default=0)
+    ends = masking.line_end_positions(ids, mask, table, width).tolist()  # (N, lines)
+    kinds = masking.line_kinds(ids, mask, table, width).tolist()  # (N, lines)
+    ends = [[0] + [end + 1 for end in row if end >= 0] for row in ends]  # tokens of the prefix up to line m
+    kinds = [[kind for kind in row if kind >= 0] for row in kinds]
+    # Any passing completion settles a hard label, so the second half of them is often not needed.
+    portion = num_completions // 2 if search != "exhaustive" and num_completions % 2 == 0 else num_completions
+
+    cost, verdicts = Counter(probes=0, completions=0, completion_tokens=0, executions=0), {}
+    passing_texts = defaultdict(set)  # by task
+    for task, text, ok in zip(tasks, texts, passed, strict=True):
+        passing_texts[task["task_id"]].update([text] if ok else [])
+    probes, first_bad, unjudged = [[] for _ in tasks], [None] * len(tasks), set()
+
+    def ask(row: int, steps: Generator, answer: bool | None) -> list[Probe]:
+        """The next question of a search; none, and first_bad is noted, where it has ended."""
+        try:
+            return [Probe(row, steps, steps.send(answer))]
+        except StopIteration as end:
+            first_bad[row] = None if passed[row] else end.value
+            return []
+
+    begin = partial(exhaustive_search, first=0) if labels == "marginal" else SEARCHES[search]
+    searched = [i for i in range(len(tasks)) if lines[i] and not (passed[i] and labels == "hard")]
+    waiting = [probe for i in searched for probe in ask(i, begin(len(lines[i])), None)]
+    while waiting:
+        waiting.sort(key=lambda probe: len(prompts[probe.row]) + ends[probe.row][probe.line])
+        futures = []
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            prefixes = [completions[probe.row][: ends[probe.row][probe.line]] for probe in batch]
+            room = [max(0, max_completion_length - len(prefix)) for prefix in prefixes]
+            rollout = common.roll_out(
+                completer, tokenizer, [prompts[probe.row] + prefix for probe, prefix in zip(batch, prefixes, strict=True)],
+                portion, max(1, *room), temperature,
+                [common.seed_of(seeds[probe.row], "completion", probe.line, probe.drawn + k)
+                 for probe in batch for k in range(portion)],
+            )  # fmt: skip
+            tails = [tail[: room[i // portion]] for i, tail in enumerate(rollout.completions)]
+            whole = [prefixes[i // portion] + tail for i, tail in enumerate(tails)]
+            cost.update(completions=len(tails), completion_tokens=sum(map(len, tails)))
+            for i, text in enumerate(tokenizer.batch_decode(whole, skip_special_tokens=True)):
+                probe = batch[i // portion]
+                program = common.extract_program(tasks[probe.row], text)
+                key = tasks[probe.row]["task_id"], program
+                if key not in verdicts:
+                    verdicts[key] = runner.submit(tasks[probe.row], program)
+                    cost["executions"] += 1
+                futures.append((probe, text, verdicts[key]))
+        for probe, text, future in futures:
+            status = future.result()["status"]
+            probe.drawn += 1
+            probe.judged += status != "harness_error"
+            if status == "passed":
+                probe.passing += 1
+                passing_texts[tasks[probe.row]["task_id"]].add(text)
+        asked, waiting = waiting, []
+        for probe in asked:
+            if probe.drawn < num_completions and not probe.passing:
+                waiting.append(probe)
+                continue
+            probes[probe.row].append((probe.line, probe.passing, probe.judged))
+            cost["probes"] += 1
+            if probe.judged:
+                waiting += ask(probe.row, probe.search, probe.passing > 0)
+            else:
+                unjudged.add(probe.row)
+
+    for i in searched if share_completions else []:
+        for m in range(first_bad[i] or len(lines[i]), len(lines[i])):
+            prefix = tokenizer.decode(completions[i][: ends[i][m]], skip_special_tokens=True)
+            if any(text.startswith(prefix) for text in passing_texts[tasks[i]["task_id"]]):
+                first_bad[i] = m + 1
+
+    labelled = []
+    for i in range(len(tasks)):
+        shares = {line: passing / judged for line, passing, judged in probes[i] if judged}
+        row_labels = None if i in unjudged else line_labels(kinds[i], passed[i], first_bad[i], shares, labels)
+        labelled.append(Labelled(lines[i], row_labels, first_bad[i], probes[i]))
+    return labelled, cost
+
+
+def is_kept(selection: str, n_pass: int, n_fail: int, n_revised: int) -> bool:
+    """Whether a prompt with so many passing, failing and (of these) revised responses is kept; see the docstring."""
+    return {
+        "full": True,
+        "remove_hard": n_pass + n_revised > 0,
+        "medium_only": n_pass > 0 and n_fail > 0,
+        "revised_only": n_revised > 0,
+    }[selection]
+
+
+def search_chunk(config: Config, policy, completer, tokenizer, table, runner, tasks: list[dict], index: int) -> dict:
+    """Responses of one policy to some tasks, labelled: one line of the progress file."""
+    started, responses, futures = time.perf_counter(), [], []
+    for start in range(0, len(tasks), config.batch_size):
+        batch = tasks[start : start + config.batch_size]
+        keys = [(task, number) for task in batch for number in range(config.num_generations)]
+        rollout = common.roll_out(
+            policy, tokenizer, [common.encode_prompt(tokenizer, task) for task in batch], config.num_generations,
+            config.max_completion_length, config.temperature,
+            [common.seed_of(config.seed, "search response", task["task_id"], index, number) for task, number in keys],
+        )  # fmt: skip
+        futures += [runner.submit(task, common.extract_program(task, text))
+                    for (task, _), text in zip(keys, rollout.texts, strict=True)]  # fmt: skip
+        responses += zip(keys, rollout.prompts, rollout.completions, strict=True)
+    statuses = [future.result()["status"] for future in futures]
+    judged = [i for i, status in enumerate(statuses) if status != "harness_error"]
+    keys, prompts, completions = zip(*(responses[i] for i in judged), strict=True) if judged else ([], [], [])
+    passed = [statuses[i] == "passed" for i in judged]
+    labelled, cost = label_responses(
+        completer, tokenizer, table, runner, [task for task, _ in keys], prompts, completions, passed,
+        [common.seed_of(config.seed, "search", task["task_id"], index, number) for task, number in keys],
+        config.num_completions, config.search, config.labels, config.temperature, config.max_completion_length,
+        config.batch_size, config.share_completions,
+    )  # fmt: skip
+    rows = [{"task_id": task["task_id"], "passed": ok, **result._asdict()}
+            for (task, _), ok, result in zip(keys, passed, labelled, strict=True)]  # fmt: skip
+    cost.update(responses=len(responses), response_tokens=sum(len(ids) for _, _, ids in responses))
+    cost.update(executions=len(responses), unjudged=len(responses) - len(judged))
+    return {"policy": index, "responses": rows, "cost": dict(cost) | {"seconds": time.perf_counter() - started}}
+
+
+def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
+    """Searches chunk by chunk, policy after policy, and appends a line a chunk to the progress file."""
+    chunks = [tasks[i : i + config.chunk_size] for i in range(0, len(tasks), config.chunk_size)]
+    total, done = len(chunks) * len(config.model_name_or_path), len(common.whole_lines(progress)) - 1
+    if done == total:
+        return
+    bar = common.progress_bar("chunks searched", total, done)
+    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+        for index, path in enumerate(config.model_name_or_path):
+            left = range(max(0, done - index * len(chunks)), len(chunks))
+            if not left:
+                continue
+            tokenizer = common.load_tokenizer(path)
+            table = masking.line_table(tokenizer).to(common.device())
+            policy = common.shard(common.load_policy(path).eval())
+            completer = common.shard(common.load_policy(config.completer).eval()) if config.completer else policy
+            for number in left:
+                chunk = search_chunk(config, policy, completer, tokenizer, table, runner, chunks[number], index)
+                common.append_jsonl(progress, [chunk])
+                bar.update()
+    bar.close()
+
+
+def rows_and_report(config: Config, tasks: list[dict], chunks: list[dict]) -> tuple[list[dict], dict]:
+    """Rows of prm.jsonl, in the order of the tasks, and the report."""
+    cost, by_task = Counter(), defaultdict(list)
+    for chunk in chunks:
+        cost.update(chunk["cost"])
+        for response in chunk["responses"]:
+            result = Labelled(*(response[name] for name in Labelled._fields))
+            if result.labels is None:
+                cost["unjudged"] += 1
+            else:
+                by_task[response["task_id"]].append((chunk["policy"], response["passed"], result))
+    rows, first_bad, kept = [], Counter(), Counter(dict.fromkeys(Config.__annotations__["data_selection"].__args__, 0))
+    everything = [response for responses in by_task.values() for response in responses]
+    for task in tasks:
+        responses = by_task[task["task_id"]]
+        stats = {
+            "n_pass": sum(passed for _, passed, _ in responses),
+            "n_fail": sum(not passed for _, passed, _ in responses),
+            "n_revised": sum(result.revised for _, _, result in responses),
+        }
+        kept.update(selection for selection in kept if is_kept(selection, **stats))
+        if not is_kept(config.data_selection, **stats):
+            continue
+        for policy, passed, result in responses:
+            if not result.lines:
+                continue
+            labels = result.masked_labels() if config.mask_after_first_error else result.labels
+            meta = {"policy": policy, "passed": passed, "first_bad": result.first_bad, "revised": result.revised}
+            meta |= {"probes": len(result.probes), "steps": task.get("meta", {}).get("steps"), **stats}
+            row = {"prompt": task["prompt"], "completions": result.lines, "labels": labels, "task_id": task["task_id"]}
+            row |= {"origin": "search", "meta": meta}
+            rows.append(row | ({"prefix": task["prefix"]} if task.get("prefix") else {}))
+    first_bad = Counter(result.first_bad for _, passed, result in everything if not passed and result.lines)
+    labels = Counter(
+        "none" if x is None else "zero" if x == 0 else "positive" if x > 0 else "negative"
+        for row in rows for x in row["labels"]
+    )  # fmt: skip
+    report = {
+        **cost,
+        "prompts": len(tasks),
+        "passed": sum(passed for _, passed, _ in everything),
+        "failed": sum(not passed for _, passed, _ in everything),
+        "revised": sum(result.revised for _, _, result in everything),
+        "first_bad_before_last_line": sum(
+            not passed and bool(result.lines) and result.first_bad < len(result.lines)
+            for _, passed, result in everything
+        ),
+        "first_bad": {str(line): first_bad[line] for line in sorted(first_bad)},
+        "rows": len(rows),
+        "labels": dict(labels),
+        "prompts_kept": dict(kept),
+    }
+    return rows, report
+
+
+def main(config: Config) -> None:
+    tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+    if len({task["task_id"] for task in tasks}) < len(tasks):
+        raise InputError(f"{config.tasks}: a task_id occurs twice")
+    if config.labels != "hard" and config.search != "exhaustive":
+        raise InputError(f"--labels {config.labels} needs --search exhaustive: a share for every line")
+    if min(config.num_generations, config.num_completions, config.batch_size, config.chunk_size) < 1:
+        raise InputError("--num_generations, --num_completions, --batch_size and --chunk_size must be at least 1")
+    if config.share_completions and config.labels != "hard":
+        raise InputError("--share_completions is for --labels hard: shares are of a prefix's own completions")
+    if common.world_size() > 1:
+        raise InputError("make_prm_data.py --method search runs in one process; split the tasks to use several")
+    for path in [*config.model_name_or_path, config.completer]:
+        common.check_model_folder(path)
+    if config.completer:
+        vocabulary = common.load_tokenizer(config.completer).get_vocab()
+        for path in config.model_name_or_path:
+            if common.load_tokenizer(path).get_vocab() != vocabulary:
+                raise InputError(f"{config.completer}: its tokenizer is not that of {path}, whose tokens it continues")
+    output = Path(config.output_file)
+    progress = output.with_name(output.name + ".progress")
+    searched = dataclasses.asdict(config) | {"data_selection": None, "mask_after_first_error": None}
+    flags = json.dumps(searched) + "\n"  # the flags that the search depends on
+    kept = common.whole_lines(progress) if progress.is_file() else [flags]
+    if kept[:1] != [flags]:
+        raise InputError(f"{progress}: holds a run with other flags; choose another --output_file or delete it")
+    common.write_text(progress, "".join(kept))
+    search_all(config, tasks, progress)
+
+    rows, report = rows_and_report(config, tasks, [json.loads(line) for line in common.whole_lines(progress)[1:]])
+    if not rows:
+        raise InputError(f"{config.tasks}: no prompt is kept by --data_selection {config.data_selection}")
+    text = json.dumps(report, indent=2)
+    print(text)
+    common.write_jsonl(output, rows)
+    common.write_text(output.with_suffix(".report.json"), text + "\n")
+    print(f"{len(rows)} rows of {report['prompts_kept'][config.data_selection]} prompts")
+
+
+if __name__ == "__main__":
+    common.run(main, Config)

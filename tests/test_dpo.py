@@ -1,0 +1,223 @@
+"""Preference optimisation: the loss and its gradient, what a pair's tokens are, and whole runs on the micro benchmark."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import common
+import dpo
+import make_tasks
+from common import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A folder with a new tiny policy, and pairs: the reference program against one with a wrong line."""
+    folder = tmp_path_factory.mktemp("dpo")
+    sizes = {"num_sft_tasks": 1, "num_train_tasks": 60, "num_test_tasks": 1, "max_steps": 3, "train_min_steps": 2}
+    rows, rng = [], random.Random(0)
+    for task in make_tasks.make_micro(make_tasks.Config("micro", "", **sizes))["train"]:
+        lines = task["solution"].splitlines(keepends=True)
+        place = rng.randrange(1, len(lines) - 1)
+        wrong = [*lines[:place], "    xs = xs[::-1] + xs\n", *lines[place + 1 :]]
+        row = {"prompt": task["prompt"], "task_id": task["task_id"], "kind": "response", "meta": {}}
+        rows.append(row | {"chosen": "".join(lines), "rejected": "".join(wrong)})
+        if len(rows) % 3 == 0:
+            step = {"chosen": "".join(lines[: place + 1]), "rejected": "".join(wrong[: place + 1])}
+            rows.append(row | step | {"kind": "step", "complete": False})
+    common.write_jsonl(folder / "pairs.jsonl", rows)
+    tokenizer = common.new_tokenizer([row["prompt"] + row["chosen"] for row in rows], 400)
+    common.save_model(common.new_model(tokenizer, 32, 2, seed=0), tokenizer, folder / "policy")
+    return folder
+
+
+def config_of(start, output, **flags):
+    flags = {"max_steps": 4, "train_batch_size": 8, "save_steps": 2, "eval_steps": 2, "eval_fraction": 0.3,
+             "learning_rate": 1e-3, "warmup_steps": 2, **flags}  # fmt: skip
+    return dpo.Config(str(start / "pairs.jsonl"), str(start / "policy"), str(start / output), **flags)
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in open(Path(folder) / "metrics.jsonl")]
+
+
+def naive_logp(model, prompt, text):
+    """Sum of the text's log-probs, one row alone, from the whole matrix of logits."""
+    logp = model(input_ids=torch.tensor([prompt + text])).logits[0].log_softmax(-1)  # (L, V)
+    return sum((logp[len(prompt) + t - 1, token] for t, token in enumerate(text)), torch.zeros((), dtype=logp.dtype))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"beta": 0.5, "label_smoothing": 0.2, "rpo_alpha": 0.7}, {"loss_type": "ipo", "beta": 0.3}],
+)  # fmt: skip
+def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, flags):
+    config = config_of(start, "unused", **flags)
+    tokenizer = common.load_tokenizer(start / "policy")
+    policy = common.shard(common.load_policy(start / "policy").double())
+    pairs = [dpo.encode_pair(tokenizer, row) for row in dpo.read_rows(config.data)[:6]]
+    reference = torch.stack([-20 - 10 * torch.rand(6, dtype=torch.float64) for _ in range(2)])
+    loss, sums = dpo.score_pairs(policy, pairs, reference, config)
+    loss.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in policy.named_parameters()}
+    policy.zero_grad()
+
+    expected, rewards, nll = 0.0, [], 0.0
+    for i, (prompt, chosen, rejected) in enumerate(pairs):
+        first, second = naive_logp(policy, prompt, chosen), naive_logp(policy, prompt, rejected)
+        h = (first - reference[0, i]) - (second - reference[1, i])
+        rewards.append(
+            (config.beta * (first - reference[0, i]).item(), config.beta * (second - reference[1, i]).item())
+        )
+        if config.loss_type == "ipo":
+            expected += (h - 0.5 / config.beta) ** 2
+        else:
+            wrong = config.label_smoothing
+            expected += -(1 - wrong) * (1 / (1 + (-config.beta * h).exp())).log()
+            expected += -wrong * (1 / (1 + (config.beta * h).exp())).log()
+        expected += config.rpo_alpha * -first / len(chosen)
+        nll += -first.item() / len(chosen)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
+    for name, parameter in policy.named_parameters():
+        assert torch.allclose(gradients[name], parameter.grad, rtol=1e-8, atol=1e-12), name
+    metrics = dpo.metrics_of(sums.tolist(), len(pairs))
+    assert metrics["rewards/chosen"] == pytest.approx(sum(a for a, _ in rewards) / 6)
+    assert metrics["rewards/margins"] == pytest.approx(sum(a - b for a, b in rewards) / 6)
+    assert metrics["rewards/accuracies"] == sum(a > b for a, b in rewards) / 6
+    assert metrics["nll_loss"] == pytest.approx(nll / 6)
+
+
+def merging_tokenizer():
+    """A tokenizer whose merges cross the end of a line: a newline and the next line's first characters are one token."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    trainer = tokenizers.trainers.BpeTrainer(special_tokens=["<eos>"], max_token_length=6, show_progress=False)
+    model.train_from_iterator(["p\n", *["a = 1\n    b = 2\n    b = 3\n  c = 4\n"] * 20], trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<eos>")
+
+
+STEP = {"task_id": "t", "prompt": "p", "complete": False,
+        "chosen": "a = 1\n    b = 2\n    b = 3\n", "rejected": "a = 1\n    b = 2\n  c = 4\n"}  # fmt: skip
+
+
+@pytest.mark.parametrize("merging", [False, True])
+def test_a_step_pair_shares_the_ids_of_its_prefix_and_its_margin_is_that_of_the_whole_texts(merging):
+    tokenizer = common.new_tokenizer([STEP["chosen"] * 3, STEP["rejected"]], 300)
+    if merging:
+        tokenizer = merging_tokenizer()
+        ids = tokenizer(STEP["chosen"]).input_ids
+        assert any("\n" in text[:-1] for text in tokenizer.batch_decode([[i] for i in ids]))
+    prompt, chosen, rejected = dpo.encode_pair(tokenizer, STEP)
+    whole = [tokenizer(STEP[name]).input_ids for name in ("chosen", "rejected")]
+    assert [prompt + chosen, prompt + rejected] == [tokenizer("p\n").input_ids + text for text in whole]
+    assert chosen[0] != rejected[0] and tokenizer.eos_token_id not in chosen + rejected
+    assert len(prompt) > len(tokenizer("p\n").input_ids)
+    model, short = common.new_model(tokenizer, 32, 1, seed=0).double(), tokenizer("p\n").input_ids
+    whole_margin = naive_logp(model, short, whole[0]) - naive_logp(model, short, whole[1])
+    margin = naive_logp(model, prompt, chosen) - naive_logp(model, prompt, rejected)
+    assert margin.item() == pytest.approx(whole_margin.item(), rel=1e-12)
+
+
+def test_a_complete_text_ends_in_eos_and_keeps_what_it_shares_with_the_other():
+    tokenizer = common.new_tokenizer([STEP["chosen"]] * 3, 300)
+    prompt, chosen, rejected = dpo.encode_pair(tokenizer, STEP | {"complete": True})
+    assert prompt == tokenizer("p\n").input_ids
+    assert chosen == [*tokenizer(STEP["chosen"]).input_ids, tokenizer.eos_token_id]
+    assert rejected == [*tokenizer(STEP["rejected"]).input_ids, tokenizer.eos_token_id]
+    without = {key: value for key, value in STEP.items() if key != "complete"}
+    assert dpo.encode_pair(tokenizer, without) == (prompt, chosen, rejected)
+
+
+@pytest.mark.parametrize("flags", [{}, {"loss_type": "ipo", "beta": 0.5}, {"rpo_alpha": 0.5}])
+def test_training_starts_at_the_reference_and_learns_to_prefer_the_chosen(start, flags):
+    config = config_of(start, f"learns-{len(str(flags))}", max_steps=30, **flags)
+    dpo.main(config)
+    rows = metrics_of(config.output_dir)
+    first, last = rows[0], rows[-1]
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4) and first["rewards/chosen"] == pytest.approx(
+        0, abs=1e-4
+    )
+    at_reference = 1.0 if config.loss_type == "ipo" else math.log(2) + config.rpo_alpha * first["nll_loss"]
+    assert first["loss"] == pytest.approx(at_reference, abs=1e-3)
+    assert last["loss"] < first["loss"] - 0.2 and last["rewards/margins"] > 0.3 and last["rewards/accuracies"] >= 0.9
+    report = json.loads((Path(config.output_dir) / "report.json").read_text())
+    assert report["eval_rewards/accuracies"] >= 0.9 and report["eval_pairs"] > 10
+    assert last["eval_nll_loss"] < rows[1]["eval_nll_loss"] or not config.rpo_alpha
+
+
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit_against_the_same_reference(start, monkeypatch):
+    dpo.main(config_of(start, "whole"))
+    config, append = config_of(start, "killed"), common.append_jsonl
+
+    def killed(path, rows):
+        append(path, rows)
+        if rows[0]["step"] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "append_jsonl", killed)
+    with pytest.raises(KeyboardInterrupt):
+        dpo.main(config)
+    monkeypatch.setattr(common, "append_jsonl", append)
+    assert [path.name for path in Path(config.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
+    dpo.main(config)
+    whole, resumed = (load_file(start / name / "model.safetensors") for name in ("whole", "killed"))
+    before = load_file(start / "policy" / "model.safetensors")
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert any(not torch.equal(whole[key], before[key]) for key in whole)
+    for row, other in zip(metrics_of(start / "whole"), metrics_of(start / "killed"), strict=True):
+        assert row | {"step_time": 0} == other | {"step_time": 0}
+
+
+def assert_same_run(folder, other):
+    for row, twin in zip(metrics_of(folder), metrics_of(other), strict=True):
+        rounded = {"rewards/accuracies"} if row["step"] == 1 else set()  # the margins are 0 but for rounding
+        for key in row.keys() - {"step_time"} - rounded:
+            assert twin[key] == pytest.approx(row[key], rel=1e-3, abs=2e-4), key
+    first, second = (load_file(Path(path) / "model.safetensors") for path in (folder, other))
+    # Adam's first steps may turn a rounding error into a step of the learning rate, in a few weights.
+    different = sum(int(((first[key] - second[key]).abs() > 1e-5).sum()) for key in first)
+    assert different < 0.005 * sum(value.numel() for value in first.values())
+
+
+def test_micro_batches_change_nothing_but_rounding(start):
+    for size in (16, 3):
+        dpo.main(config_of(start, f"micro-{size}", max_steps=2, per_device_train_batch_size=size, rpo_alpha=0.3))
+    assert_same_run(start / "micro-16", start / "micro-3")
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(start):
+    dpo.main(config_of(start, "one", max_steps=2, per_device_train_batch_size=7))
+    two = config_of(start, "two", max_steps=2, per_device_train_batch_size=7)
+    flags = [word for key, value in vars(two).items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "dpo.py", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert_same_run(start / "one", start / "two")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rejected": STEP["chosen"]}, "fields 'chosen' and 'rejected' are the same text"),
+        ({"complete": "no"}, "field 'complete' must be true or false"),
+        ({"chosen": None}, "field 'chosen' must be str, got null"),
+    ],
+)
+def test_pairs_that_cannot_be_learned_from_are_refused_by_place(tmp_path, change, message):
+    common.write_jsonl(tmp_path / "pairs.jsonl", [STEP, STEP | change])
+    with pytest.raises(InputError, match=r"pairs\.jsonl:2: " + message):
+        dpo.read_rows(str(tmp_path / "pairs.jsonl"))

@@ -1,0 +1,268 @@
+"""Exact line labels of samples, and the pairs that preference optimisation learns from."""
+
+import math
+import random
+from collections import defaultdict
+
+import pytest
+import torch
+
+import common
+import make_prm_data
+import make_tasks
+import metrics
+from common import InputError
+from prm_data import gold, mutate, rank
+from sandbox import Sandbox
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    sizes = {"num_sft_tasks": 1, "num_train_tasks": 16, "num_test_tasks": 1, "max_steps": 6, "train_min_steps": 3}
+    return make_tasks.make_micro(make_tasks.Config("micro", "", **sizes))["train"]
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with Sandbox(workers=1) as sandbox:
+        yield sandbox
+
+
+def labels_of(runner, task, program):
+    return gold.labels(gold.submit(runner, task, program, {}))
+
+
+def state_labels(task, lines):
+    """Labels of micro program lines by the states: does the line do to the reference's state what the reference does?"""
+    states, reference = [[test["args"][0] for test in task["tests"]]], task["solution"].splitlines()
+    for line in reference[1:-1]:
+        states.append([make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in states[-1]])
+    labels = []
+    for i, line in enumerate(lines):
+        right = i < len(reference) and line == reference[i]
+        if not right and 0 < i < len(reference) - 1 and line.startswith("    xs = "):
+            before, after = states[i - 1], states[i]
+            right = [make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in before] == after
+        labels.append(1.0 if right else -1.0)
+    return labels
+
+
+def random_sample(rng, task):
+    """A program in the micro grammar: the reference with wrong, other, missing and added lines."""
+    lines = task["solution"].splitlines()
+    for i in range(1, len(lines) - 1):
+        (step,) = make_tasks.random_steps(rng, 1)
+        if rng.random() < 0.5:
+            lines[i] = "    xs = " + rng.choice([step.line(), *step.misses(), lines[i][9:] + "[:]"])
+    change = rng.random()
+    if change < 0.2:
+        del lines[rng.randrange(len(lines))]
+    elif change < 0.4:
+        lines.insert(rng.randrange(len(lines) + 1), rng.choice(["    return xs", "    xs = xs[1:]", "    return"]))
+    return lines
+
+
+def test_gold_labels_are_those_of_the_states_of_a_lock_step_program(tasks, runner):
+    rng, cache, checked = random.Random(0), {}, 0
+    for _ in range(300):
+        task = rng.choice(tasks)
+        lines = random_sample(rng, task)
+        found = gold.labels(gold.submit(runner, task, "\n".join(lines) + "\n", cache))
+        assert found == state_labels(task, lines), (task["solution"], lines)
+        checked += found.count(-1.0)
+    assert checked > 300
+
+
+def test_near_misses_of_every_line_are_wrong_and_only_they(tasks, runner):
+    for task in tasks[:4]:
+        lines = task["solution"].splitlines(keepends=True)
+        assert labels_of(runner, task, task["solution"]) == [1.0] * len(lines)
+        for i in range(1, len(lines) - 1):
+            wrong = [*lines[:i], "    xs = xs[::-1] + [77]\n", *lines[i + 1 :]]
+            assert labels_of(runner, task, "".join(wrong)) == [1.0] * i + [-1.0] + [1.0] * (len(lines) - i - 1)
+
+
+REVERSED = {"task_id": "t", "prompt": "p", "solution": "def f(xs):\n    # reverse\n    xs = xs[::-1]\n    return xs\n",
+            "entry_point": "f", "setup": "", "style": "call", "tests": [{"args": [[1, 2]], "output": [2, 1]}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("def f(xs):\n    xs = xs[::-1]\n    return xs\n", [1, 1, 1]),
+        ("def f(xs):\n    xs = list(reversed(xs))\n    return xs", [1, 1, 1]),
+        ("# why\n\ndef f(xs):\n  # how\n    xs = xs[::-1]\n    return xs\n", [None, None, 1, None, 1, 1]),
+        ("def f(xs):\n    return xs\n", [1, -1]),
+        ("def f(xs):\n    return xs[::-1]\n", [1, 1]),
+        ("def f(xs):\n    xs = xs[::-1]\n    xs = xs\n    return xs\n", [1, 1, -1, -1]),
+        ("def f(xs):\n    xs = xs[\n", [1, -1]),
+        ("def f(xs):\r\n    xs = xs[::-1]\r\n    return xs\r\n", [1, 1, 1]),
+        ("", []),
+    ],
+)
+def test_frame_comments_and_lines_beyond_the_reference_by_place(runner, program, expected):
+    found = labels_of(runner, REVERSED, program)
+    assert found == expected and len(found) == len(gold.lines_of(program))
+
+
+def test_a_known_line_does_not_run_again_and_a_sandbox_failure_is_no_label():
+    programs = []
+
+    class CountingSandbox:
+        def submit(self, task, program):
+            programs.append(program)
+            future = gold.Future()
+            future.set_result({"status": "harness_error"})
+            return future
+
+    runner, cache = CountingSandbox(), {}
+    program = "def f(xs):\n    xs = []\n    return xs\n"
+    first = gold.submit(runner, REVERSED, program, cache)
+    assert gold.labels(first) == gold.labels(gold.submit(runner, REVERSED, program + "a\n", cache))[:3] == [1, None, 1]
+    assert programs == ["def f(xs):\n    # reverse\n    xs = []\n    return xs\n"]
+    gold.submit(runner, REVERSED | {"task_id": "u"}, program, cache)
+    assert len(programs) == 2
+
+
+def run(method, **flags):
+    """The method that make_prm_data.py would start, with the flags that it would give."""
+    config = method.Config(**flags)
+    assert make_prm_data.method_of(["--method", config.method]) is method
+    method.main(config)
+    return common.read_jsonl(config.output_file, {})
+
+
+def test_gold_writes_prm_rows_of_samples_and_does_not_replace_others(tasks, tmp_path, capsys):
+    broken = tasks[1] | {"solution": tasks[1]["solution"].replace("return xs", "return [xs]")}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [tasks[0], broken, REVERSED])
+    lines = gold.lines_of(tasks[0]["solution"])
+    wrong = "".join([lines[0], "    xs = [77]\n", *lines[2:]])
+    samples = [{"task_id": tasks[0]["task_id"], "completion": wrong, "status": "failed"},
+               {"task_id": broken["task_id"], "completion": wrong}, {"task_id": "t", "completion": "\n"},
+               {"task_id": tasks[0]["task_id"], "completion": tasks[0]["solution"]},
+               {"task_id": tasks[0]["task_id"], "completion": wrong}]  # fmt: skip
+    common.write_jsonl(tmp_path / "samples.jsonl", samples)
+    flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
+    flags |= {"output_file": str(tmp_path / "gold.jsonl"), "num_samples": 2}
+    first, second = run(gold, **flags)
+    for row in (first, second):
+        metrics.check_prm_row(row)
+        assert row["origin"] == "gold" and row["meta"]["steps"] == tasks[0]["meta"]["steps"]
+    assert "".join(first["completions"]) == wrong and first["meta"]["status"] == "failed"
+    assert first["labels"] == [1, -1] + [1] * (len(lines) - 2) and first["meta"]["changed"] == [1]
+    assert second["labels"] == [1] * len(lines) and second["meta"]["changed"] == []
+    run(gold, **flags)
+    assert "is complete; nothing to do" in capsys.readouterr().out
+    with pytest.raises(InputError, match="made with other flags"):
+        run(gold, **flags | {"num_samples": 1})
+
+
+@pytest.mark.parametrize("min_margin", [None, 0.0, 0.3])
+def test_best_pairs_are_the_widest_and_never_tie(min_margin):
+    rng = random.Random(0)
+    for seed in range(200):
+        scores = [rng.choice([0.0, 0.25, 0.5, 1.0, math.nan]) for _ in range(rng.randint(1, 7))]
+        pairs = rank.best_pairs(scores, min_margin, 3, seed)
+        margins = [scores[i] - scores[j] for i, j in pairs]
+        assert all(margin > (min_margin or 0) for margin in margins) and margins == sorted(margins, reverse=True)
+        everything = sorted((a - b for a in scores for b in scores if a - b > (min_margin or 0)), reverse=True)
+        assert margins == everything[: 1 if min_margin is None else 3] and len(set(pairs)) == len(pairs)
+
+
+@pytest.fixture(scope="module")
+def sampled(tasks, tmp_path_factory):
+    """A folder with tasks, verdicts of made-up samples (some identical) and a line PRM with a random head."""
+    folder, rng = tmp_path_factory.mktemp("rank"), random.Random(0)
+    rows = []
+    for task in tasks[:8]:
+        for number in range(6):
+            text = task["solution"] if rng.random() < 0.3 else "\n".join(random_sample(rng, task))
+            status = "passed" if text == task["solution"] else "failed"
+            rows.append({"task_id": task["task_id"], "sample": number, "completion": text, "status": status})
+    rows[0]["completion"], rows[1]["status"] = "", "harness_error"
+    rows[6] |= {"completion": rows[7]["completion"] + "    xs", "status": "passed", "terminated": False}
+    common.write_jsonl(folder / "tasks.jsonl", tasks[:8])
+    common.write_jsonl(folder / "verdicts.jsonl", rows)
+    tokenizer = common.new_tokenizer([row["prompt"] + row["solution"] for row in tasks], 400)
+    model = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1)
+    torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
+    common.save_model(model, tokenizer, folder / "prm")
+    return folder
+
+
+def pairs_of(sampled, name, **flags):
+    flags = {"tasks": str(sampled / "tasks.jsonl"), "samples": str(sampled / "verdicts.jsonl"), **flags}
+    return run(rank, output_file=str(sampled / f"{name}.jsonl"), **flags)
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "min"])
+def test_the_prm_ranks_samples_by_its_scores_at_their_line_ends(sampled, tasks, aggregate):
+    prm = str(sampled / "prm")
+    pairs = pairs_of(sampled, aggregate, prm=prm, aggregate=aggregate, per_device_eval_batch_size=5)
+    tokenizer, model = common.load_tokenizer(prm), common.load_scorer(prm).eval()
+    scores = defaultdict(dict)
+    for row in common.read_jsonl(sampled / "verdicts.jsonl", {}):
+        task = next(task for task in tasks if task["task_id"] == row["task_id"])
+        ids, lines = common.encode_prompt(tokenizer, task), []
+        for line in gold.lines_of(row["completion"]):  # this tokenizer cuts at every newline: lines stand alone
+            ids = ids + tokenizer(line).input_ids
+            with torch.no_grad():
+                lines.append(model(input_ids=torch.tensor([ids])).logits[0, -1, 0].item())
+        if lines and row.get("terminated", True):
+            found = {"sum": sum(lines), "mean": sum(lines) / len(lines), "min": min(lines)}[aggregate]
+            scores[row["task_id"]][row["completion"]] = found
+    assert len(pairs) == 8 == len({pair["task_id"] for pair in pairs})
+    for pair in pairs:
+        of_task = scores[pair["task_id"]]
+        assert pair["complete"] and pair["kind"] == "response" and pair["chosen"] != pair["rejected"]
+        assert of_task[pair["chosen"]] == pytest.approx(max(of_task.values()), abs=1e-5)
+        assert of_task[pair["rejected"]] == pytest.approx(min(of_task.values()), abs=1e-5)
+        assert pair["meta"]["score_chosen"] == pytest.approx(of_task[pair["chosen"]], abs=1e-5)
+
+
+def test_ranked_by_tests_the_chosen_passes_and_the_rejected_fails_and_no_pair_comes_twice(sampled):
+    pairs = pairs_of(sampled, "tests", rank_by="tests", min_margin=0.0, max_pairs_per_task=3)
+    statuses = {(row["task_id"], row["completion"]): row["status"]
+                for row in common.read_jsonl(sampled / "verdicts.jsonl", {})}  # fmt: skip
+    for pair in pairs:
+        assert statuses[pair["task_id"], pair["chosen"]] == "passed"
+        assert statuses[pair["task_id"], pair["rejected"]] == "failed"
+        assert not pair["chosen"].endswith("    xs")  # that one was cut off
+    keys = [(pair["task_id"], pair["chosen"], pair["rejected"]) for pair in pairs]
+    assert len(set(keys)) == len(keys) > 8 and max(map([key[0] for key in keys].count, {key[0] for key in keys})) <= 3
+
+
+def test_step_pairs_differ_in_one_verified_line_after_the_reference_s_lines(tasks, tmp_path):
+    common.write_jsonl(tmp_path / "tasks.jsonl", tasks[:6])
+    data = str(tmp_path / "prm.jsonl")
+    rows = run(mutate, tasks=str(tmp_path / "tasks.jsonl"), output_file=data, max_variants_per_line=4)
+    pairs = run(rank, output_file=str(tmp_path / "pairs.jsonl"), pairs="step", data=data, max_pairs_per_task=9)
+    negative = {(row["task_id"], "".join(row["completions"])) for row in rows if row["labels"][-1] == -1}
+    solutions = {task["task_id"]: task["solution"] for task in tasks}
+    for pair in pairs:
+        chosen, rejected = gold.lines_of(pair["chosen"]), gold.lines_of(pair["rejected"])
+        assert chosen[:-1] == rejected[:-1] and chosen[-1] != rejected[-1] and pair["complete"] is False
+        assert solutions[pair["task_id"]].startswith(pair["chosen"]) and pair["chosen"].endswith("\n")
+        assert (pair["task_id"], pair["rejected"]) in negative
+    of_task = [pair["task_id"] for pair in pairs]
+    assert len({(pair["task_id"], pair["rejected"]) for pair in pairs}) == len(pairs) > 40
+    assert max(of_task.count(name) for name in of_task) == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "--prm is required"), ({"samples": None, "rank_by": "tests"}, "--samples is required"),
+        ({"pairs": "step"}, "--data is required"), ({"rank_by": "tests", "samples": "{unjudged}"}, ":1: field 'status'"),
+        ({"rank_by": "tests", "tasks": "{other}"}, ":1: field 'task_id': no task"),
+    ],
+)  # fmt: skip
+def test_pairs_that_cannot_be_made_are_refused(sampled, tmp_path, flags, message):
+    rows = common.read_jsonl(sampled / "verdicts.jsonl", {})
+    common.write_jsonl(tmp_path / "unjudged", [{"task_id": row["task_id"], "completion": "a"} for row in rows])
+    common.write_jsonl(tmp_path / "other", [{"task_id": "x", "prompt": "p"}])
+    places = {name: str(tmp_path / name) for name in ("unjudged", "other")}
+    flags = {key: value.format(**places) if value else value for key, value in flags.items()}
+    with pytest.raises(InputError, match=message):
+        pairs_of(sampled, "refused", **flags)
+    assert not (sampled / "refused.jsonl").exists()

@@ -23,13 +23,23 @@ models() { # seed: a supervised policy, and its reward models with equal numbers
     SEED="$1" FROM="$RUNS/$1"
     mkdir -p "$FROM"
     python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$FROM/sft"
-    reward_model prm regression prm.jsonl
-    reward_model orm-outcome outcome outcomes.jsonl
-    reward_model orm-ranking ranking outcomes.jsonl
+    reward_model prm regression "$RUNS/prm.jsonl"
+    reward_model orm-outcome outcome "$RUNS/outcomes.jsonl"
+    reward_model orm-ranking ranking "$RUNS/outcomes.jsonl"
+    # A PRM that has seen the policy's own mistakes too: its lines on the training tasks, each executed in its place in
+    # the reference (possible where programs go in lock step, as here).
+    sample_training_tasks "$FROM"
+    python make_prm_data.py --method gold --tasks "$TASKS/train.jsonl" --samples "$FROM/sft-samples/verdicts.jsonl" --output_file "$FROM/own.jsonl"
+    [ -f "$FROM/prm-own.jsonl" ] || { cat "$RUNS/prm.jsonl" "$FROM/own.jsonl" > "$FROM/.own" && mv "$FROM/.own" "$FROM/prm-own.jsonl"; }
+    reward_model prm-own regression "$FROM/prm-own.jsonl"
+}
+
+sample_training_tasks() { # folder: 7,500 samples of the policy, five a task
+    python eval.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$FROM/sft" --num_samples 5 --seed "$SEED" --output_dir "$1/sft-samples"
 }
 
 reward_model() { # name, objective, data
-    python train_prm.py --data "$RUNS/$3" --objective "$2" --model_name_or_path "$FROM/sft" --max_steps 800 --learning_rate 7e-4 \
+    python train_prm.py --data "$3" --objective "$2" --model_name_or_path "$FROM/sft" --max_steps 800 --learning_rate 7e-4 \
         --seed "$SEED" --output_dir "$FROM/$1"
 }
 
@@ -43,7 +53,6 @@ ppo() { # arm, its flags ...
     evaluate "$arm" "$OUT/$arm"
 }
 
-# 7,500 samples of the policy, five a task, which its pairs are drawn from.
 dpo() { # arm, its flags of --method rank ...
     local arm="$1"
     shift
@@ -60,13 +69,18 @@ one_seed() {
     ppo ppo-orm-outcome --outcome_reward orm --orm "$FROM/orm-outcome"
     ppo ppo-orm-ranking --outcome_reward orm --orm "$FROM/orm-ranking"
     ppo ppo-prm --outcome_reward none --prm "$FROM/prm" --lambda_fail 1 --process_norm none
-    python eval.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$FROM/sft" --num_samples 5 --seed "$SEED" --output_dir "$OUT/sft-samples"
+    ppo ppo-prm-own --outcome_reward none --prm "$FROM/prm-own" --lambda_fail 1 --process_norm none
+    sample_training_tasks "$OUT" # which the pairs are drawn from
     dpo dpo-prm --pairs response --rank_by prm --prm "$FROM/prm" --tasks "$TASKS/train.jsonl" --samples "$OUT/sft-samples/samples.jsonl"
     dpo dpo-tests --pairs response --rank_by tests --tasks "$TASKS/train.jsonl" --samples "$OUT/sft-samples/verdicts.jsonl"
-    # The PRM against exact line labels, on what the supervised policy writes and on what its own arm writes in the end.
-    for policy in sft ppo-prm; do
+    # The PRMs against exact line labels, on what the supervised policy writes and on what their own arms write in the end.
+    for policy in sft ppo-prm ppo-prm-own; do
         python make_prm_data.py --method gold --tasks "$TASKS/test.jsonl" --samples "$OUT/eval-$policy/samples.jsonl" --output_file "$OUT/gold-$policy.jsonl"
-        python eval.py --prm "$FROM/prm" --data "$OUT/gold-$policy.jsonl" --output_dir "$OUT/eval-prm-on-$policy"
+    done
+    for prm in prm prm-own; do
+        for policy in sft "ppo-$prm"; do
+            python eval.py --prm "$FROM/$prm" --data "$OUT/gold-$policy.jsonl" --output_dir "$OUT/eval-$prm-on-$policy"
+        done
     done
 }
 
@@ -80,5 +94,5 @@ python make_prm_data.py --method mutate --tasks "$TASKS/train.jsonl" --teacher a
 seq 0 $((MODEL_SEEDS - 1)) | xargs -P "$JOBS" -I SEED bash reproduce/prlcoder.sh models SEED
 printf '%s\n' $SEEDS | xargs -P "$JOBS" -I SEED bash reproduce/prlcoder.sh seed SEED
 python reproduce/seeds_table.py "$RUNS" ppo-tests "sft=SFT" "ppo-tests=PPO, tests" "ppo-orm-outcome=PPO, ORM (four outcomes)" \
-    "ppo-orm-ranking=PPO, ORM (ranking)" "ppo-prm=PPO, PRM" "dpo-prm=DPO, pairs by the PRM=7500" "dpo-tests=DPO, pairs by tests=7500" | tee "$RUNS/table.md"
-python reproduce/prm_table.py "$RUNS" sft ppo-prm | tee "$RUNS/prm_table.md"
+    "ppo-orm-ranking=PPO, ORM (ranking)" "ppo-prm=PPO, PRM" "ppo-prm-own=PPO, PRM that saw the policy's lines" "dpo-prm=DPO, pairs by the PRM=7500" "dpo-tests=DPO, pairs by tests=7500" | tee "$RUNS/table.md"
+python reproduce/prm_table.py "$RUNS" prm-on-sft prm-own-on-sft prm-on-ppo-prm prm-own-on-ppo-prm-own | tee "$RUNS/prm_table.md"

@@ -1,8 +1,8 @@
 """The PRM against exact line labels by number of steps, means over seeds.
 
-    python reproduce/prm_table.py runs/prlcoder sft ppo-prm
+    python reproduce/prm_table.py runs/prlcoder prm-on-sft prm-on-ppo-prm
 
-Reads `<seed>/eval-prm-on-<policy>/report.json` of eval.py for each policy that is named.
+Reads `<seed>/eval-<name>/report.json` of eval.py for each name.
 """
 
 import json
@@ -12,26 +12,26 @@ from pathlib import Path
 from seeds_table import cell
 
 
-def main(runs: Path, policies: list[str]) -> None:
-    found = runs.glob(f"*/eval-prm-on-{policies[0]}")
+def main(runs: Path, names: list[str]) -> None:
+    found = runs.glob(f"*/eval-{names[0]}")
     seeds = [path.parent for path in sorted(found, key=lambda path: int(path.parent.name))]
     reports = {
-        policy: [json.loads((seed / f"eval-prm-on-{policy}" / "report.json").read_text("utf-8")) for seed in seeds]
-        for policy in policies
+        name: [json.loads((seed / f"eval-{name}" / "report.json").read_text("utf-8")) for seed in seeds]
+        for name in names
     }
-    steps = list(reports[policies[0]][0]["by_steps"])
+    steps = list(reports[names[0]][0]["by_steps"])
     print(
         f"AUC of the PRM against exact labels of held-out lines, {len(seeds)} seeds, mean ± half of the 95 % interval\n"
     )
     print(
-        "| lines written by | " + " | ".join(f"{n} steps" for n in steps) + " | all | to the first error | accuracy |"
+        "| PRM, on lines of | " + " | ".join(f"{n} steps" for n in steps) + " | all | to the first error | accuracy |"
     )
     print("|---|" + "---|" * (len(steps) + 3))
-    for policy, rows in reports.items():
+    for name, rows in reports.items():
         cells = [cell([row["by_steps"][n]["auc"] for row in rows]) for n in steps]
         cells += [cell([row["eval_auc"] for row in rows]), cell([row["to_first_error"]["auc"] for row in rows])]
         cells += [cell([row["eval_accuracy"] for row in rows])]
-        print(f"| {policy} | " + " | ".join(cells) + " |")
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ one_seed() {
     ppo ppo-orm-ranking --outcome_reward orm --orm "$FROM/orm-ranking"
     ppo ppo-prm --outcome_reward none --prm "$FROM/prm" --lambda_fail 1 --process_norm none
     ppo ppo-prm-own --outcome_reward none --prm "$FROM/prm-own" --lambda_fail 1 --process_norm none
+    ppo ppo-tests-prm --prm "$FROM/prm" --lambda_fail 1 --lambda_pass 1 --process_norm constant # not the paper's: both, as in micro.sh
     sample_training_tasks "$OUT" # which the pairs are drawn from
     dpo dpo-prm --pairs response --rank_by prm --prm "$FROM/prm" --tasks "$TASKS/train.jsonl" --samples "$OUT/sft-samples/samples.jsonl"
     dpo dpo-tests --pairs response --rank_by tests --tasks "$TASKS/train.jsonl" --samples "$OUT/sft-samples/verdicts.jsonl"
@@ -94,5 +95,5 @@ python make_prm_data.py --method mutate --tasks "$TASKS/train.jsonl" --teacher a
 seq 0 $((MODEL_SEEDS - 1)) | xargs -P "$JOBS" -I SEED bash reproduce/prlcoder.sh models SEED
 printf '%s\n' $SEEDS | xargs -P "$JOBS" -I SEED bash reproduce/prlcoder.sh seed SEED
 python reproduce/seeds_table.py "$RUNS" ppo-tests "sft=SFT" "ppo-tests=PPO, tests" "ppo-orm-outcome=PPO, ORM (four outcomes)" \
-    "ppo-orm-ranking=PPO, ORM (ranking)" "ppo-prm=PPO, PRM" "ppo-prm-own=PPO, PRM that saw the policy's lines" "dpo-prm=DPO, pairs by the PRM=7500" "dpo-tests=DPO, pairs by tests=7500" | tee "$RUNS/table.md"
+    "ppo-orm-ranking=PPO, ORM (ranking)" "ppo-prm=PPO, PRM" "ppo-prm-own=PPO, PRM that saw the policy's lines" "ppo-tests-prm=PPO, tests + PRM" "dpo-prm=DPO, pairs by the PRM=7500" "dpo-tests=DPO, pairs by tests=7500" | tee "$RUNS/table.md"
 python reproduce/prm_table.py "$RUNS" prm-on-sft prm-own-on-sft prm-on-ppo-prm prm-own-on-ppo-prm-own | tee "$RUNS/prm_table.md"

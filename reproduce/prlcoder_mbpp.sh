@@ -5,6 +5,16 @@
 #
 #     bash reproduce/prlcoder_mbpp.sh mbpp.jsonl                       # the published file
 #     PLUS=MbppPlus.jsonl.gz HUMANEVAL=HumanEval.jsonl.gz bash reproduce/prlcoder_mbpp.sh mbpp.jsonl
+# The flags that matter, and why they have these values:
+#   --learning_rate              1e-5 for supervised stages, 1e-6 for PPO, 5e-7 for DPO: what is usual at 0.5B to 7B parameters
+#   --value_learning_rate 1e-5   the critic's head starts at zero and has to catch up with the policy
+#   --num_prompts, --num_generations  samples a batch; their product times --max_steps is an arm's budget, equal for all arms
+#   --max_completion_length 512  MBPP's references have 330 characters at the 90th percentile
+#   --per_device_train_batch_size  rows a forward pass: memory alone, the result does not depend on it
+#   --temperature 1.0 in training (the policy gradient needs the policy's own distribution), 0.8 for pass@k
+#   --sandbox_workers 8          processes that run programs while the model works; one a free core
+#   --kl_coef 0.02               keeps the policy near the starting one, where the reward models have seen programs
+#   --lambda_fail 1 --process_norm none  the paper's reward: the plain sum over lines, whatever the tests say
 set -euo pipefail
 INPUT="$(realpath "${1:?usage: bash reproduce/prlcoder_mbpp.sh path/to/mbpp.jsonl}")"
 PLUS="${PLUS:+$(realpath "$PLUS")}" HUMANEVAL="${HUMANEVAL:+$(realpath "$HUMANEVAL")}"

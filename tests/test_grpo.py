@@ -108,7 +108,7 @@ def test_sequence_level_ratios_are_the_geometric_mean_of_the_tokens_and_pass_gra
         a = float(advantage[b, 0])
         total -= len(inside) * min(ratio * a, max(0.97, min(1.05, ratio)) * a)
     loss, log_ratio, _ = grpo.policy_loss(new, old, advantage, mask, 0.03, 0.05, "sequence")
-    assert float(loss) == pytest.approx(total)
+    assert loss.item() == pytest.approx(total)
     assert (log_ratio == log_ratio[:, :1]).all()
     assert torch.autograd.gradcheck(lambda x: grpo.policy_loss(x, old, advantage, mask, 0.03, 0.05, "sequence")[0], new)
 

@@ -57,6 +57,14 @@ def test_the_label_comes_from_execution_and_never_from_the_teacher_s_intent(inte
     assert mutate.label_of(variant(intent), status, equivalent) == label
 
 
+def label(folder, packing, *flags) -> str:
+    """Runs the stage on the folder's tasks as a user would; what it prints."""
+    command = [sys.executable, "make_prm_data.py", "--method", "mutate", "--tasks", folder / "tasks.jsonl"]
+    command += ["--output_file", folder / f"{packing}.jsonl", "--packing", packing]
+    command += ["--max_variants_per_line", "6", "--shift_rate", "0.5", *flags]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """Micro tasks with both packings of their labels, made by the command itself."""
@@ -69,27 +77,8 @@ def labelled(tmp_path_factory):
     common.write_jsonl(folder / "tasks.jsonl", tasks)
     outputs = {}
     for packing in ("prefix", "program"):
-        command = [
-            sys.executable,
-            "make_prm_data.py",
-            "--method",
-            "mutate",
-            "--tasks",
-            folder / "tasks.jsonl",
-            "--output_file",
-        ]
-        command += [
-            folder / f"{packing}.jsonl",
-            "--packing",
-            packing,
-            "--max_variants_per_line",
-            "6",
-            "--shift_rate",
-            "0.5",
-            "--outcomes_file",
-            folder / f"{packing}.outcomes.jsonl",
-        ]
-        outputs[packing] = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        outcomes = folder / f"{packing}.outcomes.jsonl"
+        outputs[packing] = label(folder, packing, "--outcomes_file", outcomes)
     return tasks, folder, outputs
 
 
@@ -164,19 +153,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(labelled):
     lines = progress.read_text().splitlines(keepends=True)
     progress.write_text("".join(lines[:6]) + lines[6][:40])  # killed while it wrote the sixth task
     (folder / "prefix.jsonl").unlink()
-    command = [
-        sys.executable,
-        "make_prm_data.py",
-        "--method",
-        "mutate",
-        "--tasks",
-        folder / "tasks.jsonl",
-        "--output_file",
-        folder / "prefix.jsonl",
-    ]
-    command += ["--packing", "prefix", "--max_variants_per_line", "6", "--shift_rate", "0.5"]
-    command += ["--sandbox_workers", "2", "--outcomes_file", folder / "again.jsonl"]  # which may change, unlike others
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    # The workers and the outcomes may change, unlike the other flags.
+    label(folder, "prefix", "--sandbox_workers", "2", "--outcomes_file", folder / "again.jsonl")
     assert (folder / "prefix.jsonl").read_bytes() == whole and (folder / "again.jsonl").read_bytes() == outcomes
     assert progress.read_text().splitlines(keepends=True)[:6] == lines[:6]
 

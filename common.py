@@ -9,6 +9,7 @@ No algorithm lives here. A stage reads:
 
 import dataclasses
 import difflib
+import functools
 import gc
 import hashlib
 import inspect
@@ -33,7 +34,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
-from kernels import sampling
+from kernels import masking, sampling
 from kernels.logprobs import check_plain_head, completion_logprobs
 
 transformers.utils.logging.disable_progress_bar()
@@ -469,19 +470,29 @@ def scores_of(model, input_ids: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def score_texts(model, tokenizer, tasks: list[dict], texts: list[str], batch_size: int) -> torch.Tensor:
-    """Scores (N,) of a reward model at the last token of each text, which follows its task's prompt."""
-    rows = [
-        encode_prompt(tokenizer, task) + tokenizer(text, add_special_tokens=False).input_ids
-        for task, text in zip(tasks, texts, strict=True)
-    ]
+    """Scores (N,) of a reward model for texts that follow their tasks' prompts: at the last token of each, or, where
+    config.score_pooling is "lines" (train_prm.py), the mean of those at the ends of its lines."""
+    prompts = [encode_prompt(tokenizer, task) for task in tasks]
+    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    pooled = getattr(model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]) + len(rows[i]))
     for start in range(0, len(order), batch_size):
         micro = order[start : start + batch_size]
-        read = scores_of(model, pad([rows[i] for i in micro]))  # (B, L)
-        last = torch.tensor([[len(rows[i]) - 1] for i in micro], device=read.device)
-        scores[micro] = read.gather(1, last).squeeze(1)
+        ids, mask = pad_pairs([prompts[i] for i in micro], [rows[i] for i in micro])  # (B, L), (B, L)
+        read = scores_of(model, ids)  # (B, L)
+        if pooled:
+            scores[micro] = masking.mean_over_lines(read, ids, mask, line_table(tokenizer))
+        else:
+            last = torch.tensor([[len(prompts[i]) + len(rows[i]) - 1] for i in micro], device=read.device)
+            scores[micro] = read.gather(1, last).squeeze(1)
     return scores
+
+
+@functools.lru_cache(maxsize=2)
+def line_table(tokenizer) -> masking.LineTable:
+    """masking.line_table on this process's device, made once."""
+    return masking.line_table(tokenizer).to(device())
 
 
 def eos_ids(model, tokenizer) -> list[int]:

@@ -1,4 +1,4 @@
-"""Evaluation: samples, verdicts, pass@k, and pass@1 by number of steps with confidence intervals.
+r"""Evaluation: samples, verdicts, pass@k, and pass@1 by number of steps with confidence intervals.
 
 pass@k is the unbiased estimator 1 - C(n - c, k) / C(n, k) of Chen et al. (2021), n samples and c passing ones a task,
 averaged over tasks. Intervals are 95 % Wilson intervals on an effective sample size: samples of one task are alike, so
@@ -14,17 +14,25 @@ one: an arm is one folder, or several with commas between, one a seed. Its 95 % 
 drawn with replacement, the same for both arms, and seeds within each arm (with few seeds it is too narrow).
 
 `--pairs` evaluates a reasoning reward model as on LCB-RB (ReCode): the share of pairs whose chosen text gets the higher
-score, over all pairs, by kind, by dimension and by operator, with the same intervals as pass rates have.
+score, over all pairs, by kind, by dimension and by operator, with the same intervals as pass rates have. With `--judge`
+a language model is asked in its place which of the two is sounder, ReCode's zero-shot baseline (its prompt is not
+published; JUDGE is ours). It is asked twice, once with the chosen text first and once with it second, since a judge may
+favour a place: a pair counts 1, 0.5 or 0 by how many of the two answers name the chosen text. An answer whose last line
+is not the verdict alone names none; a pair without both answers (the endpoint gave none) counts nowhere. Both are
+counted. Answers are kept in judge.jsonl as they come, so that a run which was cut off pays for none twice.
 
     python eval.py --tasks test.jsonl --model_name_or_path runs/ppo --num_samples 20 --k 1 10 --output_dir runs/eval
     python eval.py --tasks test.jsonl --samples samples.jsonl --output_dir runs/eval2
     python eval.py --prm runs/prm --data prm.jsonl --output_dir runs/eval-prm
     python eval.py --pairs pairs.jsonl --reasoning_rm runs/rm --output_dir runs/eval-rm
+    python eval.py --pairs pairs.jsonl --judge http://127.0.0.1:8000/v1 --judge_model NAME --max_completion_length 1024 \
+        --temperature 0 --output_dir runs/eval-judge
     python eval.py --compare runs/a/eval-s0,runs/a/eval-s1 runs/b/eval-s0,runs/b/eval-s1 --output_dir runs/compare
 """
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +45,27 @@ import metrics
 import sandbox
 from common import InputError
 from kernels import masking
+from prm_data import chat
 
 REPLICATES = 10_000  # of the bootstrap
+JUDGE = """Here is a programming problem, and two reasonings that are meant to lead to its solution.
+
+<problem>
+{problem}
+</problem>
+
+<reasoning_a>
+{a}
+</reasoning_a>
+
+<reasoning_b>
+{b}
+</reasoning_b>
+
+Which of the two is the sounder reasoning: true in what it states, rigorous, coherent, and leading to a right solution?
+You may compare them first. End with a line that holds your verdict alone, "Verdict: A" or "Verdict: B".
+"""
+VERDICT = re.compile(r"\W*verdict\W+([AB])\W*", re.IGNORECASE)
 
 
 @dataclass
@@ -49,14 +76,16 @@ class Config:
     samples: str | None = None  # or samples that exist already: rows of task_id and completion or solution
     num_samples: int = 1  # completions a task
     temperature: float = 1.0  # 0: greedy, one sample
-    max_completion_length: int = 128  # tokens
+    max_completion_length: int = 128  # tokens, of the judge's answers as well
     prm: str | None = None  # or a line reward model to evaluate ...
     data: str | None = None  # ... on these labelled rows, a prm.jsonl
     pairs: str | None = None  # or pairs of reasonings, on which to evaluate ...
-    reasoning_rm: str | None = None  # ... this reasoning reward model
+    reasoning_rm: str | None = None  # ... this reasoning reward model,
+    judge: str | None = None  # ... or this language model: the URL of a chat endpoint, a folder or a hub name
+    judge_model: str | None = None  # which model of the endpoint
     compare: list[str] = field(default_factory=list)  # or folders of this stage to compare, an arm a word
     k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
-    batch_size: int = 64  # tasks a sampling batch, rows a forward pass of the reward model
+    batch_size: int = 64  # tasks a sampling batch, rows a forward pass of the reward model, questions at a time
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
@@ -246,25 +275,62 @@ def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     return report
 
 
-def evaluate_pairs(config: Config, rows: list[dict]) -> dict:
-    """Report of a reasoning reward model on pairs.jsonl: accuracy and its interval; a tie is wrong."""
+def score_pairs(config: Config, rows: list[dict]) -> list[float]:
+    """1 for each pair whose chosen text has the higher score of the reasoning reward model; a tie is wrong."""
     tokenizer = common.load_tokenizer(config.reasoning_rm)
     model = common.load_scorer(config.reasoning_rm).to(common.device()).eval()
     chosen, rejected = (
         common.score_texts(model, tokenizer, rows, [row[side] for row in rows], config.batch_size)
         for side in ("chosen", "rejected")
     )
-    right = (chosen > rejected).tolist()
+    return (chosen > rejected).float().tolist()
+
+
+def verdict_of(answer: str) -> str | None:
+    """The letter in the last line of a judge's answer, where that line is a verdict and nothing else."""
+    found = VERDICT.fullmatch((answer.strip().splitlines() or [""])[-1])
+    return found and found.group(1).upper()
+
+
+def judge_pairs(config: Config, rows: list[dict]) -> tuple[list[float], dict]:
+    """What the judge makes of each pair: 1, 0.5, 0, or NaN without both answers; and the counts of its answers."""
+    cache = Path(config.output_dir) / "judge.jsonl"
+    teacher = chat.Teacher(
+        config.judge, cache, config.judge_model, config.temperature, config.max_completion_length, config.batch_size,
+        seed=config.seed,
+    )  # fmt: skip
+    prompts = [
+        JUDGE.format(problem=row["prompt"].strip(), a=row[first].strip(), b=row[second].strip())
+        for row in rows for first, second in (("chosen", "rejected"), ("rejected", "chosen"))
+    ]  # fmt: skip
+    answers = teacher.ask(prompts, "judged")
+    letters = [answer and verdict_of(answer) for answer in answers]
+    right = [
+        math.nan if None in answers[i : i + 2] else ((letters[i] == "A") + (letters[i + 1] == "B")) / 2
+        for i in range(0, len(answers), 2)
+    ]
+    return right, {
+        "answers": len(answers) - answers.count(None), "missing_answers": answers.count(None),
+        "unparsable_answers": letters.count(None) - answers.count(None),
+        "named_first": metrics.ratio(letters.count("A"), letters.count("A") + letters.count("B")),
+    }  # fmt: skip
+
+
+def evaluate_pairs(config: Config, rows: list[dict]) -> dict:
+    """Report of a reasoning reward model or of a judge on pairs.jsonl: accuracy and its interval."""
+    right, counts = (score_pairs(config, rows), {}) if config.judge is None else judge_pairs(config, rows)
 
     def part(places) -> dict:
-        counts = defaultdict(lambda: [0, 0])
+        counts = defaultdict(lambda: [0, 0.0])
         for i in places:
-            counts[rows[i]["task_id"]][0] += 1
-            counts[rows[i]["task_id"]][1] += right[i]
+            if not math.isnan(right[i]):
+                counts[rows[i]["task_id"]][0] += 1
+                counts[rows[i]["task_id"]][1] += right[i]
         accuracy, low, high = pass_rate([tuple(count) for count in counts.values()])
-        return {"pairs": len(places), "accuracy": accuracy, "low": low, "high": high}
+        pairs = sum(n for n, _ in counts.values())
+        return common.without_nan({"pairs": pairs, "accuracy": accuracy, "low": low, "high": high})
 
-    report = part(range(len(rows)))
+    report = part(range(len(rows))) | counts
     for name in ("kind", "dimension", "operator"):
         values = [str(row.get(name, row.get("meta", {}).get(name))) for row in rows]
         report[f"by_{name}"] = {
@@ -272,8 +338,10 @@ def evaluate_pairs(config: Config, rows: list[dict]) -> dict:
         }
     groups = [(n, value, row) for n in ("kind", "dimension", "operator") for value, row in report[f"by_{n}"].items()]
     for name, value, row in [*groups, ("all", "", report)]:
-        interval = f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        print(f"{name:>10} {value:<16} {interval}  {row['pairs']} pairs")
+        accuracy, low, high = (metrics.text_of(row[key]) for key in ("accuracy", "low", "high"))
+        print(f"{name:>10} {value:<16} {accuracy} [{low}, {high}]  {row['pairs']} pairs")
+    if counts:
+        print("  ".join(f"{name} {metrics.text_of(value)}" for name, value in counts.items()))
     return report
 
 
@@ -342,10 +410,13 @@ def main(config: Config) -> None:
         rows = common.read_jsonl(config.data, metrics.PRM_FIELDS, metrics.check_prm_row)
         common.check_model_folder(config.prm)
     elif config.pairs is not None:
-        if config.reasoning_rm is None:
-            raise InputError("--pairs needs --reasoning_rm, a reasoning reward model")
+        if (config.reasoning_rm is None) == (config.judge is None):
+            raise InputError("--pairs needs --reasoning_rm, a reasoning reward model, or --judge, a language model")
+        if config.judge is not None and config.judge.startswith(("http://", "https://")) and not config.judge_model:
+            raise InputError("--judge with an endpoint needs --judge_model, the name of a model")
         rows = common.read_jsonl(config.pairs, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str})
         common.check_model_folder(config.reasoning_rm)
+        common.check_model_folder(config.judge)
     else:
         arms = read_arms(config.compare)
     if common.open_run(config, complete="report.json") is not None:

@@ -28,6 +28,12 @@ and some state another step than the program's, which makes reasoning good or ba
     python make_tasks.py --source humanevalplus --input HumanEvalPlus.jsonl.gz --output_dir tasks/humanevalplus
     python make_tasks.py --source mbppplus --input MbppPlus.jsonl.gz --output_dir tasks/mbppplus
     python make_tasks.py --source gsm8k --input test.jsonl --output_dir tasks/gsm8k
+    python make_tasks.py --source gsm8k --input train.jsonl --think true --output_dir tasks/gsm8k
+
+With `--think true` the prompts of a public benchmark ask for reasoning between think tags and the answer between answer
+tags, the form that grpo.py rewards; HumanEval's code, which a completion else goes on with, becomes part of the question.
+GSM8K alone has reasoning to learn from: its rows carry it as a `completion` in that form, and its lines as `meta.plan`,
+without the marks <<48/2=24>> for a calculator, which no stage has.
 
 HumanEval+ and MBPP+ (Liu et al., 2023, arXiv 2305.01210) hold inputs without outputs. One test is one input: the sandbox's
 judge runs the benchmark's reference on it, which is trusted as all tests are, and compares by evalplus' rules.
@@ -40,6 +46,7 @@ import ast
 import gzip
 import json
 import random
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +74,11 @@ class Config:
     misconceptions: float = 0.35  # micro: share of (operation, phrase) pairs that the teacher takes wrongly
     misconception_rate: float = 0.6  # micro: how often it does so, on those
     noise: float = 0.04  # micro: how often it slips on any line
+    comment_rate: float = 0.0  # micro: how often a line of a demonstration has a comment above it
     plans: bool = False  # micro: demonstrations write a plan between think tags before the program
     vague_rate: float = 0.2  # micro: share of the teacher's plan lines that say nothing
     unaligned_rate: float = 0.1  # micro: share that state another step than the line of the program
+    think: bool = False  # not micro: prompts ask for reasoning between think tags before the answer
     seed: int = 0
 
 
@@ -170,6 +179,7 @@ PLANS = {
     "[x for x in xs if xs.count(x) == 1]": "retain numbers that occur only once",
 }
 VAGUE = ["handle this step", "do what is asked here", "apply the next operation to the numbers"]
+COMMENTS = ["    # the next step\n", "    # as asked\n", "    # see the line below\n"]
 CONNECTIVES = ["", "", "now ", "then ", "next "]
 EDGE_CASES = [[], [3], [0, 0, -1]]
 
@@ -247,6 +257,12 @@ def program_of(lines: list[str]) -> str:
     return "def f(xs):\n" + "".join(f"    xs = {line}\n" for line in lines) + "    return xs\n"
 
 
+def commented(rng: random.Random, program: str, rate: float) -> str:
+    """The program with a comment above some of the lines of its body."""
+    first, *body = program.splitlines(keepends=True)
+    return first + "".join((rng.choice(COMMENTS) if rng.random() < rate else "") + line for line in body)
+
+
 def prompt_of(rng: random.Random, steps: list[Step]) -> str:
     phrases = [step.fill(OPERATIONS[step.operation][1][step.phrase]) for step in steps]
     return "\n".join((rng.choice(CONNECTIVES) if i else "") + phrase for i, phrase in enumerate(phrases)) + "\n"
@@ -299,6 +315,8 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
                 "tests": [{"args": [xs], "output": output} for xs, output in zip(inputs, states[-1], strict=True)],
                 "timeout": None, "meta": {"steps": len(steps), "split": split},
             }  # fmt: skip
+            if split == "train":  # what the teacher would write where it misreads a line, biased pair or not
+                row["meta"]["misconceptions"] = [f"    xs = {step.misses()[0]}" for step in steps]
             if config.plans:
                 row["meta"]["plan"] = [next(iter(step.plans().values())) for step in steps]
             if split == "sft":
@@ -310,7 +328,10 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
                     else:
                         lines.append(rng.choice(step.misses()) if wrong > 1 - config.noise else step.line())
                 row["completion"] = program_of(lines)
-                if config.plans:  # draws of its own, so that the programs are those without plans
+                if config.comment_rate:  # here and below draws of its own, so that the programs are those without
+                    comment_rng = random.Random(common.seed_of(config.seed, "comments", len(rows)))
+                    row["completion"] = commented(comment_rng, row["completion"], config.comment_rate)
+                if config.plans:
                     plan_rng = random.Random(common.seed_of(config.seed, "plans", len(rows)))
                     row["completion"] = demonstration_of(plan_rng, steps, lines, config)
             rows.append(row)
@@ -544,6 +565,20 @@ def make_gsm8k(config: Config) -> dict[str, list[dict]]:
     return {split: rows}
 
 
+def ask_to_think(task: dict) -> None:
+    """Makes a task ask for <think> and <answer>; one with a reference rationale gets `completion` and `meta.plan`."""
+    code, answer = task.pop("prefix", None), task["style"] == "answer"
+    question = f"Complete this program:\n\n{code}" if code else task["prompt"]
+    task["prompt"] = (
+        f"{question.rstrip()}\n\nWrite your reasoning between <think> and </think>, and after it the "
+        f"{'answer' if answer else 'whole program'} between <answer> and </answer>.\n"
+    )
+    if answer:
+        rationale, mark, number = re.sub(r"<<.*?>>", "", task["solution"]).rpartition("####")
+        plan = task["meta"]["plan"] = [line.strip() for line in rationale.split("\n") if line.strip()]
+        task["completion"] = "\n".join(["<think>", *plan, "</think>", "<answer>", mark + number, "</answer>\n"])
+
+
 MAKERS = {"micro": make_micro, "mbpp": make_mbpp, "humaneval": make_humaneval, "gsm8k": make_gsm8k}
 MAKERS |= {"humanevalplus": make_plus, "mbppplus": make_plus}
 
@@ -551,7 +586,12 @@ MAKERS |= {"humanevalplus": make_plus, "mbppplus": make_plus}
 def main(config: Config) -> None:
     if config.source == "micro" and not 1 <= config.min_steps <= config.train_min_steps <= config.max_steps:
         raise InputError("--min_steps <= --train_min_steps <= --max_steps must hold")
+    if config.think and config.source == "micro":
+        raise InputError("--think is for public benchmarks; --source micro has --plans")
     splits = MAKERS[config.source](config)
+    if config.think:
+        for task in (task for rows in splits.values() for task in rows):
+            ask_to_think(task)
     for split, rows in splits.items():
         common.write_jsonl(Path(config.output_dir) / f"{split}.jsonl", rows)
         print(f"{Path(config.output_dir) / split}.jsonl: {len(rows)} tasks")

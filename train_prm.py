@@ -15,6 +15,11 @@
                             passing with failing programs of one task; its score is 2 sigmoid(logit) - 1.
                             The loss leaves the scores' offset free: at the end the head's bias is shifted so that the
                             mean over the preferred and the rejected training texts is 0.
+--objective score           pairs.jsonl. The baseline that ReCode compares ranking with, regression on a rating of each
+                            reasoning alone: (score - rating)^2 at the last token, mean over the two texts of each pair.
+                            The ratings are `chosen_rating` and `rejected_rating` in [0, 1], in all rows or in none; a
+                            file without them rates chosen texts 1 and rejected ones 0. ReCode's ratings are a language
+                            model's. The score is the logit; grpo.py --process_map clip takes it as it is.
 
 Outcome rows have task_id, prompt, completion and status, a verdict's: what make_prm_data.py --outcomes_file and eval.py
 (verdicts.jsonl) write. The ORM reads the completion with its EOS, as in reinforcement learning; a completion that was
@@ -26,10 +31,12 @@ end: report.json, see metrics.py.
 
     python train_prm.py --data prm.jsonl --model_name_or_path runs/sft --objective regression --output_dir runs/prm
     python train_prm.py --data outcomes.jsonl --model_name_or_path runs/sft --objective outcome --output_dir runs/orm
+    python train_prm.py --data pairs.jsonl --model_name_or_path runs/sft --objective score --output_dir runs/rm-score
     torchrun --standalone --nproc_per_node=2 train_prm.py --data prm.jsonl --model_name_or_path runs/sft --output_dir runs/prm
 """
 
 import json
+import random
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -45,6 +52,7 @@ from common import InputError
 from kernels import masking
 
 OUTCOMES = list(common.OUTCOME_REWARDS)
+PAIRED = ("ranking", "score")  # objectives whose steps draw pairs of texts
 
 
 @dataclass
@@ -54,7 +62,9 @@ class Config:
     model_name_or_path: str = (
         "micro"  # policy to start from (new head at zero); "micro": a new tiny model and tokenizer
     )
-    objective: Literal["regression", "classification", "outcome", "ranking"] = "regression"
+    objective: Literal["regression", "classification", "outcome", "ranking", "score"] = "regression"
+    score_pooling: Literal["last", "lines"] = "last"  # pairs.jsonl: the score at a text's last token, or the mean over
+    # those at its lines' ends, where a model that has learned labelled lines knows most
     vocab_size: int = 768  # micro: size of the new tokenizer
     hidden_size: int = 128  # micro: width of the new model
     num_hidden_layers: int = 3  # micro: depth of the new model
@@ -88,22 +98,40 @@ def check_outcome_row(row: dict) -> None:
         raise ValueError("field 'terminated' must be true or false")
 
 
+def check_rated_row(row: dict) -> None:
+    for field in ("chosen_rating", "rejected_rating"):
+        rating = row.get(field)
+        if not isinstance(rating, int | float) or isinstance(rating, bool) or not 0 <= rating <= 1:
+            raise ValueError(f"field {field!r} must be a number in [0, 1], as other rows have ratings")
+
+
+def read_pairs(config: Config) -> list[dict]:
+    """The two texts of each row of pairs.jsonl, a group of its own; with a `rating` for --objective score."""
+    rows = common.read_jsonl(config.data, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str})
+    rated = config.objective == "score" and any("chosen_rating" in row or "rejected_rating" in row for row in rows)
+    if rated:
+        rows = common.read_jsonl(config.data, common.PROMPT_FIELDS, check_rated_row)
+    return [
+        row | {"text": row[side], "eos": False, "group": number, "preferred": side == "chosen",
+               "rating": float(row[f"{side}_rating"] if rated else side == "chosen")}
+        for number, row in enumerate(rows) for side in ("chosen", "rejected")
+    ]  # fmt: skip
+
+
 def read_examples(config: Config) -> list[dict]:
     """One example a text: the fields of its row, `text`, `eos` (an EOS follows it), and what the objective needs.
 
-    That is `labels`, one a line; `outcome`, an index of OUTCOMES; or, for ranking, `group` and `preferred` (bool): any
-    preferred text of a group makes a pair with any other. Outcome rows without a verdict are left out.
+    That is `labels`, one a line; `outcome`, an index of OUTCOMES; or, for ranking and score, `group` and `preferred`
+    (bool): any preferred text of a group makes a pair with any other. Outcome rows without a verdict are left out.
     """
     if config.objective in ("regression", "classification"):
         check = metrics.check_prm_row if config.objective == "regression" else check_classification_row
         rows = common.read_jsonl(config.data, metrics.PRM_FIELDS, check)
         return [row | {"text": "".join(row["completions"]), "eos": False} for row in rows]
+    if config.objective == "score":
+        return read_pairs(config)
     if config.objective == "ranking" and "status" not in common.read_jsonl(config.data, common.PROMPT_FIELDS)[0]:
-        rows = common.read_jsonl(config.data, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str})
-        return [
-            row | {"text": row[side], "eos": False, "group": number, "preferred": side == "chosen"}
-            for number, row in enumerate(rows) for side in ("chosen", "rejected")
-        ]  # fmt: skip
+        return read_pairs(config)
     fields = {**common.PROMPT_FIELDS, "completion": str, "status": str}
     rows = common.read_jsonl(config.data, fields, check_outcome_row)
     examples = [
@@ -129,8 +157,8 @@ def length_of(row: dict) -> int:
 
 
 def units_of(config: Config, examples: list[dict]) -> list[tuple[list[dict], ...]]:
-    """What a step draws: examples, or, for ranking, groups as (preferred examples, rejected examples)."""
-    if config.objective != "ranking":
+    """What a step draws: examples, or, for ranking and score, groups as (preferred examples, rejected examples)."""
+    if config.objective not in PAIRED:
         return [([row],) for row in examples]
     groups = {}
     for row in examples:
@@ -146,10 +174,12 @@ def draw_unit(unit: tuple[list[dict], ...], seed: int, step: int, place: int) ->
     )
 
 
-def logits_at(model, rows: list[dict], table=None) -> torch.Tensor:
+def logits_at(model, rows: list[dict], table=None, score_pooling: str = "last") -> torch.Tensor:
     """Logits (B, P, C) at the last token of each text (P = 1), or, given the line table, of each line (P lines; the entry
-    of a line that the row does not have is undefined)."""
+    of a line that the row does not have is undefined), or the mean over the lines (P = 1, score_pooling "lines")."""
     ids, mask = common.pad_pairs([row["prompt_ids"] for row in rows], [row["text_ids"] for row in rows])  # (B, L)
+    if score_pooling == "lines":
+        return masking.mean_over_lines(model(input_ids=ids).logits.float(), ids, mask, table)[:, None]
     if table is None:
         places = torch.tensor([[length_of(row) - 1] for row in rows], device=ids.device)  # (B, 1)
     else:
@@ -162,11 +192,14 @@ def logits_at(model, rows: list[dict], table=None) -> torch.Tensor:
 def loss_terms(objective: str, logits: torch.Tensor, rows: list[dict]) -> torch.Tensor:
     """The terms (N,) whose mean is the loss, one a labelled line, text or pair; logits (B, P, C) as logits_at gives.
 
-    For ranking the rows are the preferred texts and then, in the same order, the rejected ones.
+    For ranking and score the rows are the preferred texts and then, in the same order, the rejected ones.
     """
     if objective == "ranking":
         preferred, rejected = logits[:, 0, 0].chunk(2)  # (N,), (N,)
         return -F.logsigmoid(preferred - rejected)
+    if objective == "score":
+        ratings = torch.tensor([row["rating"] for row in rows], device=logits.device)  # (2 N,)
+        return torch.stack((logits[:, 0, 0] - ratings).square().chunk(2)).mean(0)
     if objective == "outcome":
         outcomes = torch.tensor([row["outcome"] for row in rows], device=logits.device)
         return F.cross_entropy(logits[:, 0], outcomes, reduction="none")
@@ -186,7 +219,9 @@ def logits_of_all(model, config: Config, examples: list[dict], table) -> list[to
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["text_ids"]))
     for start in range(0, len(order), config.per_device_train_batch_size):
         micro = order[start : start + config.per_device_train_batch_size]
-        for i, row in zip(micro, logits_at(model, [examples[i] for i in micro], table).cpu(), strict=True):
+        for i, row in zip(
+            micro, logits_at(model, [examples[i] for i in micro], table, config.score_pooling).cpu(), strict=True
+        ):
             logits[i] = row
     return logits
 
@@ -210,9 +245,10 @@ def evaluate(model, config: Config, examples: list[dict], table) -> dict:
     pairs = [(a, b) for preferred, rejected in groups for a in preferred for b in rejected]
     first, second = [a["number"] for a, _ in pairs], [b["number"] for _, b in pairs]
     preferred = torch.tensor([row["preferred"] for row in examples])
+    texts = [a for a, _ in pairs] + [b for _, b in pairs]
     kinds, dimensions = [a.get("kind") for a, _ in pairs], [a.get("meta", {}).get("dimension") for a, _ in pairs]
     return {
-        "eval_loss": float(loss_terms("ranking", logits[first + second], []).mean()),
+        "eval_loss": float(loss_terms(config.objective, logits[first + second], texts).mean()),
         **metrics.pair_report((logits[first] - logits[second]).flatten(), kinds, dimensions),
         "eval_auc": metrics.auc(scores, preferred),
         "histogram": metrics.histogram(scores, preferred),
@@ -228,12 +264,14 @@ def head_bias(model) -> torch.nn.Parameter:
 
 
 @torch.no_grad()
-def centre(model, config: Config, units: list[tuple[list[dict], ...]]) -> None:
-    """Shifts the head's bias so that the mean score of the preferred and of the rejected texts have the mean 0."""
+def centre(model, config: Config, units: list[tuple[list[dict], ...]], table) -> None:
+    """Shifts the head's bias so that the mean score of the preferred and of the rejected texts have the mean 0; 2,000
+    groups, drawn at random where there are more, tell it well enough."""
     means = []
+    units = random.Random(common.seed_of(config.seed, "centre")).sample(units, min(len(units), 2000))
     for column in (0, 1):
         texts = [row for unit in units for row in unit[column]]
-        means.append(torch.stack(logits_of_all(model, config, texts, None)).mean().item())
+        means.append(torch.stack(logits_of_all(model, config, texts, table)).mean().item())
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # the forward has gathered the parameters; the shards are what is kept
@@ -242,6 +280,8 @@ def centre(model, config: Config, units: list[tuple[list[dict], ...]]) -> None:
 
 def main(config: Config) -> None:
     examples = read_examples(config)
+    if config.score_pooling == "lines" and (config.objective not in PAIRED or "status" in examples[0]):
+        raise InputError("--score_pooling lines is for the texts of pairs.jsonl, --objective ranking or score")
     common.check_model_folder(config.model_name_or_path)
     checkpoint = common.open_run(config)
     source = checkpoint or config.model_name_or_path
@@ -258,7 +298,9 @@ def main(config: Config) -> None:
         "classification": "sigmoid_signed",
         "outcome": "expected_outcome",
         "ranking": "sigmoid_signed" if "status" in examples[0] else "none",  # grpo.py takes the sigmoid itself
+        "score": "none",
     }[config.objective]
+    model.config.score_pooling = config.score_pooling
     if config.objective == "outcome":
         model.config.id2label = dict(enumerate(OUTCOMES))
         model.config.label2id = {name: number for number, name in enumerate(OUTCOMES)}
@@ -269,10 +311,12 @@ def main(config: Config) -> None:
     first_step = common.load_optimizers(checkpoint, {"": model}, {"": optimizer}) if checkpoint else 0
 
     encode(tokenizer, examples)
-    table = None  # where scores are read: at the last token, or, with the line table, at each line's end
+    table = None  # where scores are read: at the last token, or, with the line table, at the lines' ends
     if config.objective in ("regression", "classification"):
-        table = masking.line_table(tokenizer).to(common.device())
+        table = common.line_table(tokenizer)
         metrics.check_lines_have_tokens(config.data, examples, [row["text_ids"] for row in examples], table)
+    elif config.score_pooling == "lines":
+        table = common.line_table(tokenizer)
     held_out_tasks = {
         name for name in {row["task_id"] for row in examples}
         if common.seed_of(config.seed, "held-out", name) % 10_000 < 10_000 * config.eval_fraction
@@ -280,7 +324,7 @@ def main(config: Config) -> None:
     fits = [row for row in examples if length_of(row) <= config.max_length]
     train = units_of(config, [row for row in fits if row["task_id"] not in held_out_tasks])
     held_out = units_of(config, [row for row in fits if row["task_id"] in held_out_tasks])
-    what = "rows" if config.objective != "ranking" else "groups with a preferred and a rejected text"
+    what = "rows" if config.objective not in PAIRED else "groups with a preferred and a rejected text"
     if not train or not held_out:
         raise InputError(
             f"{config.data}: {len(train)} {what} to train on and {len(held_out)} held out; both are needed"
@@ -300,14 +344,14 @@ def main(config: Config) -> None:
         drawn = [draw_unit(train[i], config.seed, step, place) for place, i in enumerate(drawn)]
         batch = common.my_share(drawn)  # of (example,) or (preferred, rejected)
         batch.sort(key=lambda unit: sum(map(length_of, unit)))  # rows of like length share a forward pass
-        counts = [1 if table is None else sum(label is not None for label in unit[0]["labels"]) for unit in batch]
+        counts = [sum(label is not None for label in unit[0].get("labels", [1])) for unit in batch]  # 1 a text or pair
         (num_terms,) = common.all_sum(sum(counts))
 
         loss_sum = 0.0
         for start in range(0, len(batch), config.per_device_train_batch_size):
             micro = batch[start : start + config.per_device_train_batch_size]
             rows = [row for column in zip(*micro, strict=True) for row in column]
-            logits = logits_at(model, rows, table)
+            logits = logits_at(model, rows, table, config.score_pooling)
             loss = loss_terms(config.objective, logits, rows).sum() / num_terms
             (loss * common.world_size()).backward()  # FSDP averages gradients over processes; this makes it a sum
             loss_sum += loss.item()
@@ -318,7 +362,7 @@ def main(config: Config) -> None:
         (loss,) = common.all_sum(loss_sum)
         log = {"step": step + 1, "loss": loss, "grad_norm": grad_norm, "learning_rate": lr}
         if step + 1 == config.max_steps and config.objective == "ranking":
-            centre(model, config, train)
+            centre(model, config, train, table)
         if (step + 1) % config.eval_steps == 0 or step + 1 == config.max_steps:
             report = evaluate(model, config, eval_examples, table)
             log |= {name: value for name, value in report.items() if not isinstance(value, dict | list)}

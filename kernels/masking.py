@@ -99,6 +99,12 @@ def line_end_positions(ids: Tensor, mask: Tensor, table: LineTable, num_lines: i
     return torch.where(line <= ended[:, -1:], torch.searchsorted(ended, line), -1)
 
 
+def mean_over_lines(values: Tensor, ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
+    """Mean over a row's lines of what stands at the token in which each ends. values (B, T, ...) -> (B, ...); 0 for none."""
+    ended = _ended(ids, mask, table).to(values.dtype)  # (B, T) lines that end in each token
+    return torch.einsum("bt,bt...->b...", ended / ended.sum(1, keepdim=True).clamp(min=1), values)
+
+
 def line_tokens(ids: Tensor, mask: Tensor, table: LineTable, lines: Tensor) -> Tensor:
     """Tokens with at least one character of the given lines. ids, mask (B, T), lines (B, L) bool -> (B, T) bool.
 

@@ -26,6 +26,8 @@ reference plan of a task that has one (`meta.plan`, a line a step). Two teachers
                   --lines_file writes the same reasonings as prm.jsonl besides, +1 for each right line and -1 for others.
                   A ranking loss alone hardly teaches a small model what binds a line to its place in the problem
                   (swapped lines, numbers): trained on these labels first, and then on the pairs, it learns both.
+                  With them come --num_scrambled reference plans a task in which half of the lines are changed, by
+                  the rules that keep a line's form (SCRAMBLERS): many labels a row of what is hard to tell.
 
 --from_verdicts   makes a benchmark instead, as LCB-RB (ReCode): from verdicts.jsonl of eval.py, pairs of a sound and an
                   unsound reasoning for the same problem. Sound: every plan line right and the program passes. Unsound:
@@ -59,6 +61,7 @@ class Config:
     tasks: str  # tasks.jsonl
     output_file: str  # pairs.jsonl
     lines_file: str | None = None  # rules: prm.jsonl of the same reasonings with the exact label of each line
+    num_scrambled: int = 16  # lines_file: scrambled reference plans a task besides
     method: Literal["contrast"] = "contrast"
     samples: str | None = None  # samples.jsonl or verdicts.jsonl of a policy whose reasoning is the base
     from_verdicts: str | None = None  # verdicts.jsonl: a benchmark of sound and unsound samples, nothing is rewritten
@@ -72,6 +75,7 @@ class Config:
     kinds: list[Literal["optimisation", "degradation", "strong"]] = field(default_factory=lambda: list(KINDS))
     dimensions: list[Literal["factual", "rigour", "coherence"]] = field(default_factory=lambda: list(DIMENSIONS))
     num_bases: int = 2  # policy samples a task that are rewritten, the first ones that differ
+    reference_bases: bool = True  # reference plans are rewritten besides
     num_degraded: int = 2  # degraded versions of a base a dimension
     num_pairs: int = 1  # --from_verdicts: pairs a task at most
     match_length: float | None = 0.15  # lengths differ by this share at most, and lines and tags are alike; none: off
@@ -211,6 +215,16 @@ OPERATORS = {
     "rigour": [swapped, contradictory, unjustified],
     "coherence": [duplicated, irrelevant, vague],
 }
+SCRAMBLERS = (wrong_number, wrong_number, wrong_operation, swapped)  # numbers are what is learned last
+
+
+def scrambled(reference: list[str], rng: random.Random) -> list[str]:
+    """The plan with about half of its lines changed, each by one of SCRAMBLERS."""
+    lines = reference
+    for i in range(len(lines)):
+        if rng.random() < 0.5:
+            lines = rng.choice(SCRAMBLERS)(lines, i, rng) or lines
+    return lines
 
 
 def fault_of(line: str, before: str | None, reference: list[str], known: set[str]) -> str:
@@ -279,7 +293,7 @@ def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
     for task in tasks:
         texts = [normal(text) for text in by_task[task["task_id"]] if text and text.strip()]
         texts = list(dict.fromkeys(texts))[: config.num_bases]
-        if task.get("meta", {}).get("plan"):
+        if config.reference_bases and task.get("meta", {}).get("plan"):
             texts.append(normal("\n".join(task["meta"]["plan"])))
         bases += [(task, text) for text in dict.fromkeys(texts)]
     return bases
@@ -348,25 +362,33 @@ def row_of(task: dict, chosen: str, rejected: str, kind: str, dimension: str, op
     """One row of pairs.jsonl."""
     meta = {"dimension": dimension, "operator": operator, "steps": task.get("meta", {}).get("steps")}
     row = {"prompt": task["prompt"], "chosen": chosen, "rejected": rejected, "task_id": task["task_id"], "kind": kind}
+    if task.get("meta", {}).get("plan"):  # a scalar rating, for train_prm.py --objective score
+        row |= {f"{side}_rating": plan_accuracy(task["meta"]["plan"], row[side]) for side in ("chosen", "rejected")}
     return row | {"meta": meta}
 
 
-def line_rows(bases: list[tuple[dict, str]], versions: list[dict]) -> list[dict]:
+def line_rows(bases: list[tuple[dict, str]], versions: list[dict], config: Config) -> list[dict]:
     """Rows of prm.jsonl: each reasoning of a task once, a line labelled by whether it is the reference's in its place."""
-    rows = {}
+    texts = defaultdict(dict)  # of a task, each once, in order
     for (task, base), by_dimension in zip(bases, versions, strict=True):
         better_and_worse = [
             text for better, worse in by_dimension.values() for text in (better, *(t for _, t in worse))
         ]
-        for text in filter(None, [base, *better_and_worse]):
-            lines, reference, labels = text.splitlines(keepends=True), iter(task["meta"]["plan"]), []
-            for line in lines:  # a blank line is no step
-                labels.append((1.0 if line.strip() == next(reference, None) else -1.0) if line.strip() else None)
-            rows[task["task_id"], text] = {
-                "prompt": task["prompt"], "completions": lines, "labels": labels, "task_id": task["task_id"],
-                "origin": "contrast", "meta": {"steps": task["meta"].get("steps")},
-            }  # fmt: skip
-    return list(rows.values())
+        texts[task["task_id"]] |= dict.fromkeys(filter(None, [base, *better_and_worse]), task)
+    for task in {task["task_id"]: task for task, _ in bases}.values():
+        rng = random.Random(common.seed_of(config.seed, "contrast scrambled", task["task_id"]))
+        plans = [scrambled(task["meta"]["plan"], rng) for _ in range(config.num_scrambled)]
+        texts[task["task_id"]] |= dict.fromkeys([normal("\n".join(lines)) for lines in plans], task)
+    rows = []
+    for text, task in ((text, task) for by_text in texts.values() for text, task in by_text.items()):
+        lines, reference, labels = text.splitlines(keepends=True), iter(task["meta"]["plan"]), []
+        for line in lines:  # a blank line is no step
+            labels.append((1.0 if line.strip() == next(reference, None) else -1.0) if line.strip() else None)
+        rows.append({
+            "prompt": task["prompt"], "completions": lines, "labels": labels, "task_id": task["task_id"],
+            "origin": "contrast", "meta": {"steps": task["meta"].get("steps")},
+        })  # fmt: skip
+    return rows
 
 
 def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
@@ -439,7 +461,7 @@ def main(config: Config) -> None:
         made = [row for (task, base), version in zip(bases, versions, strict=True)
                 for row in pairs_of(task, base, version, config.kinds)]  # fmt: skip
         if config.lines_file is not None:
-            common.write_jsonl(config.lines_file, line_rows(bases, versions))
+            common.write_jsonl(config.lines_file, line_rows(bases, versions, config))
     kept = [row for row in made if matched(row["chosen"], row["rejected"], config.match_length)]
     print_table(made, kept)
     if config.from_verdicts is not None:  # by chance, the same number at most of each task

@@ -101,6 +101,8 @@ class Config:
     )  # what it is asked for
     num_donors: int = 8  # other tasks whose statements the teacher may borrow, a task
     max_variants_per_line: int | None = 8  # versions of a unit by the rules, operators in turn; none: all
+    exclude_misconceptions: bool = False  # leave out, of the rules' versions, each that writes one of the lines of
+    # meta.misconceptions: what the micro benchmark's policy gets wrong is then nothing that the labels show
     equivalent: Literal["drop", "positive"] = "drop"  # what becomes of mutations that still pass
     packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
     rows_per_task: int = 4  # program packing: rows a task
@@ -142,7 +144,9 @@ def rule_variants(task: dict, tasks: list[dict], config: Config) -> list[ast_tea
         max_per_line=config.max_variants_per_line, intents=config.intents,
         seed=common.seed_of(config.seed, "teacher", task["task_id"]),
     )  # fmt: skip
-    return [variant for variant in variants if variant.start > given_lines(task)]
+    taboo = set(task["meta"]["misconceptions"]) if config.exclude_misconceptions else set()
+    return [variant for variant in variants
+            if variant.start > given_lines(task) and taboo.isdisjoint(variant.text.split("\n"))]  # fmt: skip
 
 
 def prompts_of(task: dict, config: Config) -> list[tuple[ast_teacher.Unit, str, str]]:
@@ -441,6 +445,8 @@ def main(config: Config) -> None:
         sandbox.check_task(row)
         if not isinstance(row.get("solution"), str):
             raise ValueError("field 'solution' must be str: --method mutate starts from reference programs")
+        if config.exclude_misconceptions and not isinstance(row.get("meta", {}).get("misconceptions"), list):
+            raise ValueError("field 'meta' must hold 'misconceptions', a list of lines, for --exclude_misconceptions")
         if not row["solution"].startswith(row.get("prefix") or ""):
             raise ValueError("field 'solution' must start with the field 'prefix'")
         try:

@@ -43,8 +43,9 @@ to write. A completion without a verdict counts nowhere; a response, or a prefix
 
 (ppo.py --save_steps 15 --save_total_limit 0 keeps these checkpoints.)
 
-The search is kept beside the output, chunk by chunk: a run that was cut off goes on from there, and another
---data_selection or --mask_after_first_error writes the rows anew without a search. Costs go to prm.report.json.
+The search is kept beside the output, chunk by chunk, in OUTPUT_FILE.progress: a run that was cut off goes on from there,
+and another --data_selection or --mask_after_first_error, after a copy of that file for another --output_file too, writes
+the rows anew without a search. Costs go to prm.report.json.
 """
 
 import dataclasses
@@ -77,6 +78,7 @@ class Config:
     labels: Literal["hard", "soft", "marginal"] = "hard"  # any of K passes, or the share that does, or its change
     share_completions: bool = False  # a passing completion counts for every response that begins as it does (ours)
     mask_after_first_error: bool = False  # no label after the first bad line
+    neutral_comments: bool = True  # comments, blank lines and docstrings have 0 (the paper); else their prefix's label
     data_selection: Literal["full", "remove_hard", "medium_only", "revised_only"] = "full"  # prompts that are kept
     temperature: float = 1.0  # of responses and completions
     max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
@@ -154,11 +156,13 @@ class Probe:
     passing: int = 0
 
 
-def line_labels(kinds: list[int], passed: bool, first_bad: int | None, shares: dict[int, float], labels: str) -> list:
+def line_labels(
+    kinds: list[int], passed: bool, first_bad: int | None, shares: dict[int, float], labels: str, neutral: bool = True
+) -> list:
     """The label of each line, by its kind (masking.line_kinds) (T,), where it is lost, and p_m by line m from 0 on."""
     result = []
     for m, kind in enumerate(kinds, 1):
-        if kind != masking.CODE:
+        if neutral and kind != masking.CODE:
             result.append(0.0)
         elif labels == "hard":
             result.append(1.0 if passed or m < first_bad else -1.0)
@@ -184,6 +188,7 @@ def label_responses(
     max_completion_length: int = 128,
     batch_size: int = 64,
     share_completions: bool = False,
+    neutral_comments: bool = True,
 ) -> tuple[list[Labelled], Counter]:
     """Labels the lines of N responses by completing their prefixes; the flags are those of Config.
 
@@ -278,7 +283,9 @@ def label_responses(
     labelled = []
     for i in range(len(tasks)):
         shares = {line: passing / judged for line, passing, judged in probes[i] if judged}
-        row_labels = None if i in unjudged else line_labels(kinds[i], passed[i], first_bad[i], shares, labels)
+        row_labels = None
+        if i not in unjudged:
+            row_labels = line_labels(kinds[i], passed[i], first_bad[i], shares, labels, neutral_comments)
         labelled.append(Labelled(lines[i], row_labels, first_bad[i], probes[i]))
     return labelled, cost
 
@@ -315,7 +322,7 @@ def search_chunk(config: Config, policy, completer, tokenizer, table, runner, ta
         completer, tokenizer, table, runner, [task for task, _ in keys], prompts, completions, passed,
         [common.seed_of(config.seed, "search", task["task_id"], index, number) for task, number in keys],
         config.num_completions, config.search, config.labels, config.temperature, config.max_completion_length,
-        config.batch_size, config.share_completions,
+        config.batch_size, config.share_completions, config.neutral_comments,
     )  # fmt: skip
     rows = [{"task_id": task["task_id"], "passed": ok, **result._asdict()}
             for (task, _), ok, result in zip(keys, passed, labelled, strict=True)]  # fmt: skip
@@ -423,7 +430,11 @@ def main(config: Config) -> None:
                 raise InputError(f"{config.completer}: its tokenizer is not that of {path}, whose tokens it continues")
     output = Path(config.output_file)
     progress = output.with_name(output.name + ".progress")
-    searched = dataclasses.asdict(config) | {"data_selection": None, "mask_after_first_error": None}
+    searched = dataclasses.asdict(config) | {
+        "output_file": None,
+        "data_selection": None,
+        "mask_after_first_error": None,
+    }
     flags = json.dumps(searched) + "\n"  # the flags that the search depends on
     kept = common.whole_lines(progress) if progress.is_file() else [flags]
     if kept[:1] != [flags]:

@@ -1,71 +1,108 @@
 #!/usr/bin/env bash
-# ReCode on the embedded benchmark with plans: does a reward for the reasoning help, and does execution have to gate it?
-# A policy that plans before it answers, a reasoning reward model from contrasting plans, and four arms of GRPO, each on
-# every seed of SEEDS; two arms at a time on two CPU cores. Run it again to go on where a run was cut off. Its stages have
-# been tried one by one; the whole has not been run yet, and no table of it is in the README.
+# ReCode at micro scale, on the embedded benchmark with plans: does a reward for the reasoning help, and does execution have
+# to gate it? GRPO from tests alone, with the reward of a reasoning reward model added, gated softly by the pass rate, and
+# gated by execution, on five seeds; then reward models from single kinds of pairs and of reasonings.
+# Two supervised policies with a reward model each (MODEL_SEEDS=5: one a seed); seed s starts from those of seed s modulo
+# MODEL_SEEDS. Run it again to go on where it was cut off.
 #
-#     bash reproduce/recode.sh                     # seeds 0 1 2
-#     SEEDS="0" bash reproduce/recode.sh
+#     bash reproduce/recode.sh                       # seeds 0 to 4, two processes at a time
+#     SEEDS="0 1" MODEL_SEEDS=1 JOBS=1 bash reproduce/recode.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/setup.sh requirements.txt
 
-SEEDS="${SEEDS:-0 1 2}" STEPS="${STEPS:-60}"
-TASKS="${TASKS:-tasks/recode}" RUNS="${RUNS:-runs/recode}"
+export SEEDS="${SEEDS:-0 1 2 3 4}" MODEL_SEEDS="${MODEL_SEEDS:-2}" JOBS="${JOBS:-2}"
+export TASKS="${TASKS:-tasks/recode}" RUNS="${RUNS:-runs/recode}"
 mkdir -p "$RUNS"
 
 sample() { # policy, split, samples a task, folder
-    python eval.py --tasks "$TASKS/$2.jsonl" --model_name_or_path "$1" --num_samples "$3" --output_dir "$4"
+    python eval.py --tasks "$TASKS/$2.jsonl" --model_name_or_path "$1" --num_samples "$3" --seed "$SEED" --output_dir "$4"
 }
 
-# The policy. Programs of 2 to 5 lines: plan and program are about twice as long as the program alone.
-[ -f "$TASKS/test.jsonl" ] || python make_tasks.py --source micro --plans true --max_steps 5 --train_min_steps 3 --output_dir "$TASKS"
-python sft.py --tasks "$TASKS/sft.jsonl" --output_dir "$RUNS/sft"
+contrast() { # split, samples, output, flags ...
+    local split="$1" samples="$2" output="$3"
+    shift 3
+    [ -f "$output" ] || python make_prm_data.py --method contrast --tasks "$TASKS/$split.jsonl" --samples "$samples/samples.jsonl" \
+        --seed "$SEED" --output_file "$output" "$@"
+}
 
-# The reasoning reward model: the policy's own plans on the training tasks, rewritten for the better and the worse.
-sample "$RUNS/sft" train 4 "$RUNS/samples-train"
-# It learns which lines are right first: a ranking loss alone does not teach the tiny model order and numbers.
-python make_prm_data.py --method contrast --tasks "$TASKS/train.jsonl" --samples "$RUNS/samples-train/samples.jsonl" --output_file "$RUNS/pairs.jsonl" --lines_file "$RUNS/lines.jsonl"
-python train_prm.py --data "$RUNS/lines.jsonl" --model_name_or_path "$RUNS/sft" --learning_rate 1e-3 --max_steps 700 --output_dir "$RUNS/lines"
-python train_prm.py --objective ranking --data "$RUNS/pairs.jsonl" --model_name_or_path "$RUNS/lines" --max_steps 250 --output_dir "$RUNS/rm"
+models() { # seed: the policy, and a reward model from its own plans on the training tasks, rewritten for better and worse
+    SEED="$1" FROM="$RUNS/$1"
+    mkdir -p "$FROM"
+    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$FROM/sft"
+    sample "$FROM/sft" train 4 "$FROM/samples-train"
+    contrast train "$FROM/samples-train" "$FROM/pairs.jsonl" --lines_file "$FROM/lines.jsonl"
+    # It learns which lines are right first: a ranking loss alone does not teach the tiny model order and numbers.
+    # Then it ranks whole reasonings by the mean over their lines.
+    python train_prm.py --data "$FROM/lines.jsonl" --model_name_or_path "$FROM/sft" --learning_rate 1e-3 --max_steps 2000 \
+        --eval_fraction 0.02 --eval_steps 1000 --seed "$SEED" --output_dir "$FROM/lines"
+    reward_model rm "$FROM/pairs.jsonl" --objective ranking --model_name_or_path "$FROM/lines" --score_pooling lines --max_steps 100
+    # Is it any good? Pairs on held-out compositions, and, as on LCB-RB, sound against unsound samples of the policy.
+    sample "$FROM/sft" test 16 "$FROM/samples-test"
+    contrast test "$FROM/samples-test" "$FROM/pairs-test.jsonl"
+    [ -f "$FROM/benchmark.jsonl" ] || python make_prm_data.py --method contrast --tasks "$TASKS/test.jsonl" --from_verdicts "$FROM/samples-test/verdicts.jsonl" \
+        --seed "$SEED" --output_file "$FROM/benchmark.jsonl"
+    judge rm
+}
 
-# Is it any good? Pairs on held-out compositions, and, as on LCB-RB, sound against unsound samples of the policy.
-sample "$RUNS/sft" test 4 "$RUNS/eval-sft"
-sample "$RUNS/sft" test 16 "$RUNS/samples-test"
-python make_prm_data.py --method contrast --tasks "$TASKS/test.jsonl" --samples "$RUNS/eval-sft/samples.jsonl" --output_file "$RUNS/pairs-test.jsonl"
-python make_prm_data.py --method contrast --tasks "$TASKS/test.jsonl" --from_verdicts "$RUNS/samples-test/verdicts.jsonl" --output_file "$RUNS/benchmark.jsonl"
-python eval.py --pairs "$RUNS/pairs-test.jsonl" --reasoning_rm "$RUNS/rm" --output_dir "$RUNS/eval-rm-pairs"
-python eval.py --pairs "$RUNS/benchmark.jsonl" --reasoning_rm "$RUNS/rm" --output_dir "$RUNS/eval-rm-benchmark"
-
-# The arms. All of them see the format reward, and the same number of samples; the first logs R_proc, but does not pay it.
-reinforce() { # name, seed, flags ...
-    local name="$1-$2" seed="$2"
+reward_model() { # name, pairs, flags ...
+    local name="$1" pairs="$2"
     shift 2
-    python grpo.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$RUNS/sft" --reasoning_rm "$RUNS/rm" --max_steps "$STEPS" \
-        --seed "$seed" "$@" --output_dir "$RUNS/$name"
-    sample "$RUNS/$name" test 4 "$RUNS/eval-$name"
+    python train_prm.py --data "$pairs" --eval_fraction 0.02 --eval_steps 1000 --seed "$SEED" "$@" --output_dir "$FROM/$name"
 }
-chain() { # seed, arms ...
-    local seed="$1" arm
-    shift
-    for arm in "$@"; do
-        case "$arm" in
-            outcome) reinforce outcome "$seed" --process_weight 0 ;;
-            sum) reinforce sum "$seed" --gate none ;;
-            soft) reinforce soft "$seed" --gate soft ;;
-            hard) reinforce hard "$seed" --gate hard ;;
-        esac
-    done
-}
-set -m # each chain is a process group of its own, so that it can be ended whole
-trap 'for chain in $(jobs -p); do kill -- "-$chain" 2>/dev/null || true; done' EXIT
-for seed in $SEEDS; do
-    chain "$seed" outcome sum &
-    chain "$seed" soft hard &
-    wait -n # ends the script, and by the trap the other chain, if the first to finish has failed
-    wait -n
-done
 
-# Each arm against outcome alone, over tasks and seeds.
-folders() { for seed in $SEEDS; do echo -n "${comma:-}$RUNS/eval-$1-$seed" && comma=","; done; }
-python eval.py --compare "$(folders outcome)" "$(folders sum)" "$(folders soft)" "$(folders hard)" --output_dir "$RUNS/compare-$(echo "$SEEDS" | tr ' ' '-')"
+judge() { # reward model: its accuracy on the held-out pairs and on the benchmark
+    python eval.py --pairs "$FROM/pairs-test.jsonl" --reasoning_rm "$FROM/$1" --output_dir "$FROM/eval-$1-pairs"
+    python eval.py --pairs "$FROM/benchmark.jsonl" --reasoning_rm "$FROM/$1" --output_dir "$FROM/eval-$1-benchmark"
+}
+
+# 60 batches of 128 samples, the format reward for all; the first arm logs R_proc, but does not pay it.
+grpo() { # arm, flags ...
+    local arm="$1"
+    shift
+    python grpo.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$FROM/sft" --reasoning_rm "$FROM/rm" --seed "$SEED" "$@" --output_dir "$OUT/$arm"
+    sample "$OUT/$arm" test 4 "$OUT/eval-$arm"
+}
+
+one_seed() {
+    SEED="$1" OUT="$RUNS/$1" FROM="$RUNS/$(($1 % MODEL_SEEDS))"
+    mkdir -p "$OUT"
+    sample "$FROM/sft" test 4 "$OUT/eval-sft"
+    grpo outcome --process_weight 0
+    grpo sum --gate none
+    grpo soft --gate soft
+    grpo hard --gate hard
+}
+
+ablation() { # reward model, objective, flags of --method contrast ...: ranked from the policy, without the labelled lines
+    local name="rm-$1" objective="$2"
+    SEED=0 FROM="$RUNS/0"
+    shift 2
+    contrast train "$FROM/samples-train" "$FROM/pairs-$name.jsonl" "$@"
+    reward_model "$name" "$FROM/pairs-$name.jsonl" --model_name_or_path "$FROM/sft" --objective "$objective" --max_steps 300
+    judge "$name"
+}
+
+case "${1:-}" in
+models) models "$2"; exit ;;
+seed) one_seed "$2"; exit ;;
+ablation) shift; ablation "$@"; exit ;;
+esac
+# Programs of 2 to 5 lines: plan and program are about twice as long as the program alone.
+[ -f "$TASKS/test.jsonl" ] || python make_tasks.py --source micro --plans true --max_steps 5 --train_min_steps 3 --output_dir "$TASKS"
+seq 0 $((MODEL_SEEDS - 1)) | xargs -P "$JOBS" -I SEED bash reproduce/recode.sh models SEED
+printf '%s\n' $SEEDS | xargs -P "$JOBS" -I SEED bash reproduce/recode.sh seed SEED
+xargs -P "$JOBS" -L 1 bash reproduce/recode.sh ablation <<< "all ranking
+optimisation ranking --kinds optimisation
+degradation ranking --kinds degradation
+strong ranking --kinds strong
+policy ranking --reference_bases false
+reference ranking --num_bases 0
+score score"
+{
+    python reproduce/recode_table.py "$TASKS/test.jsonl" "$RUNS" outcome "sft=SFT" "outcome=tests" "sum=tests + R_proc" "soft=tests + R_proc, soft gate" "hard=tests + R_proc, gated (ReCode)"
+    echo
+    python reproduce/pairs_table.py "$RUNS" "rm=labelled lines, then ranking" "rm-all=ranking alone" "rm-score=regression on ratings (Score)" \
+        "rm-optimisation=ranking, optimised > base alone" "rm-degradation=ranking, base > degraded alone" "rm-strong=ranking, optimised > degraded alone" \
+        "rm-policy=ranking, the policy's reasonings alone" "rm-reference=ranking, reference reasonings alone"
+} | tee "$RUNS/table.md"

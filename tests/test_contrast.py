@@ -142,8 +142,25 @@ def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
         swapped = contrast.swapped(reference, 0, None)
         if row["completions"][1:] == [f"{line}\n" for line in swapped] and reference[0] != reference[1]:
             assert right == [False, False] + [True] * (len(reference) - 2)
+    in_pairs = {(row["task_id"], row[side]) for row in pairs for side in ("chosen", "rejected")}
+    others = [
+        row["labels"].count(-1.0) / (len(row["labels"]) - 1)
+        for row, text in zip(rows, texts, strict=True)
+        if text not in in_pairs
+    ]
+    assert len(others) > 2 * len(tasks) and 0.4 < sum(others) / len(others) < 0.75  # the scrambled ones
+    make_pairs(tmp_path, tasks, lines_file=str(tmp_path / "fewer.jsonl"), match_length=None, num_scrambled=0)
+    fewer = common.read_jsonl(tmp_path / "fewer.jsonl", {})
+    assert len(rows) - len(fewer) == len(others) and all(row in rows for row in fewer)
     with pytest.raises(InputError, match="--lines_file needs --teacher rules"):
         make_pairs(tmp_path, tasks, lines_file=str(tmp_path / "lines.jsonl"), teacher="some/model")
+
+
+def test_a_scrambled_plan_keeps_its_number_of_lines_and_the_form_of_each():
+    known = {contrast.opening_of(line) for line in PLAN}
+    versions = {tuple(contrast.scrambled(PLAN, random.Random(seed))) for seed in range(200)}
+    assert tuple(PLAN) in versions and len(versions) > 30
+    assert all(len(lines) == 3 and {contrast.opening_of(line) for line in lines} == known for lines in versions)
 
 
 def completion(lines):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from test_chat import reply, serve  # noqa: F401
 
 import common
 import eval as evaluation
@@ -147,6 +148,76 @@ def test_a_prm_is_read_at_line_ends_as_in_reinforcement_learning(tmp_path, activ
     assert {name: part["count"] for name, part in report["by_steps"].items()} == {"1": 1, "2": 1, "3": 6}
 
 
+PAIRS = [
+    {"task_id": f"t{i}", "prompt": f"problem {i}", "chosen": f"sound {i}\n", "rejected": f"wrong {i}\n", "kind": kind,
+     "meta": {"dimension": "rigour", "operator": "chat"}}
+    for i, kind in enumerate(["strong", "strong", "optimisation", "optimisation", "strong", "strong"])
+]  # fmt: skip
+
+
+def judge_config(tmp_path, server, out="run"):
+    common.write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    return evaluation.Config(pairs=str(tmp_path / "pairs.jsonl"), judge=server.url, judge_model="m", temperature=0.0,
+                             max_completion_length=50, batch_size=1, output_dir=str(tmp_path / out))  # fmt: skip
+
+
+def test_a_judge_is_asked_in_both_orders_and_half_right_where_it_favours_a_place(serve, tmp_path, capsys):  # noqa: F811
+    def script(prompt, attempt):
+        number, sound_first = int(prompt.partition("problem ")[2][0]), prompt.index("sound") < prompt.index("wrong")
+        right, other = ("A", "B") if sound_first else ("B", "A")
+        letter = {
+            0: f"Compared.\n**Verdict: {right}**",
+            1: f"Verdict: {other}",
+            2: "verdict: A",
+            3: f"Verdict: {right}",
+        }
+        if number == 3 and not sound_first:
+            return 200, {}, reply("Verdict: A or B")
+        if number == 5:
+            return 400, {}, "too long"
+        return 200, {}, reply(letter.get(number, f"Verdict: {right}\nBoth have merit, {right} has more."))
+
+    server = serve(script)
+    evaluation.main(judge_config(tmp_path, server))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["accuracy"] == pytest.approx((1 + 0 + 0.5 + 0.5 + 0) / 5) and report["low"] < 0.4 < report["high"]
+    assert report["pairs"] == 5  # the last has no answer and counts nowhere
+    assert (report["answers"], report["missing_answers"], report["unparsable_answers"]) == (10, 2, 3)
+    assert report["named_first"] == pytest.approx(5 / 7)
+    kinds = {name: (part["pairs"], part["accuracy"]) for name, part in report["by_kind"].items()}
+    assert kinds == {"optimisation": (2, 0.5), "strong": (3, pytest.approx(1 / 3))}
+    assert set(report["by_dimension"]) == {"rigour"} and set(report["by_operator"]) == {"chat"}
+    assert "unparsable_answers 3" in capsys.readouterr().out
+    assert {body["model"] for *_, body in server.requests} == {"m"} and len(server.requests) == 12
+    assert {(body["temperature"], body["max_tokens"]) for *_, body in server.requests} == {(0.0, 50)}
+
+
+def test_a_judge_that_was_cut_off_is_not_asked_again_for_what_it_has_answered(serve, tmp_path):  # noqa: F811
+    refuse = [True]
+
+    def script(prompt, attempt):
+        return (401, {}, "") if refuse[0] and "problem 3" in prompt else (200, {}, reply("Verdict: A"))
+
+    server = serve(script)
+    with pytest.raises(InputError, match="HTTP 401"):
+        evaluation.main(judge_config(tmp_path, server))
+    assert not (tmp_path / "run" / "report.json").exists()
+    refuse[0] = False
+    evaluation.main(judge_config(tmp_path, server))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["accuracy"] == 0.5 and report["named_first"] == 1.0  # it always names the first: no judge at all
+    assert sorted(server.attempts.values()) == [1] * 11 + [2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [("Verdict: A", "A"), ("text\n\n**verdict: b.**\n", "B"), ("Verdict: [[A]]", "A"), ("A", None), ("", None),
+     ("Verdict: A or B", None), ("Verdict: A\nor is it?", None), ("The verdict: A", None), ("Verdict: C", None)],
+)  # fmt: skip
+def test_only_a_last_line_that_is_the_verdict_alone_is_one(answer, letter):
+    assert evaluation.verdict_of(answer) == letter
+
+
 def rates(rng, tasks, difference, seeds=1, spread=0.0):
     """Pass rates of two arms (seeds, tasks) on tasks of different difficulty, each task and seed with its own noise."""
     difficulty = rng.uniform(0, 0.6, tasks)
@@ -215,6 +286,9 @@ def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):
         ({"compare": [a, b], "prm": "x"}, "give one of --tasks, --prm, --pairs and --compare"),
         ({}, "give one of --tasks, --prm, --pairs and --compare"),
         ({"prm": "x"}, "--prm needs --data"),
+        ({"pairs": "x"}, "--pairs needs --reasoning_rm, a reasoning reward model, or --judge"),
+        ({"pairs": "x", "reasoning_rm": "y", "judge": "z"}, "--pairs needs --reasoning_rm"),
+        ({"pairs": "x", "judge": "http://127.0.0.1:1/v1"}, "--judge with an endpoint needs --judge_model"),
     ):
         with pytest.raises(InputError, match=message):
             evaluation.main(evaluation.Config(output_dir=out, **flags))

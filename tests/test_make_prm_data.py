@@ -232,3 +232,17 @@ def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
         (["    x += 1\n", "    return x\n"], [1.0, 1.0], []),
         (["    x -= 1\n"], [-1.0], [0]),
     ]
+
+
+def test_without_the_misconceptions_no_version_writes_one_and_the_others_stay():
+    config = make_tasks.Config("micro", "", num_sft_tasks=1, num_train_tasks=8, num_test_tasks=1)
+    tasks = make_tasks.make_micro(config)["train"]
+    flags = {"tasks": "", "output_file": "", "intents": ["mutate"], "max_variants_per_line": None}
+    for task in tasks:
+        misread = [line + "\n" for line in task["meta"]["misconceptions"]]
+        right = task["solution"].splitlines(True)[1:-1]
+        assert len(misread) == len(right) and all(a != b for a, b in zip(misread, right, strict=True))
+        every = mutate.rule_variants(task, tasks, mutate.Config(**flags))
+        kept = mutate.rule_variants(task, tasks, mutate.Config(**flags, exclude_misconceptions=True))
+        assert {v.text for v in every} & set(misread)
+        assert kept == [v for v in every if not set(v.text.splitlines(True)) & set(misread)]

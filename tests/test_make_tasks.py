@@ -404,8 +404,47 @@ def test_every_gsm8k_reference_passes_and_perturbed_answers_fail(benchmark_data)
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("source", "path", "split"),
+    [("gsm8k", "gsm8k/test.jsonl", "test"), ("mbpp", "mbpp/mbpp.jsonl", "validation"),
+     ("humaneval", "humaneval/HumanEval.jsonl.gz", "test")],
+)  # fmt: skip
+def test_a_task_that_asks_for_reasoning_judges_what_stands_between_the_answer_tags(
+    benchmark_data, tmp_path, source, path, split
+):
+    make_tasks.main(
+        make_tasks.Config(source=source, output_dir=str(tmp_path), input=str(benchmark_data / path), think=True)
+    )
+    cases = []  # (task, text)
+    for task in common.read_jsonl(tmp_path / f"{split}.jsonl", common.PROMPT_FIELDS, check_task):
+        assert "prefix" not in task and task["prompt"].endswith("between <answer> and </answer>.\n")
+        whole = f"<think>\nx\n</think>\n<answer>\n```python\n{task['solution']}```\n</answer>\n"
+        text = task.get("completion", whole)
+        if source == "gsm8k":
+            assert common.reasoning_of(text).split("\n") == ["", *task["meta"]["plan"], ""] and "<<" not in text
+        cases.append((task, text))
+    with Sandbox(workers=2) as sandbox:
+        verdicts = sandbox.judge([(task, common.extract_program(task, text)) for task, text in cases])
+    failed = [task["task_id"] for (task, _), v in zip(cases, verdicts, strict=True) if v["status"] != "passed"]
+    assert failed == []
+
+
 def test_a_gsm8k_row_without_a_final_answer_is_named(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text('{"question": "q", "answer": "#### 1"}\n{"question": "q", "answer": "1"}\n')
     with pytest.raises(InputError, match=r"test.jsonl:2: field 'answer'"):
         make_tasks.make_gsm8k(make_tasks.Config(source="gsm8k", output_dir="", input=str(path)))
+
+
+def test_comments_stand_above_lines_of_the_demonstrations_alone_and_change_nothing_else():
+    numbers = {"num_sft_tasks": 60, "num_train_tasks": 3, "num_test_tasks": 3}
+    plain, commented = (
+        make_tasks.make_micro(make_tasks.Config("micro", "", comment_rate=rate, **numbers)) for rate in (0.0, 0.3)
+    )
+    assert plain["train"] == commented["train"] and plain["test"] == commented["test"]
+    lines = comments = 0
+    for a, b in zip(plain["sft"], commented["sft"], strict=True):
+        code = [line for line in b["completion"].splitlines(True) if not line.lstrip().startswith("#")]
+        assert "".join(code) == a["completion"] and a["solution"] == b["solution"]
+        lines, comments = lines + len(code) - 1, comments + b["completion"].count("#")
+    assert 0.25 < comments / lines < 0.35

@@ -24,6 +24,7 @@ from kernels.masking import (
     line_kinds,
     line_table,
     line_tokens,
+    mean_over_lines,
     span,
     stop_table,
     token_budget_batches,
@@ -206,6 +207,7 @@ def test_lines_are_those_of_splitlines_on_the_decoded_text(tokenizer, make):
         num_lines = 60
         index, ends = line_index(ids, mask, table), line_ends(ids, mask, table)
         positions = line_end_positions(ids, mask, table, num_lines)
+        place, values = torch.arange(ids.shape[1], dtype=torch.float64).square(), torch.zeros(64, dtype=torch.float64)
         for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
             covered, end, lines = lines_of_tokens(tokenizer, text, row)
             padding = ids.shape[1] - len(row)
@@ -213,6 +215,8 @@ def test_lines_are_those_of_splitlines_on_the_decoded_text(tokenizer, make):
             assert ends[i].nonzero().flatten().tolist() == sorted(set(end))
             assert positions[i].tolist() == end + [-1] * (num_lines - len(lines))
             checked += len(lines)
+            values[i] = sum(place[t] for t in end) / max(len(end), 1)
+        assert torch.allclose(mean_over_lines(place.expand(64, -1), ids, mask, table), values)
     assert checked > 2000
 
 

@@ -78,6 +78,7 @@ def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_co
     assert search.line_labels(kinds, False, 3, {}, "hard") == [1, 0, -1, 0, -1, 0]
     assert search.line_labels(kinds, False, 1, {}, "hard") == [-1, 0, -1, 0, -1, 0]
     assert search.line_labels(kinds, True, None, {}, "hard") == [1, 0, 1, 0, 1, 0]
+    assert search.line_labels(kinds, False, 3, {}, "hard", neutral=False) == [1, 1, -1, -1, -1, -1]
     assert search.line_labels(kinds, False, 5, shares, "soft") == [0.75, 0, 0.2, 0, 0, 0]
     assert search.line_labels(kinds, True, None, shares, "marginal") == pytest.approx([0.25, 0, -0.5, 0, -0.3, 0])
 

@@ -43,6 +43,8 @@ def test_a_line_s_score_is_read_at_the_token_that_ends_it_and_a_text_s_at_its_la
     assert train_prm.logits_at(PositionScorer(), rows).flatten().tolist() == [
         len(p) + len(t) - 1 for p, t in zip(prompts, texts, strict=True)
     ]
+    means = train_prm.logits_at(PositionScorer(), rows, table, "lines").flatten()  # (2,)
+    assert means.tolist() == pytest.approx([scores[0].mean().item(), scores[1, 0].item()])
 
 
 def test_later_lines_never_change_the_score_of_earlier_ones():
@@ -80,6 +82,9 @@ def test_the_losses_are_those_of_the_docstring():
     scores = torch.tensor([1.0, -1.0, 0.5, 2.0])[:, None, None]  # two preferred, then the two rejected
     terms = train_prm.loss_terms("ranking", scores, [])
     assert terms.tolist() == pytest.approx([-math.log(sigmoid(0.5)), -math.log(sigmoid(-3.0))])
+    rows = [{"rating": rating} for rating in (1.0, 0.25, 0.5, 0.0)]
+    terms = train_prm.loss_terms("score", scores, rows)
+    assert terms.tolist() == pytest.approx([(0.0**2 + 0.0**2) / 2, (1.25**2 + 2.0**2) / 2])
 
 
 def test_a_score_stays_within_its_range_and_is_the_expected_reward():
@@ -209,6 +214,67 @@ def test_ranking_scores_are_centred_on_the_training_texts(tmp_path):
     assert float(logits[preferred].mean()) != pytest.approx(0, abs=1e-3)
 
 
+def rated_pairs(num_tasks):
+    """Pairs of texts rated by the number of right words of three: 1 above 2/3, and 2/3 above 1/3."""
+    words, rows = ["one", "two", "three"], []
+    for i in range(num_tasks):
+        for right in (3, 2):
+            chosen, rejected = ([word if k < n else "no" for k, word in enumerate(words)] for n in (right, right - 1))
+            rows.append({
+                "task_id": f"t{i}", "prompt": f"count {i}", "chosen": " ".join(chosen), "rejected": " ".join(rejected),
+                "kind": str(right), "chosen_rating": right / 3, "rejected_rating": (right - 1) / 3,
+            })  # fmt: skip
+    return rows
+
+
+def test_the_score_model_learns_the_rating_of_each_text_alone_and_every_reader_takes_it(tmp_path):
+    config = config_for(tmp_path, rated_pairs(40), objective="score", **FLAGS | {"max_steps": 60})
+    train_prm.main(config)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["eval_accuracy"] > 0.95 and report["eval_loss"] < 0.01  # always naming the mean: 0.056
+    assert set(report["by_kind"]) == {"2", "3"}
+    model, tokenizer = common.load_scorer(tmp_path / "run").eval(), common.load_tokenizer(tmp_path / "run")
+    texts = ["one two three", "one two no", "one no no"]
+    scores = common.score_texts(model, tokenizer, [{"prompt": "count 3"}] * 3, texts, 2)
+    assert scores.tolist() == pytest.approx([1, 2 / 3, 1 / 3], abs=0.15)
+
+
+@pytest.mark.parametrize("objective", ["ranking", "score"])
+def test_a_score_that_is_the_mean_over_lines_is_learned_saved_and_read_as_such(tmp_path, objective):
+    rows = [row | {side: row[side].replace(" ", "\n") for side in ("chosen", "rejected")} for row in rated_pairs(40)]
+    train_prm.main(config_for(tmp_path, rows, objective=objective, score_pooling="lines", **FLAGS | {"max_steps": 60}))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["eval_accuracy"] > 0.95
+    model, tokenizer = common.load_scorer(tmp_path / "run").eval(), common.load_tokenizer(tmp_path / "run")
+    texts = ["one\ntwo\nthree", "one\ntwo\nno", "one\nno"]
+    scores = common.score_texts(model, tokenizer, [{"prompt": "count 3"}] * 3, texts, 2)
+    one = []
+    for text in texts:
+        prompt, ids = common.encode_prompt(tokenizer, {"prompt": "count 3"}), tokenizer(text).input_ids
+        with torch.no_grad():
+            read = common.scores_of(model, torch.tensor([prompt + ids]))[0, len(prompt) :]
+        ends = [i for i in range(len(ids)) if i + 1 == len(ids) or tokenizer.decode(ids[: i + 1]).endswith("\n")]
+        one.append(read[ends].mean().item())
+    assert scores.tolist() == pytest.approx(one, abs=1e-5) and one[0] > one[1]
+
+
+def test_a_mean_over_lines_is_for_pairs_alone(tmp_path):
+    with pytest.raises(InputError, match="--score_pooling lines is for the texts of pairs"):
+        train_prm.main(config_for(tmp_path, LINES, score_pooling="lines", **FLAGS | {"max_steps": 1}))
+
+
+def test_pairs_without_ratings_are_rated_one_and_zero_and_half_rated_files_are_refused(tmp_path):
+    rated = rated_pairs(1)
+    bare = [{key: value for key, value in row.items() if not key.endswith("_rating")} for row in rated]
+    examples = train_prm.read_examples(config_for(tmp_path, bare, objective="score"))
+    assert [row["rating"] for row in examples] == [1, 0, 1, 0] and not any(row["eos"] for row in examples)
+    examples = train_prm.read_examples(config_for(tmp_path, rated, objective="score"))
+    assert [row["rating"] for row in examples] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3])
+    half = [rated[0], bare[1] | {"chosen_rating": 1}]
+    with pytest.raises(InputError, match=r"data\.jsonl:2: field 'rejected_rating' must be a number in \[0, 1\]"):
+        train_prm.read_examples(config_for(tmp_path, half, objective="score"))
+
+
 def test_a_head_without_bias_cannot_be_centred():
     tokenizer = common.new_tokenizer(["p\n"] * 3, 300)
     model = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1)
@@ -231,7 +297,8 @@ PAIRS = [
 
 @pytest.mark.parametrize(
     ("objective", "rows"),
-    [("regression", LINES), ("classification", LINES), ("outcome", programs(12)), ("ranking", programs(12)), ("ranking", PAIRS)],
+    [("regression", LINES), ("classification", LINES), ("outcome", programs(12)), ("ranking", programs(12)), ("ranking", PAIRS),
+     ("score", PAIRS)],
 )  # fmt: skip
 def test_neither_the_gradient_nor_the_report_depends_on_the_micro_batch(tmp_path, objective, rows):
     logs, weights = [], []
@@ -292,6 +359,8 @@ GOOD = {"task_id": "t", "prompt": "p", "completions": ["a = 1\n", "b = 2\n"], "l
         ("ranking", OUTCOME, {"status": "ok"}, "field 'status' must be one of passed"),
         ("ranking", OUTCOME, {"terminated": 1}, "field 'terminated' must be true or false"),
         ("ranking", PAIRS[0], {"rejected": 3}, "field 'rejected' must be str, got 3"),
+        ("score", rated_pairs(1)[0], {"chosen_rating": 2}, r"field 'chosen_rating' must be a number in \[0, 1\]"),
+        ("score", rated_pairs(1)[0], {"rejected_rating": None}, "field 'rejected_rating' must be a number"),
     ],
 )  # fmt: skip
 def test_rows_that_do_not_fit_are_refused_by_place(tmp_path, objective, good, change, message):

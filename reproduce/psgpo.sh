@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# PSGPO's comparison at micro scale, on programs of 8 and of 4 steps: PPO from tests, with the process reward model (PRM)
+# as dense reward, as the critic's start, as both, and with exact labels in the PRM's place (the bound of what line rewards
+# can do). As in the paper, the PRM's labels come from binary search over samples of four checkpoints of the run with
+# tests alone. Every seed has a supervised policy, labels and PRMs of its own. Then, at 8 steps: other kinds and selections
+# of labels, PRMs from mutated references, switched-off safeguards, and other settings of the critic.
+# Run it again to go on where it was cut off.
+#
+#     bash reproduce/psgpo.sh                                # everything, two processes at a time
+#     STUDIES="main" SEEDS="0 1" JOBS=1 bash reproduce/psgpo.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source reproduce/setup.sh requirements.txt
+
+export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards critic}"
+export TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
+
+reward_model() { # name, data, flags ...
+    local name="$1" data="$2"
+    shift 2
+    python train_prm.py --data "$data" --model_name_or_path "$SFT" --max_steps 500 --learning_rate 7e-4 --seed "$SEED" "$@" --output_dir "$OUT/$name"
+}
+
+# 60 batches of 64 samples. The reward's constants are the paper's (ppo.py's defaults).
+ppo() { # arm, its flags ...
+    local arm="$1"
+    shift
+    python ppo.py --tasks "$TASKS/$STEPS/train.jsonl" --model_name_or_path "$SFT" --max_steps 60 --num_prompts 16 --num_generations 4 \
+        --save_steps 15 --save_total_limit 0 --seed "$SEED" "$@" --output_dir "$OUT/$arm"
+    evaluate "$arm" "$OUT/$arm"
+}
+
+evaluate() { # arm, folder of its policy
+    python eval.py --tasks "$TASKS/$STEPS/test.jsonl" --model_name_or_path "$2" --num_samples 4 --seed "$SEED" --output_dir "$OUT/eval-$1"
+}
+
+search() { # name, tasks, flags ...: labels of one response of each checkpoint to each prompt
+    local name="$1" tasks="$2"
+    shift 2
+    python make_prm_data.py --method search --tasks "$TASKS/$STEPS/$tasks.jsonl" --num_generations 1 --num_completions 8 --seed "$SEED" \
+        --model_name_or_path "$OUT"/ppo-tests/checkpoint-{15,30,45} "$OUT/ppo-tests" "$@" --output_file "$OUT/$name.jsonl"
+}
+
+# The PRM against exact labels: on lines of the supervised policy, and of the policy that it has trained.
+exact() { # PRM, arm
+    local policy
+    for policy in sft "$2"; do
+        [ -f "$OUT/gold-$policy.jsonl" ] || python make_prm_data.py --method gold --tasks "$TASKS/$STEPS/test.jsonl" \
+            --samples "$OUT/eval-$policy/samples.jsonl" --output_file "$OUT/gold-$policy.jsonl"
+        python eval.py --prm "$OUT/$1" --data "$OUT/gold-$policy.jsonl" --output_dir "$OUT/eval-$1-on-$policy"
+    done
+}
+
+sft() { # the policy that all of a seed's runs start from
+    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
+}
+
+main() { # the 2 x 2 and the bound; the other studies need its labels
+    evaluate sft "$SFT"
+    ppo ppo-tests
+    search search labelled --share_completions true
+    reward_model prm "$OUT/search.jsonl"
+    ppo ppo-dense --prm "$OUT/prm"
+    ppo ppo-value --prm "$OUT/prm" --process_reward none --value_init prm --value_rescale true
+    ppo ppo-dense-value --prm "$OUT/prm" --value_init prm --value_rescale true
+    ppo ppo-oracle --process_reward oracle
+    for arm in ppo-tests ppo-dense ppo-oracle; do # after half of the samples
+        evaluate "$arm-half" "$OUT/$arm/checkpoint-30"
+    done
+    exact prm ppo-dense
+    python sft.py --tasks "$TASKS/$STEPS/labelled.jsonl" --model_name_or_path "$SFT" --max_steps 150 --learning_rate 5e-4 --seed "$SEED" \
+        --output_dir "$OUT/sft-references"
+    evaluate sft-references "$OUT/sft-references"
+}
+
+mutations() { # PRMs from mutated references; the second never sees a mutation that is a misconception of the benchmark
+    reward_model prm-mutate "$TASKS/$STEPS/mutate.jsonl"
+    reward_model prm-disjoint "$TASKS/$STEPS/disjoint.jsonl"
+    ppo ppo-mutate --prm "$OUT/prm-mutate"
+    ppo ppo-disjoint --prm "$OUT/prm-disjoint"
+    exact prm-mutate ppo-mutate
+    exact prm-disjoint ppo-disjoint
+}
+
+selection() { # which prompts' labels the PRM learns from
+    local kept
+    for kept in remove_hard medium_only revised_only; do
+        # The same search: its results are copied, so that no completion is sampled twice.
+        [ -f "$OUT/search-$kept.jsonl.progress" ] || cp "$OUT/search.jsonl.progress" "$OUT/search-$kept.jsonl.progress"
+        search "search-$kept" labelled --share_completions true --data_selection "$kept"
+        reward_model "prm-$kept" "$OUT/search-$kept.jsonl"
+        ppo "ppo-$kept" --prm "$OUT/prm-$kept"
+    done
+}
+
+labels() { # other labels of the same checkpoints' samples
+    [ -f "$OUT/search-masked.jsonl.progress" ] || cp "$OUT/search.jsonl.progress" "$OUT/search-masked.jsonl.progress"
+    search search-masked labelled --share_completions true --mask_after_first_error true
+    search search-alone labelled # without what the samples of one prompt tell about each other
+    # The share of passing completions, of every line: a quarter of the prompts, so that it costs not much more.
+    search search-soft quarter --search exhaustive --labels soft
+    search search-marginal quarter --search exhaustive --labels marginal
+    local kind
+    for kind in masked alone soft marginal; do
+        reward_model "prm-$kind" "$OUT/search-$kind.jsonl"
+        ppo "ppo-$kind" --prm "$OUT/prm-$kind"
+    done
+}
+
+safeguards() { # what each one prevents: a PRM with a large weight, and no reward from tests beside it
+    local alone=(--outcome_reward none --lambda_fail 1 --prm "$OUT/prm")
+    ppo hack-none "${alone[@]}" --process_norm none
+    ppo hack-lines "${alone[@]}"
+    ppo hack-delta "${alone[@]}" --process_norm none --process_form delta
+    ppo hack-min "${alone[@]}" --process_norm none --process_form min
+    ppo hack-refresh "${alone[@]}" --prm_refresh 5 --prm_refresh_labels search_masked --prm_refresh_num_completions 8
+}
+
+critic() { # value initialisation where the critic matters more: few samples, a smaller lambda, lines as actions, warm-up
+    local start
+    for start in policy prm; do
+        local init=(--value_init policy)
+        [ "$start" = prm ] && init=(--prm "$OUT/prm" --process_reward none --value_init prm --value_rescale true)
+        ppo "critic-slow-$start" "${init[@]}" --value_learning_rate 5e-5
+        ppo "critic-lambda-$start" "${init[@]}" --gae_unit line --lam 0.8
+        ppo "critic-warm-$start" "${init[@]}" --gae_unit line --lam 0.8 --critic_warmup_steps 5
+        ppo "critic-few-$start" "${init[@]}" --num_prompts 4
+    done
+}
+
+study() { # study, steps, seed
+    export STEPS="$2" SEED="$3"
+    export OUT="$RUNS/$STEPS/$SEED" SFT="$RUNS/sft/$SEED"
+    mkdir -p "$OUT"
+    "$1"
+}
+
+if [ "${1:-}" = study ]; then
+    study "$2" "$3" "$4"
+    exit
+fi
+
+mkdir -p "$TASKS" "$RUNS"
+[ -f "$TASKS/sft.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS" # the supervised policy's, of 2 to 8 steps
+for steps in 4 8; do # reinforcement learning and evaluation: programs of one length
+    [ -f "$TASKS/$steps/test.jsonl" ] || python make_tasks.py --source micro --min_steps "$steps" --train_min_steps "$steps" --max_steps "$steps" \
+        --num_sft_tasks 1 --num_test_tasks 300 --output_dir "$TASKS/$steps"
+    head -n 750 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/labelled.jsonl" # the tasks that are labelled
+    head -n 190 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/quarter.jsonl"
+done
+mutate() { # name, flags ...: the same for every seed
+    local name="$1"
+    shift
+    python make_prm_data.py --method mutate --tasks "$TASKS/8/labelled.jsonl" --teacher ast --intents mutate --max_variants_per_line 3 \
+        --packing program --rows_per_task 8 --change_rate 0.5 --sandbox_workers 2 "$@" --output_file "$TASKS/8/$name.jsonl"
+}
+case " $STUDIES " in *" mutations "*)
+    mutate mutate
+    mutate disjoint --exclude_misconceptions true
+    ;;
+esac
+jobs_of() { # study, steps ...
+    local study="$1" steps seed
+    shift
+    for seed in $SEEDS; do for steps in "$@"; do echo "study $study $steps $seed"; done; done
+}
+run() { xargs -P "$JOBS" -L 1 bash reproduce/psgpo.sh; }
+
+jobs_of sft 8 | run
+jobs_of main 8 4 | run
+for name in $STUDIES; do
+    [ "$name" = main ] || jobs_of "$name" 8 | run
+done
+
+table() { # steps, arms ...: RL samples of an arm, +N for those of its labels
+    local steps="$1"
+    shift
+    python reproduce/seeds_table.py "$RUNS/$steps" ppo-tests "$@"
+}
+has() { case " $STUDIES " in *" $1 "*) true ;; *) false ;; esac; }
+{
+    for steps in 8 4; do
+        echo "Programs of $steps steps"
+        table "$steps" "sft=SFT" "sft-references=SFT on the labelled tasks' references" "ppo-tests-half=PPO, tests: half-way=1920" "ppo-tests=PPO, tests" \
+            "ppo-dense-half=PPO, tests + PRM: half-way=1920" "ppo-dense=PPO, tests + PRM" "ppo-value=PPO, tests, critic from the PRM" \
+            "ppo-dense-value=PPO, tests + PRM, critic from it" "ppo-oracle-half=PPO, tests + exact labels: half-way=1920" "ppo-oracle=PPO, tests + exact labels"
+    done
+    has mutations && table 8 "ppo-tests=PPO, tests" "ppo-dense=PRM by search" "ppo-mutate=PRM by mutations" "ppo-disjoint=PRM by mutations, without the misconceptions"
+    has selection && table 8 "ppo-tests=PPO, tests" "ppo-dense=full" "ppo-remove_hard=remove hard" "ppo-medium_only=medium only" "ppo-revised_only=revised only"
+    has labels && table 8 "ppo-tests=PPO, tests" "ppo-dense=hard" "ppo-masked=hard, none after the first wrong line" "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal"
+    has safeguards && table 8 "hack-none=no norm" "hack-lines=lines" "hack-delta=delta" "hack-min=min" "hack-refresh=refresh"
+    has critic && table 8 "ppo-tests=PPO, tests"
+} | tee "$RUNS/table.md"

@@ -268,7 +268,8 @@ def centre(model, config: Config, units: list[tuple[list[dict], ...]], table) ->
     """Shifts the head's bias so that the mean score of the preferred and of the rejected texts have the mean 0; 2,000
     groups, drawn at random where there are more, tell it well enough."""
     means = []
-    units = random.Random(common.seed_of(config.seed, "centre")).sample(units, min(len(units), 2000))
+    if len(units) > 2000:
+        units = random.Random(common.seed_of(config.seed, "centre")).sample(units, 2000)
     for column in (0, 1):
         texts = [row for unit in units for row in unit[column]]
         means.append(torch.stack(logits_of_all(model, config, texts, table)).mean().item())

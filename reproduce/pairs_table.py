@@ -36,9 +36,8 @@ def main(runs: Path, words: list[str]) -> None:
     )
     print("|---|---:|---|" + "---|" * (len(parts) + 1))
     for label, (pairs, benchmark) in reports.items():
-        cells = [
-            f"{statistics.fmean(row['accuracy'] for row in pairs):.3f} [{pairs[0]['low']:.3f}, {pairs[0]['high']:.3f}]"
-        ]
+        mean, one = statistics.fmean(row["accuracy"] for row in pairs), pairs[0]
+        cells = [f"{mean:.3f} [{one['low']:.3f}, {one['high']:.3f}]"]
         cells += [f"{statistics.fmean(row[by][part]['accuracy'] for row in pairs):.3f}" for by, part in parts]
         cells += [
             f"{statistics.fmean(row['accuracy'] for row in benchmark):.3f} [{benchmark[0]['low']:.3f}, {benchmark[0]['high']:.3f}]"

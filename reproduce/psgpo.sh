@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/setup.sh requirements.txt
 
-export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards critic}"
+export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards comments critic}"
 export TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 
 reward_model() { # name, data, flags ...
@@ -107,13 +107,36 @@ labels() { # other labels of the same checkpoints' samples
     done
 }
 
-safeguards() { # what each one prevents: a PRM with a large weight, and no reward from tests beside it
-    local alone=(--outcome_reward none --lambda_fail 1 --prm "$OUT/prm")
+safeguards() { # what each one prevents: the PRM alone, no reward from tests beside it
+    local alone=(--outcome_reward none --lambda_fail 1 --prm "$OUT/prm") arm
     ppo hack-none "${alone[@]}" --process_norm none
     ppo hack-lines "${alone[@]}"
     ppo hack-delta "${alone[@]}" --process_norm none --process_form delta
     ppo hack-min "${alone[@]}" --process_norm none --process_form min
     ppo hack-refresh "${alone[@]}" --prm_refresh 5 --prm_refresh_labels search_masked --prm_refresh_num_completions 8
+    for arm in none lines delta min refresh; do
+        exact prm "hack-$arm"
+    done
+}
+
+comments() { # a policy whose teacher writes comments; PRMs from its own samples, with comments labelled and neutral
+    OUT="$RUNS/comments/$SEED" SFT="$RUNS/comments/$SEED/sft"
+    python sft.py --tasks "$TASKS/comments/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
+    evaluate sft "$SFT"
+    local kind
+    for kind in false true; do
+        python make_prm_data.py --method search --tasks "$TASKS/$STEPS/quarter.jsonl" --num_generations 4 --num_completions 8 --seed "$SEED" \
+            --model_name_or_path "$SFT" --share_completions true --neutral_comments "$kind" --output_file "$OUT/neutral-$kind.jsonl"
+        reward_model "prm-neutral-$kind" "$OUT/neutral-$kind.jsonl"
+    done
+    local labelled=(--outcome_reward none --lambda_fail 1 --prm "$OUT/prm-neutral-false")
+    ppo comments-labelled "${labelled[@]}"
+    ppo comments-neutral-labels --outcome_reward none --lambda_fail 1 --prm "$OUT/prm-neutral-true"
+    ppo comments-neutral-reward "${labelled[@]}" --neutral_comments true --process_norm scored_lines
+    ppo comments-with-tests --prm "$OUT/prm-neutral-false"
+    for kind in labelled neutral-labels neutral-reward with-tests; do
+        exact prm-neutral-false "comments-$kind"
+    done
 }
 
 critic() { # value initialisation where the critic matters more: few samples, a smaller lambda, lines as actions, warm-up
@@ -148,6 +171,7 @@ for steps in 4 8; do # reinforcement learning and evaluation: programs of one le
     head -n 750 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/labelled.jsonl" # the tasks that are labelled
     head -n 190 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/quarter.jsonl"
 done
+[ -f "$TASKS/comments/sft.jsonl" ] || python make_tasks.py --source micro --comment_rate 0.15 --num_train_tasks 1 --num_test_tasks 1 --output_dir "$TASKS/comments"
 mutate() { # name, flags ...: the same for every seed
     local name="$1"
     shift
@@ -188,6 +212,15 @@ has() { case " $STUDIES " in *" $1 "*) true ;; *) false ;; esac; }
     has mutations && table 8 "ppo-tests=PPO, tests" "ppo-dense=PRM by search" "ppo-mutate=PRM by mutations" "ppo-disjoint=PRM by mutations, without the misconceptions"
     has selection && table 8 "ppo-tests=PPO, tests" "ppo-dense=full" "ppo-remove_hard=remove hard" "ppo-medium_only=medium only" "ppo-revised_only=revised only"
     has labels && table 8 "ppo-tests=PPO, tests" "ppo-dense=hard" "ppo-masked=hard, none after the first wrong line" "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal"
-    has safeguards && table 8 "hack-none=no norm" "hack-lines=lines" "hack-delta=delta" "hack-min=min" "hack-refresh=refresh"
-    has critic && table 8 "ppo-tests=PPO, tests"
+    has safeguards && python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-lines=divided by the program's lines (PSGPO)" \
+        "hack-delta=change from line to line" "hack-min=soft minimum" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches"
+    has comments && python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" "comments-neutral-labels=neutral in the labels (PSGPO)" \
+        "comments-neutral-reward=neutral in the reward" "comments-with-tests=labelled, with tests and PSGPO's weights"
+    has critic && table 8 "ppo-tests=critic from the policy" "ppo-value=critic from the PRM" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, learning rate / 10" \
+        "critic-lambda-policy=policy, lambda 0.8 at line ends" "critic-lambda-prm=PRM, lambda 0.8 at line ends" "critic-warm-policy=policy, that and warm-up" "critic-warm-prm=PRM, that and warm-up" \
+        "critic-few-policy=policy, 16 samples a batch" "critic-few-prm=PRM, 16 samples a batch"
+    echo
+    python reproduce/label_table.py "$TASKS/8/train.jsonl" "8 steps, K = 8=$(echo "$RUNS"/8/*/search.jsonl | tr ' ' ,)"
+    python reproduce/label_table.py "$TASKS/4/train.jsonl" "4 steps, K = 8=$(echo "$RUNS"/4/*/search.jsonl | tr ' ' ,)"
+    python reproduce/prm_table.py "$RUNS/8" prm-on-sft prm-on-ppo-dense
 } | tee "$RUNS/table.md"

@@ -12,6 +12,11 @@ import sys
 from pathlib import Path
 
 
+def with_interval(reports: list[dict]) -> str:
+    mean = statistics.fmean(report["accuracy"] for report in reports)
+    return f"{mean:.3f} [{reports[0]['low']:.3f}, {reports[0]['high']:.3f}]"
+
+
 def main(runs: Path, words: list[str]) -> None:
     reports = {}
     for word in words:
@@ -36,12 +41,9 @@ def main(runs: Path, words: list[str]) -> None:
     )
     print("|---|---:|---|" + "---|" * (len(parts) + 1))
     for label, (pairs, benchmark) in reports.items():
-        mean, one = statistics.fmean(row["accuracy"] for row in pairs), pairs[0]
-        cells = [f"{mean:.3f} [{one['low']:.3f}, {one['high']:.3f}]"]
+        cells = [with_interval(pairs)]
         cells += [f"{statistics.fmean(row[by][part]['accuracy'] for row in pairs):.3f}" for by, part in parts]
-        cells += [
-            f"{statistics.fmean(row['accuracy'] for row in benchmark):.3f} [{benchmark[0]['low']:.3f}, {benchmark[0]['high']:.3f}]"
-        ]
+        cells.append(with_interval(benchmark))
         print(f"| {label} | {len(pairs)} | " + " | ".join(cells) + " |")
 
 

@@ -1292,6 +1292,8 @@ def zygote_loop(control: int, seal: Seal) -> None:
     sys.argv[:] = [""]
     gc.collect()
     gc.freeze()
+    with contextlib.suppress(AttributeError):  # where the C library has it
+        seal.kernel.libc.malloc_trim(1 << 17)  # a fork pays for each page, also for what the compiler has freed
     _fillers = open_pools()  # held for as long as the loop runs
     while True:
         command, ancillary, _, _ = requests.recvmsg(1, 64)

@@ -34,8 +34,8 @@ models() { # seed: the policy, and a reward model from its own plans on the trai
     contrast train "$FROM/samples-train" "$FROM/pairs.jsonl" --lines_file "$FROM/lines.jsonl"
     # It learns which lines are right first: a ranking loss alone does not teach the tiny model order and numbers.
     # Then it ranks whole reasonings by the mean over their lines.
-    python train_prm.py --data "$FROM/lines.jsonl" --model_name_or_path "$FROM/sft" --learning_rate 1e-3 --max_steps 2000 \
-        --eval_fraction 0.02 --eval_steps 1000 --seed "$SEED" --output_dir "$FROM/lines"
+    python train_prm.py --data "$FROM/lines.jsonl" --model_name_or_path "$FROM/sft" --learning_rate 1e-3 --max_steps 2500 \
+        --eval_fraction 0.02 --eval_steps 1250 --seed "$SEED" --output_dir "$FROM/lines"
     reward_model rm "$FROM/pairs.jsonl" --objective ranking --model_name_or_path "$FROM/lines" --score_pooling lines --max_steps 100
     # Is it any good? Pairs on held-out compositions, and, as on LCB-RB, sound against unsound samples of the policy.
     sample "$FROM/sft" test 16 "$FROM/samples-test"
@@ -48,7 +48,7 @@ models() { # seed: the policy, and a reward model from its own plans on the trai
 reward_model() { # name, pairs, flags ...
     local name="$1" pairs="$2"
     shift 2
-    python train_prm.py --data "$pairs" --eval_fraction 0.02 --eval_steps 1000 --seed "$SEED" "$@" --output_dir "$FROM/$name"
+    python train_prm.py --data "$pairs" --eval_fraction 0.02 --eval_steps 250 --seed "$SEED" "$@" --output_dir "$FROM/$name"
 }
 
 judge() { # reward model: its accuracy on the held-out pairs and on the benchmark

@@ -331,6 +331,12 @@ def random_value(rng, depth):
     return bytearray(b"xyz") if kind is bytearray else kind(items)
 
 
+def test_messages_are_compact_json():
+    message = {"a": [1, {"b": None, "c": 2.5}], "d": "é"}
+    assert sandbox.to_json(message) == json.dumps(message, separators=(",", ":")).encode()
+    assert sandbox.from_json(sandbox.to_json(message)) == message
+
+
 def test_values_survive_the_crossing_with_their_exact_types():
     rng = random.Random(0)
     for _ in range(2000):

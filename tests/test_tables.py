@@ -1,0 +1,192 @@
+"""The README's tables come from the run folders."""
+
+import json
+import sys
+from pathlib import Path
+
+import common
+import make_tasks
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
+import hack_table
+import label_table
+import micro_table
+import pairs_table
+import recode_table
+import seeds_table
+
+
+def write_report(folder, **report):
+    common.write_text(folder / "report.json", json.dumps(report))
+
+
+def rows_of(text):
+    """The cells of a printed table by the first cell of each row."""
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_table_quotes_the_reports_and_the_budgets(tmp_path, capsys):
+    cell = {"pass@1": 0.5, "low": 0.4, "high": 0.6, "tasks": 10}
+    for number, name in enumerate([*micro_table.POLICIES, "prm"]):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [{"step": 1, "step_time": 30.0}, {"step": 2, "step_time": 60.0, **({"episode": 256} if number else {})}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        report = {
+            "tasks": 20,
+            "samples": 80,
+            "pass@1": number / 10,
+            "low": 0.0,
+            "high": 1.0,
+            "by_steps": {"2": cell, "8": cell},
+        }
+        (tmp_path / f"eval-{name}").mkdir()
+        (tmp_path / f"eval-{name}" / "report.json").write_text(json.dumps(report))
+    report = {"eval_accuracy": 0.9, "eval_majority": 0.6, "eval_auc": 0.95, "eval_lines": 123}
+    (tmp_path / "prm" / "report.json").write_text(json.dumps(report))
+    micro_table.main(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| policy | 2 steps | 8 steps | all | RL samples | minutes |"
+    assert lines[4] == "| SFT | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.00 [0.00, 1.00] | 0 | 1.5 |"
+    assert (
+        lines[7] == "| PPO, test reward + PRM | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.30 [0.00, 1.00] | 256 | 1.5 |"
+    )
+    assert "AUC 0.950, over 123 lines" in lines[-1]
+
+
+def test_differences_between_arms_are_paired_seed_by_seed(tmp_path, capsys):
+    for seed, (a, b) in enumerate([(0.2, 0.3), (0.4, 0.5), (0.6, 0.7)]):
+        for arm, value in (("base", a), ("other", b)):
+            write_report(
+                tmp_path / str(seed) / f"eval-{arm}",
+                tasks=10,
+                samples=40,
+                by_steps={"8": {"pass@1": value}},
+                **{"pass@1": value},
+            )
+        common.write_jsonl(
+            tmp_path / str(seed) / "base" / "metrics.jsonl", [{"step": 1, "episode": 64, "rewards/tests/mean": a}]
+        )
+    seeds_table.main(tmp_path, "base", ["base=Base", "other=Other=99"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["Base"] == ["0.400 ± 0.497", "0.400 ± 0.497", "", "64", "0.400 ± 0.497"]
+    assert rows["Other"][1:] == ["0.500 ± 0.497", "+0.100 ± 0.000", "99"]
+
+
+def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
+    tasks = [{"task_id": f"t{i}", "prompt": "p", "meta": {"plan": ["add 1", "sort"]}} for i in range(2)]
+    common.write_jsonl(tmp_path / "test.jsonl", tasks)
+    tokenizer = common.new_tokenizer(["add 1 sort handle this step <think> </think> <answer> x </answer>"], 300)
+    common.save_model(common.new_model(tokenizer, 16, 1, 0), tokenizer, tmp_path / "policy")
+    texts = {"base": ["add 1\nsort", "add 1\nhandle this step"], "other": ["sort\nadd 1", "add 1\nsort"]}
+    for arm, plans in texts.items():
+        folder = tmp_path / "0" / f"eval-{arm}"
+        completions = [f"<think>\n{plan}\n</think>\n<answer>\nx\n</answer>\n" for plan in plans]
+        common.write_jsonl(
+            folder / "samples.jsonl", [{"task_id": f"t{i}", "completion": c} for i, c in enumerate(completions)]
+        )
+        write_report(folder, **{"pass@1": 0.5 if arm == "base" else 0.25})
+        common.write_text(folder / "run_config.json", json.dumps({"model_name_or_path": str(tmp_path / "policy")}))
+        names = {"mean": 0.5, "passed": None if arm == "other" else 0.75, "failed": 0.25}
+        common.write_jsonl(
+            tmp_path / "0" / arm / "metrics.jsonl",
+            [{"step": 1} | {f"rewards/reasoning/{k}": v for k, v in names.items()}],
+        )
+    recode_table.main(str(tmp_path / "test.jsonl"), tmp_path, "base", ["base=Base", "other=Other"])
+    rows = rows_of(capsys.readouterr().out)
+    tokens = sum(len(tokenizer(text)["input_ids"]) for text in completions) / 2
+    assert rows["reward"] == [
+        "pass@1",
+        "against Base",
+        "plan accuracy",
+        "vague",
+        "tokens",
+        "R_proc",
+        "R_proc, passing",
+        "R_proc, failing",
+    ]
+    assert [cell.split(" ±")[0] for cell in rows["Base"]][:4] == ["0.500", "", "0.750", "0.250"]
+    assert [cell.split(" ±")[0] for cell in rows["Other"]] == [
+        "0.250",
+        "-0.250",
+        "0.500",
+        "0.000",
+        f"{tokens:.3f}",
+        "0.500",
+        "",
+        "0.250",
+    ]
+
+
+def test_accuracies_of_reward_models_are_means_over_the_seeds_that_have_them(tmp_path, capsys):
+    for seed, accuracy in ((0, 0.8), (1, 0.9)):
+        part = {
+            "by_kind": {"strong": {"accuracy": accuracy}},
+            "by_operator": {"wrong_number": {"accuracy": accuracy / 2}},
+        }
+        for name in ("rm", *(["rm-one"] if seed == 0 else [])):
+            for on in ("pairs", "benchmark"):
+                write_report(
+                    tmp_path / str(seed) / f"eval-{name}-{on}", pairs=7, accuracy=accuracy, low=0.7, high=0.95, **part
+                )
+    pairs_table.main(tmp_path, ["rm=Both", "rm-one=One"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["reward model"] == ["seeds", "all", "strong", "wrong number", "policy samples"]
+    assert rows["Both"] == ["2", "0.850 [0.700, 0.950]", "0.850", "0.425", "0.850 [0.700, 0.950]"]
+    assert rows["One"][:2] == ["1", "0.800 [0.700, 0.950]"]
+
+
+def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path, capsys):
+    for arm, falls in (("hacked", True), ("sound", False)):
+        rates = [0.4 if not falls else max(0.4 - 0.02 * i, 0.0) for i in range(30)]
+        log = [{"step": i, "rewards/tests/mean": rate, "rewards/prm/mean": 0.01 * i, "completions/mean_lines": 9.0,
+                "completions/comment_ratio": 0.0} for i, rate in enumerate(rates)]  # fmt: skip
+        common.write_jsonl(tmp_path / "0" / arm / "metrics.jsonl", log)
+        common.write_jsonl(tmp_path / "0" / f"gold-{arm}.jsonl", [{"labels": [1.0, None, -1.0, -1.0, -1.0]}])
+    common.write_jsonl(tmp_path / "0" / "gold-sft.jsonl", [{"labels": [1.0, None, -1.0]}])
+    hack_table.main(tmp_path, ["hacked=Hacked", "sound=Sound"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["Sound"][-1] == "never" and rows["Sound"][0] == "0.400 → 0.400 ± nan"
+    assert rows["Hacked"][0] == "0.310 → 0.000 ± nan" and rows["Hacked"][-2] == "0.500 → 0.250 ± nan"
+    assert rows["Hacked"][-1] == "18"  # the first mean of ten batches below .155: .15, of the batches up to the 18th
+
+
+def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, capsys):
+    config = make_tasks.Config(
+        "micro", "", num_sft_tasks=1, num_train_tasks=3, num_test_tasks=1, train_min_steps=3, max_steps=3
+    )
+    tasks = make_tasks.make_micro(config)["train"]
+    common.write_jsonl(tmp_path / "train.jsonl", tasks)
+    rows = []
+    for task, first_bad in zip(tasks, (3, 2, 4), strict=True):  # the second step is wrong, on line 3
+        lines = task["solution"].splitlines(keepends=True)
+        lines[2] = task["meta"]["misconceptions"][1] + "\n"
+        labels = [1.0 if i < first_bad else -1.0 for i in range(1, len(lines) + 1)]
+        rows.append(
+            {
+                "task_id": task["task_id"],
+                "completions": lines,
+                "labels": labels,
+                "meta": {"passed": False, "first_bad": first_bad, "steps": 3},
+            }
+        )
+    common.write_jsonl(tmp_path / "search.jsonl", rows)
+    common.write_text(
+        tmp_path / "search.report.json",
+        json.dumps({"failed": 3, "completions": 30, "completion_tokens": 300, "executions": 12}),
+    )
+    label_table.main(str(tmp_path / "train.jsonl"), [f"K = 8={tmp_path / 'search.jsonl'}"])
+    cells = rows_of(capsys.readouterr().out)["K = 8"]
+    assert [cell.split(" ±")[0] for cell in cells] == [
+        "all",
+        f"{13 / 15:.3f}",
+        "0.333",
+        "0.333",
+        "0.333",
+        "10.0",
+        "100.0",
+        "4.0",
+    ]

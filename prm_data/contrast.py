@@ -215,7 +215,7 @@ OPERATORS = {
     "rigour": [swapped, contradictory, unjustified],
     "coherence": [duplicated, irrelevant, vague],
 }
-SCRAMBLERS = (wrong_number, wrong_number, wrong_operation, swapped)  # numbers are what is learned last
+SCRAMBLERS = (wrong_number, wrong_number, wrong_operation, swapped, swapped)  # places and numbers are learned last
 
 
 def scrambled(reference: list[str], rng: random.Random) -> list[str]:

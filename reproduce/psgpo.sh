@@ -18,7 +18,7 @@ export TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 reward_model() { # name, data, flags ...
     local name="$1" data="$2"
     shift 2
-    python train_prm.py --data "$data" --model_name_or_path "$SFT" --max_steps 500 --learning_rate 7e-4 --seed "$SEED" "$@" --output_dir "$OUT/$name"
+    python train_prm.py --data "$data" --model_name_or_path "$SFT" --max_steps 500 --eval_steps 250 --learning_rate 7e-4 --seed "$SEED" "$@" --output_dir "$OUT/$name"
 }
 
 # 60 batches of 64 samples. The reward's constants are the paper's (ppo.py's defaults).
@@ -186,7 +186,7 @@ esac
 jobs_of() { # study, steps ...
     local study="$1" steps seed
     shift
-    for seed in $SEEDS; do for steps in "$@"; do echo "study $study $steps $seed"; done; done
+    for steps in "$@"; do for seed in $SEEDS; do echo "study $study $steps $seed"; done; done
 }
 run() { xargs -P "$JOBS" -L 1 bash reproduce/psgpo.sh; }
 

@@ -32,10 +32,11 @@ models() { # seed: the policy, and a reward model from its own plans on the trai
     python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$FROM/sft"
     sample "$FROM/sft" train 4 "$FROM/samples-train"
     contrast train "$FROM/samples-train" "$FROM/pairs.jsonl" --lines_file "$FROM/lines.jsonl"
-    # It learns which lines are right first: a ranking loss alone does not teach the tiny model order and numbers.
+    # It learns which lines are right first: a ranking loss alone does not teach the tiny model order and numbers, which
+    # it sees late and then at once, after 1,000 to 2,000 steps; hence no decay of the learning rate before.
     # Then it ranks whole reasonings by the mean over their lines.
-    python train_prm.py --data "$FROM/lines.jsonl" --model_name_or_path "$FROM/sft" --learning_rate 1e-3 --max_steps 2500 \
-        --eval_fraction 0.02 --eval_steps 1250 --seed "$SEED" --output_dir "$FROM/lines"
+    python train_prm.py --data "$FROM/lines.jsonl" --model_name_or_path "$FROM/sft" --learning_rate 1e-3 --lr_scheduler_type constant \
+        --max_steps 3000 --eval_fraction 0.02 --eval_steps 1500 --seed "$SEED" --output_dir "$FROM/lines"
     reward_model rm "$FROM/pairs.jsonl" --objective ranking --model_name_or_path "$FROM/lines" --score_pooling lines --max_steps 100
     # Is it any good? Pairs on held-out compositions, and, as on LCB-RB, sound against unsound samples of the policy.
     sample "$FROM/sft" test 16 "$FROM/samples-test"
@@ -43,6 +44,9 @@ models() { # seed: the policy, and a reward model from its own plans on the trai
     [ -f "$FROM/benchmark.jsonl" ] || python make_prm_data.py --method contrast --tasks "$TASKS/test.jsonl" --from_verdicts "$FROM/samples-test/verdicts.jsonl" \
         --seed "$SEED" --output_file "$FROM/benchmark.jsonl"
     judge rm
+    # And one from the pairs alone, of the kind that a reward model for long reasonings would be: it is worse.
+    reward_model rm-pairs "$FROM/pairs.jsonl" --objective ranking --model_name_or_path "$FROM/sft" --max_steps 300
+    judge rm-pairs
 }
 
 reward_model() { # name, pairs, flags ...
@@ -60,7 +64,7 @@ judge() { # reward model: its accuracy on the held-out pairs and on the benchmar
 grpo() { # arm, flags ...
     local arm="$1"
     shift
-    python grpo.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$FROM/sft" --reasoning_rm "$FROM/rm" --seed "$SEED" "$@" --output_dir "$OUT/$arm"
+    python grpo.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$FROM/sft" --seed "$SEED" "$@" --output_dir "$OUT/$arm"
     sample "$OUT/$arm" test 4 "$OUT/eval-$arm"
 }
 
@@ -68,10 +72,12 @@ one_seed() {
     SEED="$1" OUT="$RUNS/$1" FROM="$RUNS/$(($1 % MODEL_SEEDS))"
     mkdir -p "$OUT"
     sample "$FROM/sft" test 4 "$OUT/eval-sft"
-    grpo outcome --process_weight 0
-    grpo sum --gate none
-    grpo soft --gate soft
-    grpo hard --gate hard
+    grpo outcome --reasoning_rm "$FROM/rm" --process_weight 0
+    grpo sum --reasoning_rm "$FROM/rm" --gate none
+    grpo soft --reasoning_rm "$FROM/rm" --gate soft
+    grpo hard --reasoning_rm "$FROM/rm" --gate hard
+    grpo sum-pairs --reasoning_rm "$FROM/rm-pairs" --gate none
+    grpo hard-pairs --reasoning_rm "$FROM/rm-pairs" --gate hard
 }
 
 ablation() { # reward model, objective, flags of --method contrast ...: ranked from the policy, without the labelled lines
@@ -92,17 +98,17 @@ esac
 [ -f "$TASKS/test.jsonl" ] || python make_tasks.py --source micro --plans true --max_steps 5 --train_min_steps 3 --output_dir "$TASKS"
 seq 0 $((MODEL_SEEDS - 1)) | xargs -P "$JOBS" -I SEED bash reproduce/recode.sh models SEED
 printf '%s\n' $SEEDS | xargs -P "$JOBS" -I SEED bash reproduce/recode.sh seed SEED
-xargs -P "$JOBS" -L 1 bash reproduce/recode.sh ablation <<< "all ranking
-optimisation ranking --kinds optimisation
+xargs -P "$JOBS" -L 1 bash reproduce/recode.sh ablation <<< "optimisation ranking --kinds optimisation
 degradation ranking --kinds degradation
 strong ranking --kinds strong
 policy ranking --reference_bases false
 reference ranking --num_bases 0
 score score"
 {
-    python reproduce/recode_table.py "$TASKS/test.jsonl" "$RUNS" outcome "sft=SFT" "outcome=tests" "sum=tests + R_proc" "soft=tests + R_proc, soft gate" "hard=tests + R_proc, gated (ReCode)"
+    python reproduce/recode_table.py "$TASKS/test.jsonl" "$RUNS" outcome "sft=SFT" "outcome=tests" "sum=tests + R_proc" "soft=tests + R_proc, soft gate" "hard=tests + R_proc, gated (ReCode)" \
+        "sum-pairs=tests + R_proc of the worse reward model" "hard-pairs=tests + R_proc of the worse reward model, gated"
     echo
-    python reproduce/pairs_table.py "$RUNS" "rm=labelled lines, then ranking" "rm-all=ranking alone" "rm-score=regression on ratings (Score)" \
+    python reproduce/pairs_table.py "$RUNS" "rm=labelled lines, then ranking" "rm-pairs=ranking alone" "rm-score=regression on ratings (Score)" \
         "rm-optimisation=ranking, optimised > base alone" "rm-degradation=ranking, base > degraded alone" "rm-strong=ranking, optimised > degraded alone" \
         "rm-policy=ranking, the policy's reasonings alone" "rm-reference=ranking, reference reasonings alone"
 } | tee "$RUNS/table.md"

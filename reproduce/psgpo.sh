@@ -209,6 +209,10 @@ has() { case " $STUDIES " in *" $1 "*) true ;; *) false ;; esac; }
             "ppo-dense-half=PPO, tests + PRM: half-way=1920" "ppo-dense=PPO, tests + PRM" "ppo-value=PPO, tests, critic from the PRM" \
             "ppo-dense-value=PPO, tests + PRM, critic from it" "ppo-oracle-half=PPO, tests + exact labels: half-way=1920" "ppo-oracle=PPO, tests + exact labels"
     done
+    for metric in rewards/tests/mean critic/vf_explained_var; do
+        python reproduce/curves_table.py "$RUNS/8" "$metric" "ppo-tests=PPO, tests" "ppo-dense=PPO, tests + PRM" "ppo-value=PPO, tests, critic from the PRM" \
+            "ppo-dense-value=PPO, tests + PRM, critic from it" "ppo-oracle=PPO, tests + exact labels"
+    done
     has mutations && table 8 "ppo-tests=PPO, tests" "ppo-dense=PRM by search" "ppo-mutate=PRM by mutations" "ppo-disjoint=PRM by mutations, without the misconceptions"
     has selection && table 8 "ppo-tests=PPO, tests" "ppo-dense=full" "ppo-remove_hard=remove hard" "ppo-medium_only=medium only" "ppo-revised_only=revised only"
     has labels && table 8 "ppo-tests=PPO, tests" "ppo-dense=hard" "ppo-masked=hard, none after the first wrong line" "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal"

@@ -8,6 +8,7 @@ import common
 import make_tasks
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
+import curves_table
 import hack_table
 import label_table
 import micro_table
@@ -190,3 +191,12 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
         "100.0",
         "4.0",
     ]
+
+
+def test_a_curve_is_the_mean_of_each_ten_batches(tmp_path, capsys):
+    for seed, shift in enumerate((0.0, 0.2)):
+        log = [{"step": i, "passed": i // 10 / 10 + shift} for i in range(20)]
+        common.write_jsonl(tmp_path / str(seed) / "arm" / "metrics.jsonl", log)
+    curves_table.main(tmp_path, "passed", ["arm=Arm"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["arm"] == ["1-10", "11-20"] and rows["Arm"] == ["0.100 ± 1.271", "0.200 ± 1.271"]

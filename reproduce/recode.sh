@@ -106,7 +106,8 @@ reference ranking --num_bases 0
 score score"
 {
     python reproduce/recode_table.py "$TASKS/test.jsonl" "$RUNS" outcome "sft=SFT" "outcome=tests" "sum=tests + R_proc" "soft=tests + R_proc, soft gate" "hard=tests + R_proc, gated (ReCode)" \
-        "sum-pairs=tests + R_proc of the worse reward model" "hard-pairs=tests + R_proc of the worse reward model, gated"
+        "sum-pairs=tests + R_proc of the worse reward model" "hard-pairs=tests + R_proc of the worse reward model, gated" \
+        sum:hard sum-pairs:hard-pairs
     echo
     python reproduce/pairs_table.py "$RUNS" "rm=labelled lines, then ranking" "rm-pairs=ranking alone" "rm-score=regression on ratings (Score)" \
         "rm-optimisation=ranking, optimised > base alone" "rm-degradation=ranking, base > degraded alone" "rm-strong=ranking, optimised > degraded alone" \

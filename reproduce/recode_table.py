@@ -1,11 +1,13 @@
 """The table of reproduce/recode.sh: what each reward does to programs, plans and lengths; means over seeds.
 
-    python reproduce/recode_table.py tasks/recode/test.jsonl runs/recode outcome "sft=SFT" "outcome=GRPO, tests" ...
+    python reproduce/recode_table.py tasks/recode/test.jsonl runs/recode outcome "sft=SFT" "outcome=GRPO, tests" ... sum:hard
 
 The second argument holds a folder a seed, each with run folders `<arm>` of grpo.py and evaluations `eval-<arm>` of
-eval.py; the third names the arm that pass@1 is compared with, seed by seed. An arm is name=label. Plan accuracy is the
-share of plan lines that are the reference's, place by place (prm_data/contrast.py); "vague" the share that state no
-step. R_proc is the mean over the rollouts of the last ten batches; an arm that does not pay it may still log it.
+eval.py; the third names the arm that pass@1 is compared with, seed by seed. An arm is name=label; name:name prints the
+difference of two more. Plan accuracy is the share of plan lines that are the reference's, place by place
+(prm_data/contrast.py); "vague" the share that state no step. R_proc is the mean over the rollouts of the last ten batches;
+an arm that does not pay it may still log it. "No advantage" is the share of groups in those batches whose samples all have
+the same reward.
 """
 
 import json
@@ -37,13 +39,10 @@ def measures(evaluation: Path, run: Path, tasks: dict[str, dict], tokenizer) -> 
     }
     if (run / "metrics.jsonl").is_file():
         steps = common.read_jsonl(run / "metrics.jsonl", {"step": int})[-10:]
-        for name in ("R_proc", "R_proc, passing", "R_proc, failing"):
-            column = {"R_proc": "mean", "R_proc, passing": "passed", "R_proc, failing": "failed"}[name]
-            values = [
-                row[f"rewards/reasoning/{column}"]
-                for row in steps
-                if row.get(f"rewards/reasoning/{column}") is not None
-            ]
+        names = {"R_proc": "rewards/reasoning/mean", "R_proc, passing": "rewards/reasoning/passed",
+                 "R_proc, failing": "rewards/reasoning/failed", "no advantage": "frac_reward_zero_std"}  # fmt: skip
+        for name, column in names.items():
+            values = [row[column] for row in steps if row.get(column) is not None]
             if values:
                 found[name] = statistics.fmean(values)
     return found
@@ -52,7 +51,7 @@ def measures(evaluation: Path, run: Path, tasks: dict[str, dict], tokenizer) -> 
 def main(tasks_file: str, runs: Path, base: str, words: list[str]) -> None:
     tasks = {task["task_id"]: task for task in common.read_jsonl(tasks_file, common.PROMPT_FIELDS)}
     seeds = [path.parent for path in sorted(runs.glob(f"*/eval-{base}"), key=lambda path: int(path.parent.name))]
-    arms, columns = dict(word.split("=") for word in words), defaultdict(lambda: defaultdict(list))
+    arms, columns = dict(word.split("=") for word in words if "=" in word), defaultdict(lambda: defaultdict(list))
     for arm in arms:
         for seed in seeds:
             config = json.loads((seed / f"eval-{arm}" / "run_config.json").read_text(encoding="utf-8"))
@@ -68,6 +67,9 @@ def main(tasks_file: str, runs: Path, base: str, words: list[str]) -> None:
         against = [a - b for a, b in zip(pass_1, columns[base]["pass@1"], strict=True)]
         cells = [cell(columns[arm][name]) if len(columns[arm][name]) == len(seeds) else "" for name in names[1:]]
         print(f"| {label} | {cell(pass_1)} | {'' if arm == base else cell(against, '+')} | " + " | ".join(cells) + " |")
+    for first, second in (word.split(":") for word in words if "=" not in word):
+        pairs = zip(columns[first]["pass@1"], columns[second]["pass@1"], strict=True)
+        print(f"\npass@1 of {arms[first]!r} minus that of {arms[second]!r}: {cell([a - b for a, b in pairs], '+')}")
 
 
 if __name__ == "__main__":

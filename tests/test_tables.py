@@ -96,8 +96,10 @@ def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
             tmp_path / "0" / arm / "metrics.jsonl",
             [{"step": 1} | {f"rewards/reasoning/{k}": v for k, v in names.items()}],
         )
-    recode_table.main(str(tmp_path / "test.jsonl"), tmp_path, "base", ["base=Base", "other=Other"])
-    rows = rows_of(capsys.readouterr().out)
+    recode_table.main(str(tmp_path / "test.jsonl"), tmp_path, "base", ["base=Base", "other=Other", "other:base"])
+    printed = capsys.readouterr().out
+    assert "pass@1 of 'Other' minus that of 'Base': -0.250" in printed
+    rows = rows_of(printed)
     tokens = sum(len(tokenizer(text)["input_ids"]) for text in completions) / 2
     assert rows["reward"] == [
         "pass@1",

@@ -4,7 +4,8 @@
 # can do). As in the paper, the PRM's labels come from binary search over samples of four checkpoints of the run with
 # tests alone. Every seed has a supervised policy, labels and PRMs of its own. Then, at 8 steps: other kinds and selections
 # of labels, PRMs from mutated references, switched-off safeguards, and other settings of the critic.
-# Run it again to go on where it was cut off. Its stages have been tried one by one; the whole has not been run yet.
+# Run it again to go on where it was cut off. The main study has been tried stage by stage, the flags of the others have been
+# parsed; the whole has not been run yet.
 #
 #     bash reproduce/psgpo.sh                                # everything, two processes at a time
 #     STUDIES="main" SEEDS="0 1" JOBS=1 bash reproduce/psgpo.sh

@@ -140,7 +140,7 @@ def test_the_kl_term_has_the_value_and_the_gradient_of_the_reverse_kl():
     exact = (new.exp() * (new - ref)).sum()
     kl = grpo.kl_to_reference(new[None], old[None], ref[None], torch.ones(1, 5, dtype=torch.bool))
     mean = (old.exp() * kl[0]).sum()  # over tokens that the old policy samples
-    assert float(mean) == pytest.approx(float(exact))
+    assert mean.item() == pytest.approx(exact.item())
     (wanted,) = torch.autograd.grad(exact, logits, retain_graph=True)
     assert torch.allclose(torch.autograd.grad(mean, logits)[0], wanted)
     nan = torch.full((1, 5), float("nan"))

@@ -26,7 +26,7 @@ reward_model() { # name, data, flags ...
 ppo() { # arm, its flags ...
     local arm="$1"
     shift
-    python ppo.py --tasks "$TASKS/$STEPS/train.jsonl" --model_name_or_path "$SFT" --max_steps 60 --num_prompts 16 --num_generations 4 \
+    python ppo.py --tasks "$TASKS/$STEPS/train.jsonl" --model_name_or_path "$SFT" --max_steps 60 --num_prompts "${PROMPTS:-16}" --num_generations 4 \
         --save_steps 15 --save_total_limit 0 --seed "$SEED" "$@" --output_dir "$OUT/$arm"
     evaluate "$arm" "$OUT/$arm"
 }
@@ -148,7 +148,7 @@ critic() { # value initialisation where the critic matters more: few samples, a 
         ppo "critic-slow-$start" "${init[@]}" --value_learning_rate 5e-5
         ppo "critic-lambda-$start" "${init[@]}" --gae_unit line --lam 0.8
         ppo "critic-warm-$start" "${init[@]}" --gae_unit line --lam 0.8 --critic_warmup_steps 5
-        ppo "critic-few-$start" "${init[@]}" --num_prompts 4
+        PROMPTS=4 ppo "critic-few-$start" "${init[@]}"
     done
 }
 

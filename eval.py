@@ -254,7 +254,7 @@ def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     model = common.load_scorer(config.prm).to(common.device()).eval()
     if model.config.num_labels != 1:
         raise InputError(f"{config.prm}: an outcome reward model has no scores of lines")
-    table = masking.line_table(tokenizer).to(common.device())
+    table = common.line_table(tokenizer)
     prompts = [common.encode_prompt(tokenizer, row) for row in rows]
     texts = [tokenizer("".join(row["completions"]), add_special_tokens=False).input_ids for row in rows]
     metrics.check_lines_have_tokens(config.data, rows, texts, table)

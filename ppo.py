@@ -265,7 +265,7 @@ def main(config: Config) -> None:
     optimizers = {name: torch.optim.AdamW(model.parameters(), weight_decay=0.0) for name, model in models.items()}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
     eos_ids = common.eos_ids(policy, tokenizer)
-    table = masking.line_table(tokenizer).to(common.device())
+    table = common.line_table(tokenizer)
     window = online.latest_rollouts(config, tasks) if config.prm_refresh and checkpoint else []
     spent = Counter(label_samples=0, label_programs=0)  # what line labels have cost so far
     if checkpoint:

@@ -55,7 +55,7 @@ class Config:
 @torch.no_grad()
 def prm_scores(model, tokenizer, tasks: list[dict], completions: list[str], config: Config) -> list[float]:
     """One score a completion: those of its lines, each read at the line's last token, aggregated. NaN without a line."""
-    table = masking.line_table(tokenizer).to(common.device())
+    table = common.line_table(tokenizer)
     prompts = [common.encode_prompt(tokenizer, task) for task in tasks]
     texts = [tokenizer(text, add_special_tokens=False).input_ids for text in completions]
     scores = [float("nan")] * len(texts)

@@ -192,7 +192,7 @@ def label_responses(
 ) -> tuple[list[Labelled], Counter]:
     """Labels the lines of N responses by completing their prefixes; the flags are those of Config.
 
-    completer: the model that completes, in eval mode. table: masking.line_table(tokenizer) on this process's device.
+    completer: the model that completes, in eval mode. table: common.line_table(tokenizer).
     Per response: its task; the token ids of its prompt and of itself as they were sampled (EOS included or not); whether
     it passed its tests; a seed. The searches go on side by side: in each round every open one asks for one prefix,
     and programs run while the next `batch_size` prefixes are completed. Unless completions are shared, a response's
@@ -344,7 +344,7 @@ def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
             if not left:
                 continue
             tokenizer = common.load_tokenizer(path)
-            table = masking.line_table(tokenizer).to(common.device())
+            table = common.line_table(tokenizer)
             policy = common.shard(common.load_policy(path).eval())
             completer = common.shard(common.load_policy(config.completer).eval()) if config.completer else policy
             for number in left:

@@ -57,7 +57,7 @@ class Config:
     tasks: str  # tasks.jsonl to sample prompts from
     model_name_or_path: str  # policy to start from
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
-    reasoning_rm: str | None = None  # reasoning reward model (train_prm.py --objective ranking)
+    reasoning_rm: str | None = None  # reasoning reward model (train_prm.py --objective ranking or score)
     gate: Literal["hard", "soft", "threshold", "format", "none"] = "hard"  # where R_proc counts; see above
     gate_threshold: float = 0.5  # of --gate threshold
     process_weight: float = 1.0  # weight of R_proc (ReCode: 1)

@@ -38,7 +38,7 @@ def sample(
     that they were drawn from (greedy: temperature 1), 0 where the mask is off.
 
     The model must be in eval mode. Ranks leave the loop at different steps, so a model sharded by FSDP2 must be
-    unsharded first. ValueError for an empty prompt, a wrong number of seeds, a negative temperature.
+    unsharded first. ValueError for an empty prompt, a wrong number of seeds, a negative temperature, a model without cache.
     """
     rows = len(prompts) * num_samples
     if len(seeds) != rows:
@@ -58,6 +58,10 @@ def sample(
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     real = torch.arange(longest, device=device) >= longest - lengths[:, None]  # (P, L), False at the padding
     accepted = inspect.signature(model.forward).parameters
+    # transformers has renamed it; a cache that a model's forward drops would leave each token alone with itself
+    cache_name = next((name for name in ("cache", "past_key_values") if name in accepted), None)
+    if cache_name is None:
+        raise ValueError(f"{type(model).__name__} takes no KV cache")
 
     def forward(ids: Tensor, attention: Tensor, position: Tensor, **kwargs):
         kwargs = {"position_ids": position, **kwargs}
@@ -65,7 +69,7 @@ def sample(
         return model(input_ids=ids, attention_mask=attention, use_cache=True, **kwargs)
 
     out = forward(prompt_ids, real.long(), (real.cumsum(1) - 1).clamp(min=0), logits_to_keep=1)
-    kv = out.past_key_values
+    kv = getattr(out, cache_name)
     full = [type(layer).__name__ == "DynamicLayer" for layer in kv.layers]
     # A mask of our own needs attention to all the past, by code that takes one, and positions that we can name.
     explicit = all(full) and model.config._attn_implementation in ("sdpa", "eager") and "position_ids" in accepted
@@ -128,7 +132,7 @@ def sample(
         length += width
         if explicit:
             attention[..., length - width : length].diagonal(dim1=2, dim2=3).fill_(0)
-        out = forward(token, attention[..., :length], (position + t).expand_as(token), past_key_values=kv)
+        out = forward(token, attention[..., :length], (position + t).expand_as(token), **{cache_name: kv})
         logits = out.logits
     return ids[:rows, : t + 1], mask[:rows, : t + 1], logprobs[:rows, : t + 1]
 

@@ -1,5 +1,8 @@
 """The sampling loop against teacher forcing, `generate`, and itself in other batches and layouts."""
 
+import inspect
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -201,6 +204,37 @@ def test_a_stop_string_ends_the_sample_with_the_token_that_completes_it():
         assert on.sum() == length and row[:length].tolist() == whole[:length].tolist()
         stopped += bool(ends)
     assert stopped > 10
+
+
+class OtherNames(torch.nn.Module):
+    """A model whose cache has other names than in the installed transformers, which has renamed it once."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.own = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self.other = {"cache": "past_key_values", "past_key_values": "cache"}[self.own]
+        self.get_input_embeddings = model.get_input_embeddings
+        names = ("input_ids", "attention_mask", "position_ids", "use_cache", "logits_to_keep", self.other)
+        parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+        self.forward.__func__.__signature__ = inspect.Signature([inspect.Parameter("self", 0), *parameters])
+
+    def forward(self, **kwargs):
+        out = self.model(**{self.own if name == self.other else name: x for name, x in kwargs.items()})
+        return SimpleNamespace(logits=out.logits, **{self.other: getattr(out, self.own)})
+
+
+def test_the_cache_may_have_its_old_or_its_new_name():
+    model = build("llama")
+    expected = sample(model, PROMPTS, 2, 6, 1.0, EOS, list(range(10)))
+    assert all(map(torch.equal, sample(OtherNames(model), PROMPTS, 2, 6, 1.0, EOS, list(range(10))), expected))
+
+
+def test_a_model_that_takes_no_cache_is_refused(monkeypatch):
+    model = build("llama")
+    monkeypatch.setattr(model, "forward", lambda input_ids, attention_mask, use_cache: None)
+    with pytest.raises(ValueError, match="LlamaForCausalLM takes no KV cache"):
+        sample(model, PROMPTS, 1, 4, 1.0, [], list(range(5)))
 
 
 def test_results_can_be_used_in_a_loss():

@@ -316,6 +316,13 @@ def unshard(model: nn.Module) -> None:
             module.unshard()
 
 
+def reshard(model: nn.Module) -> None:
+    """Frees what a forward has gathered of a sharded model, before its parameters (the shards) are changed in place."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
     """Clips by the norm over all parameters and ranks; returns the norm before clipping."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)

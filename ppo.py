@@ -68,7 +68,8 @@ class Config:
     neutral_comments: bool = False  # comments, blank lines and docstrings have no score (PSGPO: in the PRM's labels)
     value_init: Literal["none", "policy", "prm"] = "policy"  # critic starts as the policy with a random head (TRL), or
     # with a zero head, or as the (first) PRM, head and all (PSGPO; how is not published)
-    value_rescale: bool = False  # prm: v = (r + 1) / 2, since labels are in [-1, 1] and returns about in [0, 1] (ours)
+    value_rescale: Literal["none", "range", "fit"] = "none"  # prm: v = r; (r + 1) / 2, since labels are in [-1, 1] and
+    # returns about in [0, 1]; a r + b, by least squares on the returns of the first batch (both ours)
     critic_warmup_steps: int = 0  # the first batches train the critic alone: the policy's learning rate is 0
     max_steps: int = 60  # rollout batches
     num_prompts: int = 16  # prompts a batch, over all processes
@@ -120,7 +121,7 @@ def check_flags(config: Config) -> None:
         ((config.outcome_reward == "orm") != (config.orm is not None), "--outcome_reward orm and --orm go together"),
         (config.process_norm == "scored_lines" and not config.neutral_comments,
          "--process_norm scored_lines needs --neutral_comments: else every line has a score"),
-        (config.value_rescale and config.value_init != "prm", "--value_rescale needs --value_init prm"),
+        (config.value_rescale != "none" and config.value_init != "prm", "--value_rescale needs --value_init prm"),
         (refresh and (not uses_prm(config) or len(config.prm) > 1), "--prm_refresh needs one --prm, as process reward"),
         (refresh and common.world_size() > 1, "--prm_refresh runs in one process"),
         (config.num_prompts % (config.num_mini_batches * common.world_size()) > 0,
@@ -192,8 +193,28 @@ def code_ends(rollout: common.Rollout, table: masking.LineTable) -> torch.Tensor
     return torch.zeros_like(rollout.ids).scatter_reduce(1, places.clamp(min=0), is_code, "amax") > 0
 
 
+@torch.no_grad()
+def rescale_critic(critic, scale: float, shift: float) -> None:
+    """Changes the critic's head so that its values become scale * v + shift."""
+    common.reshard(critic)
+    head = next(module for name, module in critic.named_modules() if name in ("score", "classifier"))
+    head.weight.mul_(scale)
+    head.bias.mul_(scale).add_(shift)
+
+
+def fit_returns(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
+    """Scale >= 0 and shift by which values (B, T) come closest to the returns (B, T) in squared error, over the valid
+    tokens of all processes. Values that say nothing (scale 0) become the mean return."""
+    v, r = values[mask].double(), returns[mask].double()  # (N,), (N,)
+    n, v_sum, r_sum, vv, vr = common.all_sum(len(v), v.sum(), r.sum(), (v * v).sum(), (v * r).sum())
+    n = max(n, 1.0)
+    variance, covariance = vv / n - (v_sum / n) ** 2, vr / n - v_sum * r_sum / n**2
+    scale = max(covariance / variance, 0.0) if variance > 1e-12 else 0.0
+    return scale, (r_sum - scale * v_sum) / n
+
+
 def start_critic(config: Config):
-    """The critic at the run's first step, by --value_init and --value_rescale."""
+    """The critic at the run's first step, by --value_init and --value_rescale (fit: done once there are returns)."""
     critic = common.load_scorer(config.prm[0] if config.value_init == "prm" else config.model_name_or_path)
     head = next(module for name, module in critic.named_modules() if name in ("score", "classifier"))
     if getattr(critic.config, "score_activation", "none") != "none":
@@ -202,9 +223,8 @@ def start_critic(config: Config):
         if config.value_init == "none":
             generator = torch.Generator().manual_seed(common.seed_of(config.seed, "value head"))
             head.weight.normal_(0.0, getattr(critic.config, "initializer_range", 0.02), generator=generator)
-        if config.value_rescale:
-            head.weight.mul_(0.5)
-            head.bias.mul_(0.5).add_(0.5)
+    if config.value_rescale == "range":
+        rescale_critic(critic, 0.5, 0.5)
     return critic
 
 
@@ -343,6 +363,11 @@ def main(config: Config) -> None:
             if reference is not None:
                 log_ratio_to_reference = (old_logprobs - reference_logprobs) * mask
             shaped = rewards - config.kl_coef * log_ratio_to_reference
+            if config.value_rescale == "fit" and step == 0:
+                _, sums_ahead = advantages.gae(shaped, torch.zeros_like(values), mask, config.gamma, 1.0)  # (N, T)
+                scale, shift = fit_returns(values, sums_ahead, mask)
+                rescale_critic(critic, scale, shift)
+                values = scale * values + shift
             lam = torch.where(ends, config.lam, 1.0) if config.gae_unit == "line" else config.lam
             token_advantages, returns = advantages.gae(shaped, values, mask, config.gamma, lam)
             if config.whiten_advantages:

@@ -43,7 +43,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch.distributed.fsdp import FSDPModule
 
 import common
 import metrics
@@ -273,9 +272,7 @@ def centre(model, config: Config, units: list[tuple[list[dict], ...]], table) ->
     for column in (0, 1):
         texts = [row for unit in units for row in unit[column]]
         means.append(torch.stack(logits_of_all(model, config, texts, table)).mean().item())
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # the forward has gathered the parameters; the shards are what is kept
+    common.reshard(model)
     head_bias(model).sub_(sum(means) / 2)
 
 

@@ -3,7 +3,8 @@
     python reproduce/curves_table.py runs/psgpo/8 rewards/tests/mean "ppo-tests=PPO, tests" "ppo-dense=PPO, tests + PRM"
 
 The first argument holds a folder a seed, each with run folders `<arm>`; the second is a column of their metrics.jsonl
-(plot.py draws the same from the same files). An arm is name=label.
+(plot.py draws the same from the same files). An arm is name=label; seeds that lack one are left out, and batches on which
+the metric is not defined.
 """
 
 import json
@@ -11,26 +12,27 @@ import statistics
 import sys
 from pathlib import Path
 
-from seeds_table import cell
+from seeds_table import cell, seeds_with
 
 
 def main(runs: Path, metric: str, words: list[str]) -> None:
     arms = dict(word.split("=", 1) for word in words)
-    found = runs.glob(f"*/{next(iter(arms))}/metrics.jsonl")
-    seeds = sorted((path.parent.parent for path in found), key=lambda path: int(path.name))
+    seeds = seeds_with(runs, [f"{arm}/config.json" for arm in arms])
     curves = {}  # of an arm, a list a seed
     for arm in arms:
         curves[arm] = []
         for seed in seeds:
             rows = [json.loads(line) for line in (seed / arm / "metrics.jsonl").read_text("utf-8").splitlines()]
             values = [row[metric] for row in rows]
-            curves[arm].append([statistics.fmean(values[i : i + 10]) for i in range(0, len(values), 10)])
+            windows = [[x for x in values[i : i + 10] if x is not None] for i in range(0, len(values), 10)]
+            curves[arm].append([statistics.fmean(window) if window else None for window in windows])
     length = max(len(curve) for each in curves.values() for curve in each)
     print(f"{metric}, mean over ten batches; {len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n")
     print("| arm | " + " | ".join(f"{10 * i + 1}-{10 * i + 10}" for i in range(length)) + " |")
     print("|---|" + "---|" * length)
     for arm, label in arms.items():
-        print(f"| {label} | " + " | ".join(cell(list(values)) for values in zip(*curves[arm], strict=True)) + " |")
+        columns = [[x for x in column if x is not None] for column in zip(*curves[arm], strict=True)]
+        print(f"| {label} | " + " | ".join(cell(column) if column else "" for column in columns) + " |")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python reproduce/hack_table.py runs/psgpo/8 "hack-none=sum over lines" "hack-lines=divided by the lines" ...
 
 Reads `<seed>/<arm>/metrics.jsonl` of ppo.py, and `<seed>/gold-<arm>.jsonl` and `<seed>/gold-sft.jsonl`, the exact labels of
-the lines that the last and the starting policy write for held-out tasks. "Seen at" is the first batch at which the mean
-over ten batches of the PRM's score is above the first ten's and that of the pass rate below half of the first ten's.
+the lines that the last and the starting policy write for held-out tasks; seeds that lack one are left out. "Seen at" is
+the first batch at which the mean over ten batches of the PRM's score is above the first ten's and that of the pass rate
+below half of the first ten's.
 """
 
 import json
@@ -12,7 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from seeds_table import cell
+from seeds_table import cell, seeds_with
 
 COLUMNS = {
     "pass rate": "rewards/tests/mean", "PRM score": "rewards/prm/mean", "lines": "completions/mean_lines",
@@ -38,8 +39,7 @@ def seen_at(rows: list[dict]) -> int | None:
 
 def main(runs: Path, words: list[str]) -> None:
     arms = dict(word.split("=", 1) for word in words)
-    found = runs.glob(f"*/{next(iter(arms))}/metrics.jsonl")
-    seeds = sorted((path.parent.parent for path in found), key=lambda path: int(path.name))
+    seeds = seeds_with(runs, [f"gold-{arm}.jsonl" for arm in ["sft", *arms]])
     print(f"{len(seeds)} seeds; first ten batches → last ten, mean ± half of the 95 % interval over seeds\n")
     print("| process reward | " + " | ".join(COLUMNS) + " | right lines, held-out tasks | seen at batch |")
     print("|---|" + "---|" * (len(COLUMNS) + 2))

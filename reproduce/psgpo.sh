@@ -56,22 +56,25 @@ sft() { # the policy that all of a seed's runs start from
     python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
 }
 
-main() { # the 2 x 2 and the bound; the other studies need its labels
+base() { # what the other studies need: the run with tests alone, labels of its checkpoints' samples, the PRM
     evaluate sft "$SFT"
     ppo ppo-tests
     search search labelled --share_completions true
     reward_model prm "$OUT/search.jsonl"
+}
+
+main() { # the rest of the 2 x 2, the bound, and plain supervised training on the tasks that were labelled
     ppo ppo-dense --prm "$OUT/prm"
-    ppo ppo-value --prm "$OUT/prm" --process_reward none --value_init prm --value_rescale true
-    ppo ppo-dense-value --prm "$OUT/prm" --value_init prm --value_rescale true
+    ppo ppo-value --prm "$OUT/prm" --process_reward none --value_init prm --value_rescale range
+    ppo ppo-dense-value --prm "$OUT/prm" --value_init prm --value_rescale range
     ppo ppo-oracle --process_reward oracle
-    for arm in ppo-tests ppo-dense ppo-oracle; do # after half of the samples
-        evaluate "$arm-half" "$OUT/$arm/checkpoint-30"
-    done
-    exact prm ppo-dense
     python sft.py --tasks "$TASKS/$STEPS/labelled.jsonl" --model_name_or_path "$SFT" --max_steps 150 --learning_rate 5e-4 --seed "$SEED" \
         --output_dir "$OUT/sft-references"
     evaluate sft-references "$OUT/sft-references"
+    exact prm ppo-dense
+    for arm in ppo-tests ppo-dense ppo-dense-value ppo-oracle; do # after half of the samples
+        evaluate "$arm-half" "$OUT/$arm/checkpoint-30"
+    done
 }
 
 mutations() { # PRMs from mutated references; the second never sees a mutation that is a misconception of the benchmark
@@ -92,6 +95,7 @@ selection() { # which prompts' labels the PRM learns from
         reward_model "prm-$kept" "$OUT/search-$kept.jsonl"
         ppo "ppo-$kept" --prm "$OUT/prm-$kept"
     done
+    exact prm-revised_only ppo-revised_only
 }
 
 labels() { # other labels of the same checkpoints' samples
@@ -140,16 +144,29 @@ comments() { # a policy whose teacher writes comments; PRMs from its own samples
     done
 }
 
-critic() { # value initialisation where the critic matters more: few samples, a smaller lambda, lines as actions, warm-up
+critic() { # the critic's start where it matters more: on the returns' scale, lines as actions and a smaller lambda, few samples
+    local start
+    ppo critic-fit --prm "$OUT/prm" --process_reward none --value_init prm --value_rescale fit
+    ppo critic-fit-dense --prm "$OUT/prm" --value_init prm --value_rescale fit
+    for start in policy prm; do
+        critic_start "$start"
+        ppo "critic-lambda-$start" "${INIT[@]}" --gae_unit line --lam 0.8
+        PROMPTS=4 ppo "critic-few-$start" "${INIT[@]}"
+    done
+}
+
+schedules() { # and with a slower critic, or one that learns before the policy does
     local start
     for start in policy prm; do
-        local init=(--value_init policy)
-        [ "$start" = prm ] && init=(--prm "$OUT/prm" --process_reward none --value_init prm --value_rescale true)
-        ppo "critic-slow-$start" "${init[@]}" --value_learning_rate 5e-5
-        ppo "critic-lambda-$start" "${init[@]}" --gae_unit line --lam 0.8
-        ppo "critic-warm-$start" "${init[@]}" --gae_unit line --lam 0.8 --critic_warmup_steps 5
-        PROMPTS=4 ppo "critic-few-$start" "${init[@]}"
+        critic_start "$start"
+        ppo "critic-slow-$start" "${INIT[@]}" --value_learning_rate 5e-5
+        ppo "critic-warm-$start" "${INIT[@]}" --gae_unit line --lam 0.8 --critic_warmup_steps 5
     done
+}
+
+critic_start() { # policy or prm
+    INIT=(--value_init policy)
+    [ "$1" = policy ] || INIT=(--prm "$OUT/prm" --process_reward none --value_init prm --value_rescale fit)
 }
 
 study() { # study, steps, seed

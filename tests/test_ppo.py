@@ -191,7 +191,7 @@ def test_the_warning_needs_a_higher_score_and_a_lower_pass_rate_over_ten_updates
         ({"outcome_reward": "orm"}, "go together"),
         ({"orm": "x"}, "go together"),
         ({"process_norm": "scored_lines"}, "needs --neutral_comments"),
-        ({"value_rescale": True}, "needs --value_init prm"),
+        ({"value_rescale": "fit"}, "needs --value_init prm"),
         ({"prm_refresh": 5}, "needs one --prm"),
         ({"prm_refresh": 5, "prm": ["a", "b"]}, "needs one --prm"),
         ({"prm_refresh": 5, "prm": ["a"], "process_reward": "oracle"}, "needs one --prm"),
@@ -205,7 +205,7 @@ def test_flags_that_do_not_fit_together_are_refused(flags, message):
 
 def test_flags_that_fit_together_are_not():
     ppo.check_flags(config_of())
-    ppo.check_flags(config_of(outcome_reward="none", prm=["a", "b"], value_init="prm", value_rescale=True))
+    ppo.check_flags(config_of(outcome_reward="none", prm=["a", "b"], value_init="prm", value_rescale="range"))
     ppo.check_flags(config_of(outcome_reward="none", process_reward="oracle"))
 
 
@@ -281,7 +281,7 @@ def test_the_critic_starts_as_asked(folder):
     prm = common.load_scorer(folder / "prm")
     scores = prm(input_ids=ids).logits
     assert torch.equal(critic_of(folder, value_init="prm")(input_ids=ids).logits, scores)
-    rescaled = critic_of(folder, value_init="prm", value_rescale=True)(input_ids=ids).logits
+    rescaled = critic_of(folder, value_init="prm", value_rescale="range")(input_ids=ids).logits
     torch.testing.assert_close(rescaled, (scores + 1) / 2)
     assert (critic_of(folder, value_init="policy")(input_ids=ids).logits == 0).all()
     random_head = critic_of(folder, value_init="none")
@@ -290,6 +290,22 @@ def test_the_critic_starts_as_asked(folder):
     assert not torch.equal(weight, critic_of(folder, value_init="none", seed=1).score.weight)
     policy = common.load_policy(folder / "policy")
     assert torch.equal(random_head.model.embed_tokens.weight, policy.model.embed_tokens.weight)
+
+
+def test_a_fitted_critic_is_the_least_squares_line_through_the_returns_of_valid_tokens(folder):
+    generator = torch.Generator().manual_seed(0)
+    values, mask = torch.rand(6, 9, generator=generator), torch.rand(6, 9, generator=generator) < 0.7
+    returns = torch.where(mask, 0.2 * values - 0.1 + 0.01 * torch.randn(6, 9, generator=generator), 99.0)
+    scale, shift = ppo.fit_returns(values, returns, mask)
+    design = torch.stack([values[mask], torch.ones(int(mask.sum()))], 1).double()
+    expected = torch.linalg.lstsq(design, returns[mask].double()[:, None]).solution.flatten()
+    torch.testing.assert_close(torch.tensor([scale, shift]).double(), expected, rtol=1e-6, atol=1e-6)
+    zero, mean = ppo.fit_returns(-values, returns, mask)  # values that rank the wrong way round
+    assert zero == 0 and mean == pytest.approx(float(returns[mask].mean()))
+    critic, ids = critic_of(folder, value_init="prm", value_rescale="fit"), torch.arange(20)[None]
+    before = critic(input_ids=ids).logits
+    ppo.rescale_critic(critic, scale, shift)
+    torch.testing.assert_close(critic(input_ids=ids).logits, scale * before + shift)
 
 
 def test_a_reward_model_with_another_scale_is_no_critic(folder, tmp_path):

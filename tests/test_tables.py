@@ -4,10 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 import common
 import make_tasks
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
+import budget_table
 import curves_table
 import hack_table
 import label_table
@@ -73,8 +76,45 @@ def test_differences_between_arms_are_paired_seed_by_seed(tmp_path, capsys):
         )
     seeds_table.main(tmp_path, "base", ["base=Base", "other=Other=99"])
     rows = rows_of(capsys.readouterr().out)
-    assert rows["Base"] == ["0.400 ± 0.497", "0.400 ± 0.497", "", "64", "0.400 ± 0.497"]
-    assert rows["Other"][1:] == ["0.500 ± 0.497", "+0.100 ± 0.000", "99"]
+    assert rows["arm"] == ["all", "all, against Base", "RL samples", "train"]
+    assert rows["Base"] == ["0.400 ± 0.497", "", "64", "0.400 ± 0.497"]  # one length: no columns by steps
+    assert rows["Other"] == ["0.500 ± 0.497", "+0.100 ± 0.000", "99"]
+
+
+def test_a_seed_that_lacks_an_arm_is_left_out_of_the_table_and_none_left_is_an_error(tmp_path, capsys):
+    for seed, arms in enumerate((["base", "other"], ["base"], ["base", "other"])):
+        for arm in arms:
+            steps = {"2": {"pass@1": seed / 10}, "8": {"pass@1": seed / 20}}
+            write_report(tmp_path / str(seed) / f"eval-{arm}", tasks=1, samples=1, by_steps=steps, **{"pass@1": 0.1})
+    seeds_table.main(tmp_path, "base", ["other=Other"])
+    printed = capsys.readouterr().out
+    assert "2 seeds" in printed and rows_of(printed)["Other"][0] == "0.100 ± 1.271"  # seeds 0 and 2
+    with pytest.raises(SystemExit, match="no seed has all of"):
+        seeds_table.main(tmp_path, "base", ["third=Third"])
+
+
+def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_path, capsys):
+    report = {"responses": 30, "completions": 400}
+    common.write_text(tmp_path / "0" / "search.report.json", json.dumps(report))
+    common.write_text(
+        tmp_path / "0" / "prm" / "run_config.json", json.dumps({"data": str(tmp_path / "0" / "search.jsonl")})
+    )
+    for arm, prm in (("plain", None), ("dense", [str(tmp_path / "0" / "prm")])):
+        run = tmp_path / "0" / arm
+        common.write_text(run / "run_config.json", json.dumps({"prm": prm}))
+        refreshed = {"label_samples": 7} if prm else {}
+        common.write_jsonl(run / "metrics.jsonl", [{"step": 1, "episode": 4}, {"step": 2, "episode": 8} | refreshed])
+        statuses = {"a": ["failed", "passed"], "b": ["failed"] * 2, "c": ["passed"] * 2, "d": ["error"]}
+        common.write_jsonl(
+            run / "completions.jsonl", [{"task_id": t, "status": x} for t, each in statuses.items() for x in each]
+        )
+        write_report(tmp_path / "0" / f"eval-{arm}", solved=0.25)
+        common.write_text(tmp_path / "0" / f"eval-{arm}" / "run_config.json", json.dumps({"num_samples": 4}))
+    budget_table.main(tmp_path, ["plain=Plain", "dense=Dense"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["arm"][-1] == "held-out tasks solved, best of 4"
+    assert rows["Plain"] == ["8", "0", "0.500 ± nan", "0.250 ± nan"]
+    assert rows["Dense"] == ["8", "437", "0.500 ± nan", "0.250 ± nan"]
 
 
 def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
@@ -197,8 +237,9 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
 
 def test_a_curve_is_the_mean_of_each_ten_batches(tmp_path, capsys):
     for seed, shift in enumerate((0.0, 0.2)):
-        log = [{"step": i, "passed": i // 10 / 10 + shift} for i in range(20)]
+        log = [{"step": i, "passed": None if i in (3, 4) else i // 10 / 10 + shift} for i in range(20)]
         common.write_jsonl(tmp_path / str(seed) / "arm" / "metrics.jsonl", log)
+        common.write_text(tmp_path / str(seed) / "arm" / "config.json", "{}")
     curves_table.main(tmp_path, "passed", ["arm=Arm"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"] == ["1-10", "11-20"] and rows["Arm"] == ["0.100 ± 1.271", "0.200 ± 1.271"]

@@ -220,7 +220,7 @@ def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypat
     roll_out, gae = common.roll_out, ppo.advantages.gae
     monkeypatch.setattr(common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1])
     monkeypatch.setattr(ppo.advantages, "gae", lambda *args: given.append(args) or made.append(gae(*args)) or made[-1])
-    stage, config = stages.ppo("ppo-inputs", max_steps=2, kl_coef=0.5, num_mini_batches=1)
+    stage, config = stages.ppo("ppo-inputs", max_steps=2, kl_coef=0.5, num_mini_batches=1, value_rescale="none")
     stage.main(config)
     (_, values, mask, *_), (_, returns) = given[0], made[0]
     squares = 0.5 * (values - returns)[mask].square()  # at the first update the critic is what it was when it scored

@@ -6,7 +6,9 @@ Reads `<seed>/<arm>` of ppo.py, its PRM's run folder and the report of the label
 the run folders hold, and `<seed>/eval-<arm>`. "For labels" are the responses that were labelled by search, their
 completions, and those of --prm_refresh; the checkpoints that wrote them come from the run with tests alone, whose
 samples are not counted again. "Ever solved" is the share of the training tasks drawn so far of which a sample has passed;
-"best of n" the share of held-out tasks of which one of the evaluation's samples passes.
+"best of n" the share of held-out tasks of which one of the evaluation's samples passes. "Until" is the number of RL samples
+after which the mean training pass rate of ten batches first is the first arm's at its end, the mean over seeds; a run
+that never gets there counts whole, and is counted.
 """
 
 import json
@@ -14,7 +16,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from seeds_table import cell, seeds_with
+from seeds_table import cell, interval, seeds_with
 
 
 def read_json(path: Path) -> dict:
@@ -40,21 +42,35 @@ def ever_solved(run: Path) -> float:
     return len({row["task_id"] for row in rows if row["status"] == "passed"}) / len({row["task_id"] for row in rows})
 
 
+def passed_in(run: Path) -> list[float]:
+    """Pass rate of a run's rollouts, mean over the ten batches up to each one from the tenth on."""
+    rates = [row["rewards/tests/mean"] for row in rows_of(run / "metrics.jsonl")]
+    return [statistics.fmean(rates[end - 10 : end]) for end in range(10, len(rates) + 1)]
+
+
 def main(runs: Path, words: list[str]) -> None:
     arms = dict(word.split("=", 1) for word in words)
     seeds = seeds_with(runs, [f"eval-{arm}/report.json" for arm in arms])
     num_samples = read_json(seeds[0] / f"eval-{next(iter(arms))}" / "run_config.json")["num_samples"]
+    base = next(iter(arms))
     print(f"{len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n")
-    print(
-        f"| arm | RL samples | for labels | training tasks ever solved | held-out tasks solved, best of {num_samples} |"
-    )
-    print("|---|---:|---:|---|---|")
+    print(f"| arm | RL samples | until {arms[base]}'s last pass rate | for labels | training tasks ever solved | "
+          f"held-out tasks solved, best of {num_samples} |")  # fmt: skip
+    print("|---|---:|---|---:|---|---|")
     for arm, label in arms.items():
-        episodes = statistics.fmean(rows_of(seed / arm / "metrics.jsonl")[-1]["episode"] for seed in seeds)
-        labels = statistics.fmean(label_samples(seed / arm) for seed in seeds)
-        solved = cell([ever_solved(seed / arm) for seed in seeds])
-        best = cell([read_json(seed / f"eval-{arm}" / "report.json")["solved"] for seed in seeds])
-        print(f"| {label} | {episodes:,.0f} | {labels:,.0f} | {solved} | {best} |")
+        episodes = [rows_of(seed / arm / "metrics.jsonl")[-1]["episode"] for seed in seeds]
+        until, never = [], 0
+        for seed, total in zip(seeds, episodes, strict=True):
+            target, curve = passed_in(seed / base)[-1], passed_in(seed / arm)
+            reached = next((i for i, rate in enumerate(curve) if rate >= target), None)
+            never += reached is None
+            until.append(total if reached is None else total * (reached + 10) / (len(curve) + 9))
+        half = interval(until)[1]
+        cells = [f"{statistics.fmean(until):,.0f} ± {half:,.0f}" + (f" ({never} never)" if never else "")]
+        cells += [f"{statistics.fmean(label_samples(seed / arm) for seed in seeds):,.0f}"]
+        cells += [cell([ever_solved(seed / arm) for seed in seeds])]
+        cells += [cell([read_json(seed / f"eval-{arm}" / "report.json")["solved"] for seed in seeds])]
+        print(f"| {label} | {statistics.fmean(episodes):,.0f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 The first argument holds a folder a seed, each with run folders `<arm>`; the second is a column of their metrics.jsonl
 (plot.py draws the same from the same files). An arm is name=label; seeds that lack one are left out, and batches on which
-the metric is not defined.
+the metric is not defined. "All" is the mean over the whole run, the area under the curve; the last column is its
+difference from the first arm's, paired seed by seed.
 """
 
 import json
@@ -18,21 +19,26 @@ from seeds_table import cell, seeds_with
 def main(runs: Path, metric: str, words: list[str]) -> None:
     arms = dict(word.split("=", 1) for word in words)
     seeds = seeds_with(runs, [f"{arm}/config.json" for arm in arms])
-    curves = {}  # of an arm, a list a seed
+    curves, areas = {}, {}  # of an arm, a list a seed
     for arm in arms:
-        curves[arm] = []
+        curves[arm], areas[arm] = [], []
         for seed in seeds:
             rows = [json.loads(line) for line in (seed / arm / "metrics.jsonl").read_text("utf-8").splitlines()]
-            values = [row[metric] for row in rows]
-            windows = [[x for x in values[i : i + 10] if x is not None] for i in range(0, len(values), 10)]
+            windows = [[row[metric] for row in rows[i : i + 10]] for i in range(0, len(rows), 10)]
+            windows = [[x for x in window if x is not None] for window in windows]
             curves[arm].append([statistics.fmean(window) if window else None for window in windows])
+            areas[arm].append(statistics.fmean(x for window in windows for x in window))
     length = max(len(curve) for each in curves.values() for curve in each)
+    base = next(iter(arms))
     print(f"{metric}, mean over ten batches; {len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n")
-    print("| arm | " + " | ".join(f"{10 * i + 1}-{10 * i + 10}" for i in range(length)) + " |")
-    print("|---|" + "---|" * length)
+    ranges = [f"{10 * i + 1}-{10 * i + 10}" for i in range(length)]
+    print(f"| arm | {' | '.join(ranges)} | all | against {arms[base]} |")
+    print("|---|" + "---|" * (length + 2))
     for arm, label in arms.items():
         columns = [[x for x in column if x is not None] for column in zip(*curves[arm], strict=True)]
-        print(f"| {label} | " + " | ".join(cell(column) if column else "" for column in columns) + " |")
+        cells = [cell(column) if column else "" for column in [*columns, areas[arm]]]
+        against = [a - b for a, b in zip(areas[arm], areas[base], strict=True)]
+        print(f"| {label} | {' | '.join(cells)} | {'' if arm == base else cell(against, '+')} |")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 # as dense reward, as the critic's start, as both, and with exact labels in the PRM's place (the bound of what line rewards
 # can do). As in the paper, the PRM's labels come from binary search over samples of four checkpoints of the run with
 # tests alone. Every seed has a supervised policy, labels and PRMs of its own. Then, at 8 steps: other kinds and selections
-# of labels, PRMs from mutated references, switched-off safeguards, and other settings of the critic.
+# of labels, PRMs from mutated references, switched-off safeguards, and other starts and settings of the critic.
 # Run it again to go on where it was cut off. The main study has been tried stage by stage, the flags of the others have been
 # parsed; the whole has not been run yet.
 #
@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/setup.sh requirements.txt
 
-export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards comments critic}"
+export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards comments critic schedules}"
 export TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 
 reward_model() { # name, data, flags ...
@@ -144,6 +144,11 @@ comments() { # a policy whose teacher writes comments; PRMs from its own samples
     done
 }
 
+critic_start() { # policy or prm
+    INIT=(--value_init policy)
+    [ "$1" = policy ] || INIT=(--prm "$OUT/prm" --process_reward none --value_init prm --value_rescale fit)
+}
+
 critic() { # the critic's start where it matters more: on the returns' scale, lines as actions and a smaller lambda, few samples
     local start
     ppo critic-fit --prm "$OUT/prm" --process_reward none --value_init prm --value_rescale fit
@@ -162,11 +167,6 @@ schedules() { # and with a slower critic, or one that learns before the policy d
         ppo "critic-slow-$start" "${INIT[@]}" --value_learning_rate 5e-5
         ppo "critic-warm-$start" "${INIT[@]}" --gae_unit line --lam 0.8 --critic_warmup_steps 5
     done
-}
-
-critic_start() { # policy or prm
-    INIT=(--value_init policy)
-    [ "$1" = policy ] || INIT=(--prm "$OUT/prm" --process_reward none --value_init prm --value_rescale fit)
 }
 
 study() { # study, steps, seed
@@ -196,11 +196,11 @@ mutate() { # name, flags ...: the same for every seed
     python make_prm_data.py --method mutate --tasks "$TASKS/8/labelled.jsonl" --teacher ast --intents mutate --max_variants_per_line 3 \
         --packing program --rows_per_task 8 --change_rate 0.5 --sandbox_workers 2 "$@" --output_file "$TASKS/8/$name.jsonl"
 }
-case " $STUDIES " in *" mutations "*)
+has() { case " $STUDIES " in *" $1 "*) true ;; *) false ;; esac; }
+if has mutations; then
     mutate mutate
     mutate disjoint --exclude_misconceptions true
-    ;;
-esac
+fi
 jobs_of() { # study, steps ...
     local study="$1" steps seed
     shift
@@ -208,41 +208,72 @@ jobs_of() { # study, steps ...
 }
 run() { xargs -P "$JOBS" -L 1 bash reproduce/psgpo.sh; }
 
+horizons=8
+if has main; then horizons="8 4"; fi
 jobs_of sft 8 | run
-jobs_of main 8 4 | run
+jobs_of base $horizons | run
 for name in $STUDIES; do
-    [ "$name" = main ] || jobs_of "$name" 8 | run
+    if [ "$name" = main ]; then jobs_of main $horizons | run; else jobs_of "$name" 8 | run; fi
 done
 
-table() { # steps, arms ...: RL samples of an arm, +N for those of its labels
-    local steps="$1"
+tables() { # folder of the seeds, arms ...: pass@1 on held-out tasks, pass rate in training; against PPO from tests
+    local folder="$1"
     shift
-    python reproduce/seeds_table.py "$RUNS/$steps" ppo-tests "$@"
+    echo
+    python reproduce/seeds_table.py "$folder" ppo-tests "$@"
+    echo
+    python reproduce/curves_table.py "$folder" rewards/tests/mean "$@"
 }
-has() { case " $STUDIES " in *" $1 "*) true ;; *) false ;; esac; }
-{
+main_tables() {
+    local steps arms=("ppo-tests=tests" "ppo-dense=tests + PRM" "ppo-value=tests, critic from the PRM"
+        "ppo-dense-value=tests + PRM, critic from it" "ppo-oracle=tests + exact labels")
     for steps in 8 4; do
         echo "Programs of $steps steps"
-        table "$steps" "sft=SFT" "sft-references=SFT on the labelled tasks' references" "ppo-tests-half=PPO, tests: half-way=1920" "ppo-tests=PPO, tests" \
-            "ppo-dense-half=PPO, tests + PRM: half-way=1920" "ppo-dense=PPO, tests + PRM" "ppo-value=PPO, tests, critic from the PRM" \
-            "ppo-dense-value=PPO, tests + PRM, critic from it" "ppo-oracle-half=PPO, tests + exact labels: half-way=1920" "ppo-oracle=PPO, tests + exact labels"
+        tables "$RUNS/$steps" "${arms[@]}"
+        echo
+        python reproduce/budget_table.py "$RUNS/$steps" "${arms[@]}"
+        echo
+        python reproduce/seeds_table.py "$RUNS/$steps" ppo-tests "sft=SFT" "sft-references=SFT on the references of the labelled tasks" \
+            "ppo-tests-half=tests, half of the samples=1920" "ppo-dense-half=tests + PRM, half=1920" \
+            "ppo-dense-value-half=tests + PRM, critic from it, half=1920" "ppo-oracle-half=tests + exact labels, half=1920"
+        echo
+        python reproduce/gains_table.py "$RUNS/$steps" "ppo-dense:ppo-tests=tests + PRM, against tests" "ppo-value:ppo-tests=critic from the PRM, against tests" \
+            "ppo-dense-value:ppo-tests=both, against tests" "ppo-dense-value:ppo-dense=both, against tests + PRM" \
+            "ppo-oracle:ppo-tests=exact labels, against tests" "ppo-dense-half:ppo-tests=tests + PRM at half of the samples, against tests at all" \
+            "ppo-oracle-half:ppo-tests=exact labels at half, against tests at all"
     done
-    for metric in rewards/tests/mean critic/vf_explained_var; do
-        python reproduce/curves_table.py "$RUNS/8" "$metric" "ppo-tests=PPO, tests" "ppo-dense=PPO, tests + PRM" "ppo-value=PPO, tests, critic from the PRM" \
-            "ppo-dense-value=PPO, tests + PRM, critic from it" "ppo-oracle=PPO, tests + exact labels"
-    done
-    has mutations && table 8 "ppo-tests=PPO, tests" "ppo-dense=PRM by search" "ppo-mutate=PRM by mutations" "ppo-disjoint=PRM by mutations, without the misconceptions"
-    has selection && table 8 "ppo-tests=PPO, tests" "ppo-dense=full" "ppo-remove_hard=remove hard" "ppo-medium_only=medium only" "ppo-revised_only=revised only"
-    has labels && table 8 "ppo-tests=PPO, tests" "ppo-dense=hard" "ppo-masked=hard, none after the first wrong line" "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal"
-    has safeguards && python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-lines=divided by the program's lines (PSGPO)" \
-        "hack-delta=change from line to line" "hack-min=soft minimum" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches"
-    has comments && python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" "comments-neutral-labels=neutral in the labels (PSGPO)" \
-        "comments-neutral-reward=neutral in the reward" "comments-with-tests=labelled, with tests and PSGPO's weights"
-    has critic && table 8 "ppo-tests=critic from the policy" "ppo-value=critic from the PRM" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, learning rate / 10" \
-        "critic-lambda-policy=policy, lambda 0.8 at line ends" "critic-lambda-prm=PRM, lambda 0.8 at line ends" "critic-warm-policy=policy, that and warm-up" "critic-warm-prm=PRM, that and warm-up" \
-        "critic-few-policy=policy, 16 samples a batch" "critic-few-prm=PRM, 16 samples a batch"
+    echo
+    python reproduce/curves_table.py "$RUNS/8" critic/vf_explained_var "${arms[@]}"
     echo
     python reproduce/label_table.py "$TASKS/8/train.jsonl" "8 steps, K = 8=$(echo "$RUNS"/8/*/search.jsonl | tr ' ' ,)"
+    echo
     python reproduce/label_table.py "$TASKS/4/train.jsonl" "4 steps, K = 8=$(echo "$RUNS"/4/*/search.jsonl | tr ' ' ,)"
+    echo
     python reproduce/prm_table.py "$RUNS/8" prm-on-sft prm-on-ppo-dense
-} | tee "$RUNS/table.md"
+}
+critic_tables() {
+    tables "$RUNS/8" "ppo-tests=policy" "ppo-value=PRM, (r + 1) / 2" "critic-fit=PRM, fitted" "ppo-dense=policy; dense reward" \
+        "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward"
+    tables "$RUNS/8" "critic-lambda-policy=policy, lambda 0.8 at line ends" "critic-lambda-prm=PRM, that"
+    tables "$RUNS/8" "critic-few-policy=policy, 16 samples a batch" "critic-few-prm=PRM, that"
+    echo
+    python reproduce/curves_table.py "$RUNS/8" critic/vf_explained_var "ppo-tests=policy" "ppo-value=PRM, (r + 1) / 2" "critic-fit=PRM, fitted"
+}
+for name in $STUDIES; do
+    case "$name" in
+        main) main_tables ;;
+        mutations) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=PRM by search" "ppo-mutate=PRM by mutations" \
+            "ppo-disjoint=PRM by mutations, without the misconceptions" ;;
+        selection) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=full" "ppo-remove_hard=remove hard" "ppo-medium_only=medium only" "ppo-revised_only=revised only" ;;
+        labels) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=hard" "ppo-masked=hard, none after the first wrong line" \
+            "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal" ;;
+        safeguards) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-lines=divided by the program's lines (PSGPO)" \
+            "hack-delta=change from line to line" "hack-min=soft minimum" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
+        comments) python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" \
+            "comments-neutral-labels=neutral in the labels (PSGPO)" "comments-neutral-reward=neutral in the reward" \
+            "comments-with-tests=labelled, with tests and PSGPO's weights" ;;
+        critic) critic_tables ;;
+        schedules) tables "$RUNS/8" "ppo-tests=policy" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, that" \
+            "critic-warm-policy=policy, lambda 0.8 at line ends, five batches of warm-up" "critic-warm-prm=PRM, that" ;;
+    esac | tee "$RUNS/$name.md"
+done

@@ -12,6 +12,7 @@ import make_tasks
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
 import budget_table
 import curves_table
+import gains_table
 import hack_table
 import label_table
 import micro_table
@@ -103,7 +104,10 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
         run = tmp_path / "0" / arm
         common.write_text(run / "run_config.json", json.dumps({"prm": prm}))
         refreshed = {"label_samples": 7} if prm else {}
-        common.write_jsonl(run / "metrics.jsonl", [{"step": 1, "episode": 4}, {"step": 2, "episode": 8} | refreshed])
+        # Of 20 batches of 4 samples, the base arm's last ten pass at .5; the other's first do after 15.
+        rates = [0.0] * 10 + [0.5] * 10 if prm is None else [0.0] * 10 + [1.0] * 10
+        log = [{"step": i, "episode": 4 * i, "rewards/tests/mean": rate} for i, rate in enumerate(rates, 1)]
+        common.write_jsonl(run / "metrics.jsonl", [*log[:-1], log[-1] | refreshed])
         statuses = {"a": ["failed", "passed"], "b": ["failed"] * 2, "c": ["passed"] * 2, "d": ["error"]}
         common.write_jsonl(
             run / "completions.jsonl", [{"task_id": t, "status": x} for t, each in statuses.items() for x in each]
@@ -113,8 +117,8 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
     budget_table.main(tmp_path, ["plain=Plain", "dense=Dense"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"][-1] == "held-out tasks solved, best of 4"
-    assert rows["Plain"] == ["8", "0", "0.500 ± nan", "0.250 ± nan"]
-    assert rows["Dense"] == ["8", "437", "0.500 ± nan", "0.250 ± nan"]
+    assert rows["Plain"] == ["80", "80 ± nan", "0", "0.500 ± nan", "0.250 ± nan"]
+    assert rows["Dense"] == ["80", "60 ± nan", "437", "0.500 ± nan", "0.250 ± nan"]
 
 
 def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
@@ -235,11 +239,35 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
     ]
 
 
+def test_a_gain_is_the_first_arm_s_pass_rate_minus_the_second_s_over_tasks_and_seeds(tmp_path, capsys):
+    for seed in range(3):
+        for arm, passing in (("good", 3), ("bad", 1)):  # of four samples of each of 20 tasks
+            rows = [
+                {"task_id": f"t{i}", "status": "passed" if g < passing else "failed"}
+                for i in range(20)
+                for g in range(4)
+            ]
+            common.write_jsonl(tmp_path / str(seed) / f"eval-{arm}" / "verdicts.jsonl", rows)
+    common.write_jsonl(tmp_path / "3" / "eval-good" / "verdicts.jsonl", rows)  # a seed without the other arm
+    gains_table.main(tmp_path, ["good:bad=Good against bad", "bad:good=Bad against good"])
+    printed = capsys.readouterr().out
+    assert "3 seeds" in printed
+    rows = rows_of(printed)
+    assert rows["Good against bad"] == ["+0.500", "[+0.500, +0.500]"]
+    assert rows["Bad against good"] == ["-0.500", "[-0.500, -0.500]"]
+
+
 def test_a_curve_is_the_mean_of_each_ten_batches(tmp_path, capsys):
     for seed, shift in enumerate((0.0, 0.2)):
         log = [{"step": i, "passed": None if i in (3, 4) else i // 10 / 10 + shift} for i in range(20)]
         common.write_jsonl(tmp_path / str(seed) / "arm" / "metrics.jsonl", log)
         common.write_text(tmp_path / str(seed) / "arm" / "config.json", "{}")
-    curves_table.main(tmp_path, "passed", ["arm=Arm"])
+        common.write_jsonl(
+            tmp_path / str(seed) / "more" / "metrics.jsonl", [{"step": i, "passed": 0.5} for i in range(20)]
+        )
+        common.write_text(tmp_path / str(seed) / "more" / "config.json", "{}")
+    curves_table.main(tmp_path, "passed", ["arm=Arm", "more=More"])
     rows = rows_of(capsys.readouterr().out)
-    assert rows["arm"] == ["1-10", "11-20"] and rows["Arm"] == ["0.100 ± 1.271", "0.200 ± 1.271"]
+    assert rows["arm"] == ["1-10", "11-20", "all", "against Arm"]
+    assert rows["Arm"][:2] == ["0.100 ± 1.271", "0.200 ± 1.271"]
+    assert rows["More"] == ["0.500 ± 0.000", "0.500 ± 0.000", "0.500 ± 0.000", "+0.344 ± 1.271"]

@@ -54,7 +54,7 @@ def main(runs: Path, words: list[str]) -> None:
     num_samples = read_json(seeds[0] / f"eval-{next(iter(arms))}" / "run_config.json")["num_samples"]
     base = next(iter(arms))
     print(f"{len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n")
-    print(f"| arm | RL samples | until {arms[base]}'s last pass rate | for labels | training tasks ever solved | "
+    print(f"| arm | RL samples | until the last pass rate of {arms[base]} | for labels | training tasks ever solved | "
           f"held-out tasks solved, best of {num_samples} |")  # fmt: skip
     print("|---|---:|---|---:|---|---|")
     for arm, label in arms.items():

@@ -4,8 +4,9 @@
 # can do). As in the paper, the PRM's labels come from binary search over samples of four checkpoints of the run with
 # tests alone. Every seed has a supervised policy, labels and PRMs of its own. Then, at 8 steps: other kinds and selections
 # of labels, PRMs from mutated references, switched-off safeguards, and other starts and settings of the critic.
-# Run it again to go on where it was cut off. The main study has been tried stage by stage, the flags of the others have been
-# parsed; the whole has not been run yet.
+# Run it again to go on where it was cut off. README.md has the tables of the studies that have been run with five seeds.
+# A seed costs, on one core of two that are both busy: 3 minutes of sft, at 8 steps 14 of base and 11 of main, at 4 steps
+# 7 of each, and 2 to 3 for each arm of the other studies, 3 more for each PRM.
 #
 #     bash reproduce/psgpo.sh                                # everything, two processes at a time
 #     STUDIES="main" SEEDS="0 1" JOBS=1 bash reproduce/psgpo.sh
@@ -118,7 +119,8 @@ safeguards() { # what each one prevents: the PRM alone, no reward from tests bes
     ppo hack-lines "${alone[@]}"
     ppo hack-delta "${alone[@]}" --process_norm none --process_form delta
     ppo hack-min "${alone[@]}" --process_norm none --process_form min
-    ppo hack-refresh "${alone[@]}" --prm_refresh 5 --prm_refresh_labels search_masked --prm_refresh_num_completions 8
+    # Labels by execution: by search with K = 8 they took 94,000 completions and 12 minutes in 39 batches.
+    ppo hack-refresh "${alone[@]}" --prm_refresh 5 --prm_refresh_labels gold
     for arm in none lines delta min refresh; do
         exact prm "hack-$arm"
     done

@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/setup.sh requirements.txt
 
-export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards comments critic schedules}"
+export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards forms comments critic schedules}"
 export TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 
 reward_model() { # name, data, flags ...
@@ -113,15 +113,20 @@ labels() { # other labels of the same checkpoints' samples
     done
 }
 
-safeguards() { # what each one prevents: the PRM alone, no reward from tests beside it
-    local alone=(--outcome_reward none --lambda_fail 1 --prm "$OUT/prm") arm
-    ppo hack-none "${alone[@]}" --process_norm none
-    ppo hack-lines "${alone[@]}"
-    ppo hack-delta "${alone[@]}" --process_norm none --process_form delta
-    ppo hack-min "${alone[@]}" --process_norm none --process_form min
+safeguards() { # the PRM alone, no reward from tests beside it, which PSGPO has
+    ppo hack-none --prm "$OUT/prm" --outcome_reward none --lambda_fail 1 --process_norm none
+    ppo hack-lines --prm "$OUT/prm" --outcome_reward none --lambda_fail 1
+    exact prm hack-none
+    exact prm hack-lines
+}
+
+forms() { # and other cures: other forms of the process reward, a PRM that follows the policy
+    local alone=(--outcome_reward none --lambda_fail 1 --process_norm none --prm "$OUT/prm") arm
+    ppo hack-delta "${alone[@]}" --process_form delta
+    ppo hack-min "${alone[@]}" --process_form min
     # Labels by execution: by search with K = 8 they took 94,000 completions and 12 minutes in 39 batches.
     ppo hack-refresh "${alone[@]}" --prm_refresh 5 --prm_refresh_labels gold
-    for arm in none lines delta min refresh; do
+    for arm in delta min refresh; do
         exact prm "hack-$arm"
     done
 }
@@ -154,7 +159,6 @@ critic_start() { # policy or prm
 critic() { # the critic's start where it matters more: on the returns' scale, lines as actions and a smaller lambda, few samples
     local start
     ppo critic-fit --prm "$OUT/prm" --process_reward none --value_init prm --value_rescale fit
-    ppo critic-fit-dense --prm "$OUT/prm" --value_init prm --value_rescale fit
     for start in policy prm; do
         critic_start "$start"
         ppo "critic-lambda-$start" "${INIT[@]}" --gae_unit line --lam 0.8
@@ -162,8 +166,9 @@ critic() { # the critic's start where it matters more: on the returns' scale, li
     done
 }
 
-schedules() { # and with a slower critic, or one that learns before the policy does
+schedules() { # and with a slower critic, or one that learns before the policy does; fitted, with the dense reward
     local start
+    ppo critic-fit-dense --prm "$OUT/prm" --value_init prm --value_rescale fit
     for start in policy prm; do
         critic_start "$start"
         ppo "critic-slow-$start" "${INIT[@]}" --value_learning_rate 5e-5
@@ -254,12 +259,11 @@ main_tables() {
     python reproduce/prm_table.py "$RUNS/8" prm-on-sft prm-on-ppo-dense
 }
 critic_tables() {
-    tables "$RUNS/8" "ppo-tests=policy" "ppo-value=PRM, (r + 1) / 2" "critic-fit=PRM, fitted" "ppo-dense=policy; dense reward" \
-        "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward"
-    tables "$RUNS/8" "critic-lambda-policy=policy, lambda 0.8 at line ends" "critic-lambda-prm=PRM, that"
-    tables "$RUNS/8" "critic-few-policy=policy, 16 samples a batch" "critic-few-prm=PRM, that"
+    local starts=("ppo-tests=policy" "ppo-value=PRM, (r + 1) / 2" "critic-fit=PRM, fitted")
+    tables "$RUNS/8" "${starts[@]}" "critic-lambda-policy=policy; lambda 0.8 at line ends" "critic-lambda-prm=PRM, fitted; lambda 0.8 at line ends" \
+        "critic-few-policy=policy; 16 samples a batch" "critic-few-prm=PRM, fitted; 16 samples a batch"
     echo
-    python reproduce/curves_table.py "$RUNS/8" critic/vf_explained_var "ppo-tests=policy" "ppo-value=PRM, (r + 1) / 2" "critic-fit=PRM, fitted"
+    python reproduce/curves_table.py "$RUNS/8" critic/vf_explained_var "${starts[@]}"
 }
 for name in $STUDIES; do
     case "$name" in
@@ -269,13 +273,15 @@ for name in $STUDIES; do
         selection) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=full" "ppo-remove_hard=remove hard" "ppo-medium_only=medium only" "ppo-revised_only=revised only" ;;
         labels) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=hard" "ppo-masked=hard, none after the first wrong line" \
             "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal" ;;
-        safeguards) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-lines=divided by the program's lines (PSGPO)" \
-            "hack-delta=change from line to line" "hack-min=soft minimum" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
+        safeguards) python reproduce/hack_table.py "$RUNS/8" "hack-none=PRM alone, sum over lines" \
+            "hack-lines=PRM alone, divided by the program's lines" "ppo-dense=with tests and PSGPO's weights" ;;
+        forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
+            "hack-min=soft minimum" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
         comments) python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" \
             "comments-neutral-labels=neutral in the labels (PSGPO)" "comments-neutral-reward=neutral in the reward" \
             "comments-with-tests=labelled, with tests and PSGPO's weights" ;;
         critic) critic_tables ;;
-        schedules) tables "$RUNS/8" "ppo-tests=policy" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, that" \
+        schedules) tables "$RUNS/8" "ppo-tests=policy" "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, that" \
             "critic-warm-policy=policy, lambda 0.8 at line ends, five batches of warm-up" "critic-warm-prm=PRM, that" ;;
     esac | tee "$RUNS/$name.md"
 done

@@ -68,8 +68,8 @@ class Config:
     neutral_comments: bool = False  # comments, blank lines and docstrings have no score (PSGPO: in the PRM's labels)
     value_init: Literal["none", "policy", "prm"] = "policy"  # critic starts as the policy with a random head (TRL), or
     # with a zero head, or as the (first) PRM, head and all (PSGPO; how is not published)
-    value_rescale: Literal["none", "range", "fit"] = "none"  # prm: v = r; (r + 1) / 2, since labels are in [-1, 1] and
-    # returns about in [0, 1]; a r + b, by least squares on the returns of the first batch (both ours)
+    value_rescale: Literal["fit", "range", "none"] = "fit"  # prm: v = a r + b, by least squares on the returns of the
+    # first batch; (r + 1) / 2, since labels are in [-1, 1] and returns about in [0, 1] (both ours); r
     critic_warmup_steps: int = 0  # the first batches train the critic alone: the policy's learning rate is 0
     max_steps: int = 60  # rollout batches
     num_prompts: int = 16  # prompts a batch, over all processes
@@ -121,7 +121,6 @@ def check_flags(config: Config) -> None:
         ((config.outcome_reward == "orm") != (config.orm is not None), "--outcome_reward orm and --orm go together"),
         (config.process_norm == "scored_lines" and not config.neutral_comments,
          "--process_norm scored_lines needs --neutral_comments: else every line has a score"),
-        (config.value_rescale != "none" and config.value_init != "prm", "--value_rescale needs --value_init prm"),
         (refresh and (not uses_prm(config) or len(config.prm) > 1), "--prm_refresh needs one --prm, as process reward"),
         (refresh and common.world_size() > 1, "--prm_refresh runs in one process"),
         (config.num_prompts % (config.num_mini_batches * common.world_size()) > 0,
@@ -223,7 +222,7 @@ def start_critic(config: Config):
         if config.value_init == "none":
             generator = torch.Generator().manual_seed(common.seed_of(config.seed, "value head"))
             head.weight.normal_(0.0, getattr(critic.config, "initializer_range", 0.02), generator=generator)
-    if config.value_rescale == "range":
+    if config.value_init == "prm" and config.value_rescale == "range":
         rescale_critic(critic, 0.5, 0.5)
     return critic
 
@@ -363,7 +362,7 @@ def main(config: Config) -> None:
             if reference is not None:
                 log_ratio_to_reference = (old_logprobs - reference_logprobs) * mask
             shaped = rewards - config.kl_coef * log_ratio_to_reference
-            if config.value_rescale == "fit" and step == 0:
+            if config.value_init == "prm" and config.value_rescale == "fit" and step == 0:
                 _, sums_ahead = advantages.gae(shaped, torch.zeros_like(values), mask, config.gamma, 1.0)  # (N, T)
                 scale, shift = fit_returns(values, sums_ahead, mask)
                 rescale_critic(critic, scale, shift)

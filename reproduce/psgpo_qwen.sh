@@ -12,7 +12,7 @@
 #   --save_steps 25 --save_total_limit 0  keeps four checkpoints of the run with tests alone, evenly spaced, as in the paper
 #   --data_selection revised_only the paper's best: prompts of which a failing response could be put right from some prefix
 #   --lambda_fail 0.25 --lambda_pass 0.025 --process_norm lines  the paper's reward (ppo.py's defaults, not repeated below)
-#   --value_init prm --value_rescale range  the critic starts as the PRM; labels are in [-1, 1], returns about in [0, 1]
+#   --value_init prm              the critic starts as the PRM, brought to the scale of the first batch's returns (--value_rescale fit)
 #   --learning_rate 1e-6, --value_learning_rate 1e-5, --kl_coef 0.02  not published; what is usual at this size
 #   --max_completion_length 512   MBPP's references have 330 characters at the 90th percentile
 #   --num_samples 30 --k 1 ... 30 Best-of-K up to 30, the paper's Figure 3
@@ -68,8 +68,8 @@ train train_prm.py --data "$RUNS/prm.jsonl" --objective regression --model_name_
 
 # The 2 x 2 of the paper; the run above is its first cell.
 ppo ppo-dense --prm "$RUNS/prm"
-ppo ppo-value --prm "$RUNS/prm" --process_reward none --value_init prm --value_rescale range
-ppo ppo-dense-value --prm "$RUNS/prm" --value_init prm --value_rescale range
+ppo ppo-value --prm "$RUNS/prm" --process_reward none --value_init prm
+ppo ppo-dense-value --prm "$RUNS/prm" --value_init prm
 
 python eval.py --compare "$RUNS/eval-ppo-tests" "$RUNS/eval-sft" "$RUNS/eval-ppo-dense" "$RUNS/eval-ppo-value" "$RUNS/eval-ppo-dense-value" \
     --output_dir "$RUNS/compare"

@@ -59,7 +59,8 @@ def main(runs: Path, base: str, words: list[str]) -> None:
     }
     first = reports[base][0]
     steps = list(first["by_steps"]) if len(first["by_steps"]) > 1 else []  # one length: "all" says it
-    print(f"pass@1 on held-out tasks{' by number of steps' if steps else ''}: {len(seeds)} seeds, {first['tasks']} tasks, {first['samples']} samples "
+    title = "pass@1 on held-out tasks" + (" by number of steps" if steps else "")
+    print(f"{title}: {len(seeds)} seeds, {first['tasks']} tasks, {first['samples']} samples "
           "a seed at temperature 1; mean ± half of the 95 % interval over seeds\n")  # fmt: skip
     print(
         "| arm | "

@@ -62,7 +62,6 @@ class Stages:
 
     def ppo(self, output, **flags):
         flags = {"prm": [self.path("prm")], "value_init": "prm", "kl_coef": 0.05, "num_generations": 2, **flags}
-        flags = ({"value_rescale": "fit"} if flags["value_init"] == "prm" else {}) | flags
         return self.reinforcement(ppo, output, **flags)
 
     def ppo_refresh(self, output, **flags):

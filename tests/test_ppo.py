@@ -191,7 +191,6 @@ def test_the_warning_needs_a_higher_score_and_a_lower_pass_rate_over_ten_updates
         ({"outcome_reward": "orm"}, "go together"),
         ({"orm": "x"}, "go together"),
         ({"process_norm": "scored_lines"}, "needs --neutral_comments"),
-        ({"value_rescale": "fit"}, "needs --value_init prm"),
         ({"prm_refresh": 5}, "needs one --prm"),
         ({"prm_refresh": 5, "prm": ["a", "b"]}, "needs one --prm"),
         ({"prm_refresh": 5, "prm": ["a"], "process_reward": "oracle"}, "needs one --prm"),
@@ -280,7 +279,7 @@ def test_the_critic_starts_as_asked(folder):
     ids = torch.arange(20)[None]
     prm = common.load_scorer(folder / "prm")
     scores = prm(input_ids=ids).logits
-    assert torch.equal(critic_of(folder, value_init="prm")(input_ids=ids).logits, scores)
+    assert torch.equal(critic_of(folder, value_init="prm", value_rescale="none")(input_ids=ids).logits, scores)
     rescaled = critic_of(folder, value_init="prm", value_rescale="range")(input_ids=ids).logits
     torch.testing.assert_close(rescaled, (scores + 1) / 2)
     assert (critic_of(folder, value_init="policy")(input_ids=ids).logits == 0).all()

@@ -121,6 +121,7 @@ def check_flags(config: Config) -> None:
         ((config.outcome_reward == "orm") != (config.orm is not None), "--outcome_reward orm and --orm go together"),
         (config.process_norm == "scored_lines" and not config.neutral_comments,
          "--process_norm scored_lines needs --neutral_comments: else every line has a score"),
+        (config.value_rescale != "fit" and config.value_init != "prm", "--value_rescale needs --value_init prm"),
         (refresh and (not uses_prm(config) or len(config.prm) > 1), "--prm_refresh needs one --prm, as process reward"),
         (refresh and common.world_size() > 1, "--prm_refresh runs in one process"),
         (config.num_prompts % (config.num_mini_batches * common.world_size()) > 0,
@@ -192,11 +193,15 @@ def code_ends(rollout: common.Rollout, table: masking.LineTable) -> torch.Tensor
     return torch.zeros_like(rollout.ids).scatter_reduce(1, places.clamp(min=0), is_code, "amax") > 0
 
 
+def head_of(critic):
+    return next(module for name, module in critic.named_modules() if name in ("score", "classifier"))
+
+
 @torch.no_grad()
 def rescale_critic(critic, scale: float, shift: float) -> None:
     """Changes the critic's head so that its values become scale * v + shift."""
     common.reshard(critic)
-    head = next(module for name, module in critic.named_modules() if name in ("score", "classifier"))
+    head = head_of(critic)
     head.weight.mul_(scale)
     head.bias.mul_(scale).add_(shift)
 
@@ -215,14 +220,14 @@ def fit_returns(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor)
 def start_critic(config: Config):
     """The critic at the run's first step, by --value_init and --value_rescale (fit: done once there are returns)."""
     critic = common.load_scorer(config.prm[0] if config.value_init == "prm" else config.model_name_or_path)
-    head = next(module for name, module in critic.named_modules() if name in ("score", "classifier"))
+    head = head_of(critic)
     if getattr(critic.config, "score_activation", "none") != "none":
         raise InputError(f"{config.prm[0]}: its scores are not its logits (score_activation), as a critic's values are")
     with torch.no_grad():
         if config.value_init == "none":
             generator = torch.Generator().manual_seed(common.seed_of(config.seed, "value head"))
             head.weight.normal_(0.0, getattr(critic.config, "initializer_range", 0.02), generator=generator)
-    if config.value_init == "prm" and config.value_rescale == "range":
+    if config.value_rescale == "range":
         rescale_critic(critic, 0.5, 0.5)
     return critic
 

@@ -191,6 +191,7 @@ def test_the_warning_needs_a_higher_score_and_a_lower_pass_rate_over_ten_updates
         ({"outcome_reward": "orm"}, "go together"),
         ({"orm": "x"}, "go together"),
         ({"process_norm": "scored_lines"}, "needs --neutral_comments"),
+        ({"value_rescale": "range"}, "needs --value_init prm"),
         ({"prm_refresh": 5}, "needs one --prm"),
         ({"prm_refresh": 5, "prm": ["a", "b"]}, "needs one --prm"),
         ({"prm_refresh": 5, "prm": ["a"], "process_reward": "oracle"}, "needs one --prm"),

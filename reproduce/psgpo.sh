@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/setup.sh requirements.txt
 
-export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations selection labels safeguards forms comments critic schedules}"
+export SEEDS="${SEEDS:-0 1 2 3 4}" JOBS="${JOBS:-2}" STUDIES="${STUDIES:-main mutations padding selection labels safeguards forms comments critic schedules}"
 export TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 
 reward_model() { # name, data, flags ...
@@ -85,6 +85,14 @@ mutations() { # PRMs from mutated references; the second never sees a mutation t
     ppo ppo-disjoint --prm "$OUT/prm-disjoint"
     exact prm-mutate ppo-mutate
     exact prm-disjoint ppo-disjoint
+}
+
+padding() { # the first of these PRMs alone: its scores are positive on average, so that their sum pays for lines
+    local alone=(--prm "$OUT/prm-mutate" --outcome_reward none --lambda_fail 1)
+    ppo pad-none "${alone[@]}" --process_norm none
+    ppo pad-lines "${alone[@]}"
+    exact prm-mutate pad-none
+    exact prm-mutate pad-lines
 }
 
 selection() { # which prompts' labels the PRM learns from
@@ -275,6 +283,8 @@ for name in $STUDIES; do
             "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal" ;;
         safeguards) python reproduce/hack_table.py "$RUNS/8" "hack-none=PRM alone, sum over lines" \
             "hack-lines=PRM alone, divided by the program's lines" "ppo-dense=with tests and PSGPO's weights" ;;
+        padding) python reproduce/hack_table.py "$RUNS/8" "pad-none=PRM by mutations alone, sum over lines" \
+            "pad-lines=that, divided by the program's lines" "ppo-mutate=with tests and PSGPO's weights" ;;
         forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
             "hack-min=soft minimum" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
         comments) python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" \

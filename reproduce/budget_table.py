@@ -18,18 +18,17 @@ from pathlib import Path
 
 from seeds_table import cell, interval, seeds_with
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import common
+
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 def label_samples(run: Path) -> int:
     """Samples of a policy that the labels behind an arm's PRMs have cost."""
-    total = rows_of(run / "metrics.jsonl")[-1].get("label_samples", 0)
+    total = common.read_jsonl(run / "metrics.jsonl", {})[-1].get("label_samples", 0)
     for prm in read_json(run / "run_config.json")["prm"] or []:
         data = Path(read_json(Path(prm) / "run_config.json")["data"])
         report = read_json(data.with_suffix(".report.json"))
@@ -38,13 +37,13 @@ def label_samples(run: Path) -> int:
 
 
 def ever_solved(run: Path) -> float:
-    rows = rows_of(run / "completions.jsonl")
+    rows = common.read_jsonl(run / "completions.jsonl", {})
     return len({row["task_id"] for row in rows if row["status"] == "passed"}) / len({row["task_id"] for row in rows})
 
 
 def passed_in(run: Path) -> list[float]:
     """Pass rate of a run's rollouts, mean over the ten batches up to each one from the tenth on."""
-    rates = [row["rewards/tests/mean"] for row in rows_of(run / "metrics.jsonl")]
+    rates = [row["rewards/tests/mean"] for row in common.read_jsonl(run / "metrics.jsonl", {})]
     return [statistics.fmean(rates[end - 10 : end]) for end in range(10, len(rates) + 1)]
 
 
@@ -58,7 +57,7 @@ def main(runs: Path, words: list[str]) -> None:
           f"held-out tasks solved, best of {num_samples} |")  # fmt: skip
     print("|---|---:|---|---:|---|---|")
     for arm, label in arms.items():
-        episodes = [rows_of(seed / arm / "metrics.jsonl")[-1]["episode"] for seed in seeds]
+        episodes = [common.read_jsonl(seed / arm / "metrics.jsonl", {})[-1]["episode"] for seed in seeds]
         until, never = [], 0
         for seed, total in zip(seeds, episodes, strict=True):
             target, curve = passed_in(seed / base)[-1], passed_in(seed / arm)

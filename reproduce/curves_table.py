@@ -8,12 +8,14 @@ the metric is not defined. "All" is the mean over the whole run, the area under 
 difference from the first arm's, paired seed by seed.
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
 
 from seeds_table import cell, seeds_with
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import common
 
 
 def main(runs: Path, metric: str, words: list[str]) -> None:
@@ -23,7 +25,7 @@ def main(runs: Path, metric: str, words: list[str]) -> None:
     for arm in arms:
         curves[arm], areas[arm] = [], []
         for seed in seeds:
-            rows = [json.loads(line) for line in (seed / arm / "metrics.jsonl").read_text("utf-8").splitlines()]
+            rows = common.read_jsonl(seed / arm / "metrics.jsonl", {})
             windows = [[row[metric] for row in rows[i : i + 10]] for i in range(0, len(rows), 10)]
             windows = [[x for x in window if x is not None] for window in windows]
             curves[arm].append([statistics.fmean(window) if window else None for window in windows])

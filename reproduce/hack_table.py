@@ -8,12 +8,14 @@ the first batch at which the mean over ten batches of the PRM's score is above t
 below half of the first ten's.
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
 
 from seeds_table import cell, seeds_with
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import common
 
 COLUMNS = {
     "pass rate": "rewards/tests/mean", "PRM score": "rewards/prm/mean", "lines": "completions/mean_lines",
@@ -23,7 +25,7 @@ COLUMNS = {
 
 def right_lines(path: Path) -> float:
     """Share of the labelled lines that are right."""
-    labels = [x for line in path.read_text("utf-8").splitlines() for x in json.loads(line)["labels"] if x is not None]
+    labels = [x for row in common.read_jsonl(path, {"labels": list}) for x in row["labels"] if x is not None]
     return labels.count(1.0) / len(labels)
 
 
@@ -44,10 +46,7 @@ def main(runs: Path, words: list[str]) -> None:
     print("| process reward | " + " | ".join(COLUMNS) + " | right lines, held-out tasks | seen at batch |")
     print("|---|" + "---|" * (len(COLUMNS) + 2))
     for arm, label in arms.items():
-        logs = [
-            [json.loads(line) for line in (seed / arm / "metrics.jsonl").read_text("utf-8").splitlines()]
-            for seed in seeds
-        ]
+        logs = [common.read_jsonl(seed / arm / "metrics.jsonl", {}) for seed in seeds]
         cells = []
         for column in COLUMNS.values():
             first = [statistics.fmean(row[column] for row in rows[:10]) for rows in logs]

@@ -4,6 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import common
+
 POLICIES = {
     "sft": "SFT",
     "grpo-tests": "GRPO, test reward",
@@ -15,7 +18,7 @@ POLICIES = {
 
 def last_metrics(folder: Path) -> tuple[dict, float]:
     """The last line of a run's metrics.jsonl, and the minutes that its steps took."""
-    rows = [json.loads(line) for line in open(folder / "metrics.jsonl", encoding="utf-8")]
+    rows = common.read_jsonl(folder / "metrics.jsonl", {})
     return rows[-1], sum(row["step_time"] for row in rows) / 60
 
 

@@ -14,6 +14,9 @@ import statistics
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import common
+
 # 97.5 % quantiles of Student's t by degrees of freedom
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -35,7 +38,7 @@ def training(folder: Path) -> tuple[int, float | None]:
     """Samples that a run drew for training, and the pass rate of its last ten batches; 0 and None without rollouts."""
     if not (folder / "metrics.jsonl").is_file():
         return 0, None
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = common.read_jsonl(folder / "metrics.jsonl", {})
     passed = [row["rewards/tests/mean"] for row in rows[-10:] if row.get("rewards/tests/mean") is not None]
     return rows[-1].get("episode", 0), statistics.fmean(passed) if passed else None
 

@@ -128,13 +128,15 @@ safeguards() { # the PRM alone, no reward from tests beside it, which PSGPO has
     exact prm hack-lines
 }
 
-forms() { # and other cures: other forms of the process reward, a PRM that follows the policy
+forms() { # and other cures: other forms of the process reward, an ensemble's minimum, a PRM that follows the policy
     local alone=(--outcome_reward none --lambda_fail 1 --process_norm none --prm "$OUT/prm") arm
     ppo hack-delta "${alone[@]}" --process_form delta
     ppo hack-min "${alone[@]}" --process_form min
+    reward_model prm-second "$OUT/search.jsonl" --seed "$((SEED + 100))"
+    ppo hack-ensemble "${alone[@]}" "$OUT/prm-second"
     # Labels by execution: by search with K = 8 they took 94,000 completions and 12 minutes in 39 batches.
     ppo hack-refresh "${alone[@]}" --prm_refresh 5 --prm_refresh_labels gold
-    for arm in delta min refresh; do
+    for arm in delta min ensemble refresh; do
         exact prm "hack-$arm"
     done
 }
@@ -286,7 +288,7 @@ for name in $STUDIES; do
         padding) python reproduce/hack_table.py "$RUNS/8" "pad-none=PRM by mutations alone, sum over lines" \
             "pad-lines=that, divided by the program's lines" "ppo-mutate=with tests and PSGPO's weights" ;;
         forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
-            "hack-min=soft minimum" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
+            "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
         comments) python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" \
             "comments-neutral-labels=neutral in the labels (PSGPO)" "comments-neutral-reward=neutral in the reward" \
             "comments-with-tests=labelled, with tests and PSGPO's weights" ;;

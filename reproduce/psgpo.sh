@@ -142,7 +142,7 @@ forms() { # and other cures: other forms of the process reward, an ensemble's mi
 }
 
 comments() { # a policy whose teacher writes comments; PRMs from its own samples, with comments labelled and neutral
-    OUT="$RUNS/comments/$SEED" SFT="$RUNS/comments/$SEED/sft"
+    OUT="$RUNS/comments/$STEPS/$SEED" SFT="$RUNS/comments/sft/$SEED"
     python sft.py --tasks "$TASKS/comments/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
     evaluate sft "$SFT"
     local kind

@@ -87,12 +87,21 @@ mutations() { # PRMs from mutated references; the second never sees a mutation t
     exact prm-disjoint ppo-disjoint
 }
 
-padding() { # the first of these PRMs alone: its scores are positive on average, so that their sum pays for lines
-    local alone=(--prm "$OUT/prm-mutate" --outcome_reward none --lambda_fail 1)
+masked() { # a PRM that has no labels after the first wrong line; the same search: no completion is sampled twice
+    [ -f "$OUT/search-masked.jsonl.progress" ] || cp "$OUT/search.jsonl.progress" "$OUT/search-masked.jsonl.progress"
+    search search-masked labelled --share_completions true --mask_after_first_error true
+    reward_model prm-masked "$OUT/search-masked.jsonl"
+    ppo ppo-masked --prm "$OUT/prm-masked"
+}
+
+padding() { # that PRM alone: its scores are positive on average, so that their sum pays for lines
+    masked
+    local alone=(--prm "$OUT/prm-masked" --outcome_reward none --lambda_fail 1) arm
     ppo pad-none "${alone[@]}" --process_norm none
     ppo pad-lines "${alone[@]}"
-    exact prm-mutate pad-none
-    exact prm-mutate pad-lines
+    for arm in pad-none pad-lines ppo-masked; do
+        exact prm-masked "$arm"
+    done
 }
 
 selection() { # which prompts' labels the PRM learns from
@@ -108,14 +117,13 @@ selection() { # which prompts' labels the PRM learns from
 }
 
 labels() { # other labels of the same checkpoints' samples
-    [ -f "$OUT/search-masked.jsonl.progress" ] || cp "$OUT/search.jsonl.progress" "$OUT/search-masked.jsonl.progress"
-    search search-masked labelled --share_completions true --mask_after_first_error true
+    masked
     search search-alone labelled # without what the samples of one prompt tell about each other
     # The share of passing completions, of every line: a quarter of the prompts, so that it costs not much more.
     search search-soft quarter --search exhaustive --labels soft
     search search-marginal quarter --search exhaustive --labels marginal
     local kind
-    for kind in masked alone soft marginal; do
+    for kind in alone soft marginal; do
         reward_model "prm-$kind" "$OUT/search-$kind.jsonl"
         ppo "ppo-$kind" --prm "$OUT/prm-$kind"
     done
@@ -285,8 +293,8 @@ for name in $STUDIES; do
             "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal" ;;
         safeguards) python reproduce/hack_table.py "$RUNS/8" "hack-none=PRM alone, sum over lines" \
             "hack-lines=PRM alone, divided by the program's lines" "ppo-dense=with tests and PSGPO's weights" ;;
-        padding) python reproduce/hack_table.py "$RUNS/8" "pad-none=PRM by mutations alone, sum over lines" \
-            "pad-lines=that, divided by the program's lines" "ppo-mutate=with tests and PSGPO's weights" ;;
+        padding) python reproduce/hack_table.py "$RUNS/8" "pad-none=PRM alone, sum over lines" \
+            "pad-lines=PRM alone, divided by the program's lines" "ppo-masked=with tests and PSGPO's weights" ;;
         forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
             "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
         comments) python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" \

@@ -149,14 +149,16 @@ forms() { # and other cures: other forms of the process reward, an ensemble's mi
     done
 }
 
-comments() { # a policy whose teacher writes comments; PRMs from its own samples, with comments labelled and neutral
+# A policy whose teacher writes comments; PRMs from its own samples, with comments labelled and neutral. Labels after the
+# first wrong line are left out: with them the scores are so low that an empty program is the best one.
+comments() {
     OUT="$RUNS/comments/$STEPS/$SEED" SFT="$RUNS/comments/sft/$SEED"
     python sft.py --tasks "$TASKS/comments/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
     evaluate sft "$SFT"
     local kind
     for kind in false true; do
         python make_prm_data.py --method search --tasks "$TASKS/$STEPS/quarter.jsonl" --num_generations 4 --num_completions 8 --seed "$SEED" \
-            --model_name_or_path "$SFT" --share_completions true --neutral_comments "$kind" --output_file "$OUT/neutral-$kind.jsonl"
+            --model_name_or_path "$SFT" --share_completions true --mask_after_first_error true --neutral_comments "$kind" --output_file "$OUT/neutral-$kind.jsonl"
         reward_model "prm-neutral-$kind" "$OUT/neutral-$kind.jsonl"
     done
     local labelled=(--outcome_reward none --lambda_fail 1 --prm "$OUT/prm-neutral-false")
@@ -297,7 +299,7 @@ for name in $STUDIES; do
             "pad-lines=PRM alone, divided by the program's lines" "ppo-masked=with tests and PSGPO's weights" ;;
         forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
             "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
-        comments) python reproduce/hack_table.py "$RUNS/comments" "comments-labelled=comments labelled as other lines" \
+        comments) python reproduce/hack_table.py "$RUNS/comments/8" "comments-labelled=comments labelled as other lines" \
             "comments-neutral-labels=neutral in the labels (PSGPO)" "comments-neutral-reward=neutral in the reward" \
             "comments-with-tests=labelled, with tests and PSGPO's weights" ;;
         critic) critic_tables ;;

@@ -99,7 +99,7 @@ def refresh(
             max_completion_length=config.max_completion_length,
         )  # fmt: skip
         masked = config.prm_refresh_labels == "search_masked"
-        found = [[] if x.labels is None else x.masked_labels() if masked else x.labels for x in found]
+        found = [x.labels(mask_after_first_error=masked) or [] for x in found]
         labels = at_line_ends(found, rollout, table)  # (N, T)
 
     losses = []

@@ -28,7 +28,7 @@ to write. A completion without a verdict counts nowhere; a response, or a prefix
                       A completion of prefix m is one of every shorter prefix, so that here all lines up to the last
                       recoverable one are +1, whatever the samples of the earlier ones said.
 --labels soft         the share p_m of passing completions, for passing responses too; marginal: p_m - p_(m-1), p_0 being
-                      the share for the prompt alone. Both need --search exhaustive.
+                      the share for the prompt alone, which is asked for either. Both need --search exhaustive.
 --share_completions   ours, for hard labels: a response or completion that passes proves for every response to its prompt
                       (of the same policy) that the prefix which they share is recoverable; first_bad moves behind it.
                       No more is sampled, and it can only correct: that no sample of a prefix passed proves nothing.
@@ -44,8 +44,8 @@ to write. A completion without a verdict counts nowhere; a response, or a prefix
 (ppo.py --save_steps 15 --save_total_limit 0 keeps these checkpoints.)
 
 The search is kept beside the output, chunk by chunk, in OUTPUT_FILE.progress: a run that was cut off goes on from there,
-and another --data_selection or --mask_after_first_error, after a copy of that file for another --output_file too, writes
-the rows anew without a search. Costs go to prm.report.json.
+and other flags for the rows alone (--data_selection, --mask_after_first_error, --neutral_comments, soft for marginal labels),
+after a copy of that file for another --output_file too, write the rows anew without a search. Costs go to prm.report.json.
 """
 
 import dataclasses
@@ -127,9 +127,11 @@ class Labelled(NamedTuple):
     """What the search found in one response of T lines."""
 
     lines: list[str]  # T, each with its newline
-    labels: list[float] | None  # T; None where a prefix got no verdict
+    kinds: list[int]  # T, of masking.line_kinds
+    passed: bool
     first_bad: int | None  # line from 1 at which it is lost; None if it passes, or was not judged
-    probes: list[tuple[int, int, int]]  # prefixes asked: line, passing completions, judged completions
+    probes: list[tuple[int, int, int]]  # prefixes asked, line 0 is the prompt: line, passing and judged completions
+    judged: bool  # no prefix was left without a verdict
 
     @property
     def revised(self) -> bool:
@@ -138,10 +140,23 @@ class Labelled(NamedTuple):
             return False
         return self.first_bad > 1 or any(passing for line, passing, _ in self.probes if line)
 
-    def masked_labels(self) -> list[float | None]:
-        """The labels without those after the first bad line."""
-        last = self.first_bad or len(self.labels)
-        return self.labels[:last] + [None] * (len(self.labels) - last)
+    def labels(
+        self, labels: str = "hard", neutral_comments: bool = True, mask_after_first_error: bool = False
+    ) -> list[float | None] | None:
+        """The labels of the lines (T,), by the flags of Config; None where a prefix got no verdict."""
+        if not self.judged:
+            return None
+        share, result = {line: passing / judged for line, passing, judged in self.probes}, []
+        for m, kind in enumerate(self.kinds, 1):
+            if mask_after_first_error and self.first_bad and m > self.first_bad:
+                result.append(None)
+            elif neutral_comments and kind != masking.CODE:
+                result.append(0.0)
+            elif labels == "hard":
+                result.append(1.0 if self.passed or m < self.first_bad else -1.0)
+            else:
+                result.append(share[m] - (share[m - 1] if labels == "marginal" else 0.0))
+        return result
 
 
 @dataclass
@@ -156,21 +171,6 @@ class Probe:
     passing: int = 0
 
 
-def line_labels(
-    kinds: list[int], passed: bool, first_bad: int | None, shares: dict[int, float], labels: str, neutral: bool = True
-) -> list:
-    """The label of each line, by its kind (masking.line_kinds) (T,), where it is lost, and p_m by line m from 0 on."""
-    result = []
-    for m, kind in enumerate(kinds, 1):
-        if neutral and kind != masking.CODE:
-            result.append(0.0)
-        elif labels == "hard":
-            result.append(1.0 if passed or m < first_bad else -1.0)
-        else:
-            result.append(shares[m] - (shares[m - 1] if labels == "marginal" else 0.0))
-    return result
-
-
 def label_responses(
     completer,
     tokenizer,
@@ -183,14 +183,14 @@ def label_responses(
     seeds: list[int],
     num_completions: int = 20,
     search: str = "binary",
-    labels: str = "hard",
+    shares: bool = False,
     temperature: float = 1.0,
     max_completion_length: int = 128,
     batch_size: int = 64,
     share_completions: bool = False,
-    neutral_comments: bool = True,
 ) -> tuple[list[Labelled], Counter]:
-    """Labels the lines of N responses by completing their prefixes; the flags are those of Config.
+    """Labels the lines of N responses by completing their prefixes; the flags are those of Config. `shares`, for labels
+    that are not hard: passing responses are searched too, and the prompt alone is asked.
 
     completer: the model that completes, in eval mode. table: common.line_table(tokenizer).
     Per response: its task; the token ids of its prompt and of itself as they were sampled (EOS included or not); whether
@@ -228,8 +228,8 @@ def label_responses(
             first_bad[row] = None if passed[row] else end.value
             return []
 
-    begin = partial(exhaustive_search, first=0) if labels == "marginal" else SEARCHES[search]
-    searched = [i for i in range(len(tasks)) if lines[i] and not (passed[i] and labels == "hard")]
+    begin = partial(exhaustive_search, first=0) if shares else SEARCHES[search]
+    searched = [i for i in range(len(tasks)) if lines[i] and (shares or not passed[i])]
     waiting = [probe for i in searched for probe in ask(i, begin(len(lines[i])), None)]
     while waiting:
         waiting.sort(key=lambda probe: len(prompts[probe.row]) + ends[probe.row][probe.line])
@@ -280,14 +280,9 @@ def label_responses(
             if any(text.startswith(prefix) for text in passing_texts[tasks[i]["task_id"]]):
                 first_bad[i] = m + 1
 
-    labelled = []
-    for i in range(len(tasks)):
-        shares = {line: passing / judged for line, passing, judged in probes[i] if judged}
-        row_labels = None
-        if i not in unjudged:
-            row_labels = line_labels(kinds[i], passed[i], first_bad[i], shares, labels, neutral_comments)
-        labelled.append(Labelled(lines[i], row_labels, first_bad[i], probes[i]))
-    return labelled, cost
+    return [
+        Labelled(lines[i], kinds[i], passed[i], first_bad[i], probes[i], i not in unjudged) for i in range(len(tasks))
+    ], cost
 
 
 def is_kept(selection: str, n_pass: int, n_fail: int, n_revised: int) -> bool:
@@ -321,11 +316,10 @@ def search_chunk(config: Config, policy, completer, tokenizer, table, runner, ta
     labelled, cost = label_responses(
         completer, tokenizer, table, runner, [task for task, _ in keys], prompts, completions, passed,
         [common.seed_of(config.seed, "search", task["task_id"], index, number) for task, number in keys],
-        config.num_completions, config.search, config.labels, config.temperature, config.max_completion_length,
-        config.batch_size, config.share_completions, config.neutral_comments,
+        config.num_completions, config.search, config.labels != "hard", config.temperature, config.max_completion_length,
+        config.batch_size, config.share_completions,
     )  # fmt: skip
-    rows = [{"task_id": task["task_id"], "passed": ok, **result._asdict()}
-            for (task, _), ok, result in zip(keys, passed, labelled, strict=True)]  # fmt: skip
+    rows = [{"task_id": task["task_id"], **result._asdict()} for (task, _), result in zip(keys, labelled, strict=True)]
     cost.update(responses=len(responses), response_tokens=sum(len(ids) for _, _, ids in responses))
     cost.update(executions=len(responses), unjudged=len(responses) - len(judged))
     return {"policy": index, "responses": rows, "cost": dict(cost) | {"seconds": time.perf_counter() - started}}
@@ -361,32 +355,32 @@ def rows_and_report(config: Config, tasks: list[dict], chunks: list[dict]) -> tu
         cost.update(chunk["cost"])
         for response in chunk["responses"]:
             result = Labelled(*(response[name] for name in Labelled._fields))
-            if result.labels is None:
-                cost["unjudged"] += 1
+            if result.judged:
+                by_task[response["task_id"]].append((chunk["policy"], result))
             else:
-                by_task[response["task_id"]].append((chunk["policy"], response["passed"], result))
+                cost["unjudged"] += 1
     rows, first_bad, kept = [], Counter(), Counter(dict.fromkeys(Config.__annotations__["data_selection"].__args__, 0))
-    everything = [response for responses in by_task.values() for response in responses]
+    everything = [result for responses in by_task.values() for _, result in responses]
     for task in tasks:
         responses = by_task[task["task_id"]]
         stats = {
-            "n_pass": sum(passed for _, passed, _ in responses),
-            "n_fail": sum(not passed for _, passed, _ in responses),
-            "n_revised": sum(result.revised for _, _, result in responses),
+            "n_pass": sum(result.passed for _, result in responses),
+            "n_fail": sum(not result.passed for _, result in responses),
+            "n_revised": sum(result.revised for _, result in responses),
         }
         kept.update(selection for selection in kept if is_kept(selection, **stats))
         if not is_kept(config.data_selection, **stats):
             continue
-        for policy, passed, result in responses:
+        for policy, result in responses:
             if not result.lines:
                 continue
-            labels = result.masked_labels() if config.mask_after_first_error else result.labels
-            meta = {"policy": policy, "passed": passed, "first_bad": result.first_bad, "revised": result.revised}
+            labels = result.labels(config.labels, config.neutral_comments, config.mask_after_first_error)
+            meta = {"policy": policy, "passed": result.passed, "first_bad": result.first_bad, "revised": result.revised}
             meta |= {"probes": len(result.probes), "steps": task.get("meta", {}).get("steps"), **stats}
             row = {"prompt": task["prompt"], "completions": result.lines, "labels": labels, "task_id": task["task_id"]}
             row |= {"origin": "search", "meta": meta}
             rows.append(row | ({"prefix": task["prefix"]} if task.get("prefix") else {}))
-    first_bad = Counter(result.first_bad for _, passed, result in everything if not passed and result.lines)
+    first_bad = Counter(result.first_bad for result in everything if not result.passed and result.lines)
     labels = Counter(
         "none" if x is None else "zero" if x == 0 else "positive" if x > 0 else "negative"
         for row in rows for x in row["labels"]
@@ -394,12 +388,11 @@ def rows_and_report(config: Config, tasks: list[dict], chunks: list[dict]) -> tu
     report = {
         **cost,
         "prompts": len(tasks),
-        "passed": sum(passed for _, passed, _ in everything),
-        "failed": sum(not passed for _, passed, _ in everything),
-        "revised": sum(result.revised for _, _, result in everything),
+        "passed": sum(result.passed for result in everything),
+        "failed": sum(not result.passed for result in everything),
+        "revised": sum(result.revised for result in everything),
         "first_bad_before_last_line": sum(
-            not passed and bool(result.lines) and result.first_bad < len(result.lines)
-            for _, passed, result in everything
+            not result.passed and bool(result.lines) and result.first_bad < len(result.lines) for result in everything
         ),
         "first_bad": {str(line): first_bad[line] for line in sorted(first_bad)},
         "rows": len(rows),
@@ -430,11 +423,9 @@ def main(config: Config) -> None:
                 raise InputError(f"{config.completer}: its tokenizer is not that of {path}, whose tokens it continues")
     output = Path(config.output_file)
     progress = output.with_name(output.name + ".progress")
-    searched = dataclasses.asdict(config) | {
-        "output_file": None,
-        "data_selection": None,
-        "mask_after_first_error": None,
-    }
+    searched = dataclasses.asdict(config) | {"labels": "hard" if config.labels == "hard" else "shares"}
+    for name in ("output_file", "data_selection", "mask_after_first_error", "neutral_comments"):
+        del searched[name]
     flags = json.dumps(searched) + "\n"  # the flags that the search depends on
     kept = common.whole_lines(progress) if progress.is_file() else [flags]
     if kept[:1] != [flags]:

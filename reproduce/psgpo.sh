@@ -121,6 +121,7 @@ labels() { # other labels of the same checkpoints' samples
     search search-alone labelled # without what the samples of one prompt tell about each other
     # The share of passing completions, of every line: a quarter of the prompts, so that it costs not much more.
     search search-soft quarter --search exhaustive --labels soft
+    [ -f "$OUT/search-marginal.jsonl.progress" ] || cp "$OUT/search-soft.jsonl.progress" "$OUT/search-marginal.jsonl.progress"
     search search-marginal quarter --search exhaustive --labels marginal
     local kind
     for kind in alone soft marginal; do
@@ -156,7 +157,8 @@ comments() {
     python sft.py --tasks "$TASKS/comments/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
     evaluate sft "$SFT"
     local kind
-    for kind in false true; do
+    for kind in false true; do # one search
+        [ "$kind" = false ] || [ -f "$OUT/neutral-true.jsonl.progress" ] || cp "$OUT/neutral-false.jsonl.progress" "$OUT/neutral-true.jsonl.progress"
         python make_prm_data.py --method search --tasks "$TASKS/$STEPS/quarter.jsonl" --num_generations 4 --num_completions 8 --seed "$SEED" \
             --model_name_or_path "$SFT" --share_completions true --mask_after_first_error true --neutral_comments "$kind" --output_file "$OUT/neutral-$kind.jsonl"
         reward_model "prm-neutral-$kind" "$OUT/neutral-$kind.jsonl"

@@ -74,19 +74,23 @@ CODE, COMMENT, BLANK, DOCSTRING = masking.CODE, masking.COMMENT, masking.BLANK, 
 
 
 def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_code_has_one():
-    kinds, shares = [CODE, COMMENT, CODE, BLANK, CODE, DOCSTRING], {0: 0.5, 1: 0.75, 2: 0.7, 3: 0.2, 4: 0.3, 5: 0, 6: 0}
-    assert search.line_labels(kinds, False, 3, {}, "hard") == [1, 0, -1, 0, -1, 0]
-    assert search.line_labels(kinds, False, 1, {}, "hard") == [-1, 0, -1, 0, -1, 0]
-    assert search.line_labels(kinds, True, None, {}, "hard") == [1, 0, 1, 0, 1, 0]
-    assert search.line_labels(kinds, False, 3, {}, "hard", neutral=False) == [1, 1, -1, -1, -1, -1]
-    assert search.line_labels(kinds, False, 5, shares, "soft") == [0.75, 0, 0.2, 0, 0, 0]
-    assert search.line_labels(kinds, True, None, shares, "marginal") == pytest.approx([0.25, 0, -0.5, 0, -0.3, 0])
+    kinds, passing = [CODE, COMMENT, CODE, BLANK, CODE, DOCSTRING], [10, 15, 14, 4, 6, 0, 0]
+    failed = search.Labelled(["\n"] * 6, kinds, False, 3, [(line, n, 20) for line, n in enumerate(passing)], True)
+    right = failed._replace(passed=True, first_bad=None)
+    assert failed.labels() == [1, 0, -1, 0, -1, 0]
+    assert failed._replace(first_bad=1).labels() == [-1, 0, -1, 0, -1, 0]
+    assert right.labels() == [1, 0, 1, 0, 1, 0]
+    assert failed.labels(neutral_comments=False) == [1, 1, -1, -1, -1, -1]
+    assert failed.labels("soft") == [0.75, 0, 0.2, 0, 0, 0]
+    assert right.labels("marginal") == pytest.approx([0.25, 0, -0.5, 0, -0.3, 0])
+    assert failed._replace(judged=False).labels() is None
 
 
 def test_masking_keeps_the_first_bad_line_and_drops_what_follows():
-    found = search.Labelled(["a\n"] * 4, [1.0, -1.0, 0.0, -1.0], 2, [(2, 0, 8), (1, 3, 4)])
-    assert found.masked_labels() == [1.0, -1.0, None, None] and found.revised
-    assert found._replace(first_bad=None).masked_labels() == found.labels
+    found = search.Labelled(["a\n"] * 4, [CODE, CODE, COMMENT, CODE], False, 2, [(2, 0, 8), (1, 3, 4)], True)
+    assert found.labels(mask_after_first_error=True) == [1.0, -1.0, None, None] and found.revised
+    right = found._replace(passed=True, first_bad=None)
+    assert right.labels(mask_after_first_error=True) == right.labels()
     assert not found._replace(
         first_bad=1, probes=[(0, 3, 4), (1, 0, 8)]
     ).revised  # completing the prompt alone is no revision
@@ -187,16 +191,16 @@ def test_the_first_bad_line_is_the_one_whose_tokens_lose_the_response(random_pol
         text = tokenizer.decode(ids, skip_special_tokens=True)
         assert "".join(result.lines) == text and result.lines == text.splitlines(keepends=True)
         if passed:
-            assert result.first_bad is None and set(result.labels) <= {0.0, 1.0} and not result.probes
+            assert result.first_bad is None and set(result.labels()) <= {0.0, 1.0} and not result.probes
             continue
         if not result.lines:
-            assert result.labels == []
+            assert result.labels() == []
             continue
         assert result.first_bad == true_first_bad(tokenizer, task, ids, len(result.lines))
         kinds_seen.add(text_up_to(tokenizer, ids, result.first_bad).endswith("\na"))
         neutral = [not line.split("#")[0].strip() for line in result.lines]
         expected = [1.0 if m < result.first_bad else -1.0 for m in range(1, len(neutral) + 1)]
-        assert result.labels == [0.0 if skip else x for skip, x in zip(neutral, expected, strict=True)]
+        assert result.labels() == [0.0 if skip else x for skip, x in zip(neutral, expected, strict=True)]
     assert kinds_seen == {False, True}  # a token that spans a newline was what lost one of them
 
 
@@ -262,41 +266,40 @@ def test_shared_completions_only_move_the_first_bad_line_towards_the_truth(rando
         assert one.first_bad <= other.first_bad <= true_first_bad(tokenizer, task, ids, len(one.lines))
         moved += one.first_bad < other.first_bad
         assert other.revised or other.first_bad == 1
-        assert (
-            all(x >= 0 for x in other.labels[: other.first_bad - 1]) and max(other.labels[other.first_bad - 1 :]) <= 0
-        )
+        labels = other.labels()
+        assert all(x >= 0 for x in labels[: other.first_bad - 1]) and max(labels[other.first_bad - 1 :]) <= 0
     assert moved > 3
 
 
 def test_soft_labels_are_the_shares_of_all_completions_for_passing_responses_too(random_policy, responses):
-    soft, _ = label(random_policy, responses, search="exhaustive", labels="soft", num_completions=5)
-    marginal, _ = label(random_policy, responses, search="exhaustive", labels="marginal", num_completions=5)
+    found, _ = label(random_policy, responses, search="exhaustive", shares=True, num_completions=5)
     assert any(responses[3])
-    for one, other in zip(soft, marginal, strict=True):
-        if not one.lines:
+    for result in found:
+        if not result.lines:
             continue
-        share = {line: passing / judged for line, passing, judged in other.probes}
-        assert sorted(share) == list(range(len(one.lines) + 1)) and {judged for *_, judged in other.probes} == {5}
-        assert [(line, passing) for line, passing, _ in other.probes[1:]] == [(m, n) for m, n, _ in one.probes]
-        code = [m for m, line in enumerate(one.lines, 1) if line.split("#")[0].strip()]
-        assert [one.labels[m - 1] for m in code] == [share[m] for m in code]
-        assert [other.labels[m - 1] for m in code] == [share[m] - share[m - 1] for m in code]
+        share = {line: passing / judged for line, passing, judged in result.probes}
+        assert sorted(share) == list(range(len(result.lines) + 1)) and {judged for *_, judged in result.probes} == {5}
+        soft, marginal = result.labels("soft"), result.labels("marginal")
+        code = [m for m, line in enumerate(result.lines, 1) if line.split("#")[0].strip()]
+        assert [soft[m - 1] for m in code] == [share[m] for m in code]
+        assert [marginal[m - 1] for m in code] == [share[m] - share[m - 1] for m in code]
 
 
 def test_completions_without_a_verdict_count_nowhere(random_policy, responses):
     found, _ = label(random_policy, responses, Runner(lambda program: True))
     for passed, result in zip(responses[3], found, strict=True):
         searched = not passed and len(result.lines) > 1
-        assert (result.labels is None) == searched and not result.revised
+        assert (result.labels() is None) == searched and not result.revised
     half = Runner(lambda program: len(program) % 2 == 0)
-    found, _ = label(random_policy, responses, half, search="exhaustive", labels="soft", num_completions=8)
+    found, _ = label(random_policy, responses, half, search="exhaustive", shares=True, num_completions=8)
     judged = [count for result in found for _, _, count in result.probes]
     assert min(judged) < 8 and sum(0 < count < 8 for count in judged) > 20
     for result in found:
-        assert (result.labels is None) == any(count == 0 for _, _, count in result.probes)
-        if result.labels:
-            share = [passing / count for _, passing, count in result.probes]
-            assert all(x in (0, p) for x, p in zip(result.labels, share, strict=True)) and max(share) <= 1
+        labels = result.labels("soft")
+        assert (labels is None) == any(count == 0 for _, _, count in result.probes)
+        if labels:
+            share = [passing / count for _, passing, count in result.probes[1:]]
+            assert all(x in (0, p) for x, p in zip(labels, share, strict=True)) and max(share) <= 1
 
 
 @pytest.fixture
@@ -341,7 +344,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(folders, monkeypatch):
         search.main(config_of(folders, seed=1))
 
 
-def test_another_selection_or_mask_writes_the_rows_anew_without_a_search(folders, monkeypatch):
+def test_other_flags_for_the_rows_alone_write_them_anew_without_a_search(folders, monkeypatch):
     search.main(config_of(folders))
     rows = common.read_jsonl(folders / "prm.jsonl", {})
     assert {row["meta"]["policy"] for row in rows} == {0, 1}
@@ -356,6 +359,23 @@ def test_another_selection_or_mask_writes_the_rows_anew_without_a_search(folders
     for row, masked in zip(rows, common.read_jsonl(folders / "prm.jsonl", {}), strict=True):
         last = row["meta"]["first_bad"] or len(row["labels"])
         assert masked["labels"] == row["labels"][:last] + [None] * (len(row["labels"]) - last)
+    search.main(config_of(folders, neutral_comments=False))
+    every = common.read_jsonl(folders / "prm.jsonl", {})
+    assert any(0.0 in row["labels"] for row in rows) and not any(0.0 in row["labels"] for row in every)
+    for row, other in zip(rows, every, strict=True):
+        assert all(x in (0.0, y) for x, y in zip(row["labels"], other["labels"], strict=True))
+
+
+def test_soft_and_marginal_labels_come_from_one_search_that_hard_ones_do_not(folders, monkeypatch):
+    search.main(config_of(folders, search="exhaustive", labels="soft"))
+    soft = common.read_jsonl(folders / "prm.jsonl", {})
+    monkeypatch.setattr(search.sandbox, "Sandbox", None)
+    search.main(config_of(folders, search="exhaustive", labels="marginal"))
+    marginal = common.read_jsonl(folders / "prm.jsonl", {})
+    assert [row["completions"] for row in marginal] == [row["completions"] for row in soft]
+    assert min(x for row in soft for x in row["labels"]) == 0 > min(x for row in marginal for x in row["labels"])
+    with pytest.raises(InputError, match="other flags"):
+        search.main(config_of(folders, search="exhaustive"))
 
 
 def test_another_model_may_complete_if_it_has_the_same_tokens(folders):

@@ -94,12 +94,13 @@ masked() { # a PRM that has no labels after the first wrong line; the same searc
     ppo ppo-masked --prm "$OUT/prm-masked"
 }
 
-padding() { # that PRM alone: its scores are positive on average, so that their sum pays for lines
+padding() { # that PRM alone and beside tests: its scores are positive on average, so that their sum pays for lines
     masked
     local alone=(--prm "$OUT/prm-masked" --outcome_reward none --lambda_fail 1) arm
     ppo pad-none "${alone[@]}" --process_norm none
     ppo pad-lines "${alone[@]}"
-    for arm in pad-none pad-lines ppo-masked; do
+    ppo pad-tests --prm "$OUT/prm-masked" --process_norm none
+    for arm in pad-none pad-lines pad-tests ppo-masked; do
         exact prm-masked "$arm"
     done
 }
@@ -298,7 +299,7 @@ for name in $STUDIES; do
         safeguards) python reproduce/hack_table.py "$RUNS/8" "hack-none=PRM alone, sum over lines" \
             "hack-lines=PRM alone, divided by the program's lines" "ppo-dense=with tests and PSGPO's weights" ;;
         padding) python reproduce/hack_table.py "$RUNS/8" "pad-none=PRM alone, sum over lines" \
-            "pad-lines=PRM alone, divided by the program's lines" "ppo-masked=with tests and PSGPO's weights" ;;
+            "pad-lines=PRM alone, divided by the program's lines" "pad-tests=with tests, sum over lines" "ppo-masked=with tests, divided by the lines (PSGPO)" ;;
         forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
             "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
         comments) python reproduce/hack_table.py "$RUNS/comments/8" "comments-labelled=comments labelled as other lines" \

@@ -79,12 +79,13 @@ main() { # the rest of the 2 x 2, the bound, and plain supervised training on th
 }
 
 mutations() { # PRMs from mutated references; the second never sees a mutation that is a misconception of the benchmark
-    reward_model prm-mutate "$TASKS/$STEPS/mutate.jsonl"
-    reward_model prm-disjoint "$TASKS/$STEPS/disjoint.jsonl"
-    ppo ppo-mutate --prm "$OUT/prm-mutate"
-    ppo ppo-disjoint --prm "$OUT/prm-disjoint"
-    exact prm-mutate ppo-mutate
-    exact prm-disjoint ppo-disjoint
+    local kind
+    for kind in mutate disjoint; do
+        reward_model "prm-$kind" "$TASKS/$STEPS/$kind.jsonl"
+        ppo "ppo-$kind" --prm "$OUT/prm-$kind"
+        exact "prm-$kind" "ppo-$kind"
+        evaluate "ppo-$kind-half" "$OUT/ppo-$kind/checkpoint-30"
+    done
 }
 
 masked() { # a PRM that has no labels after the first wrong line; the same search: no completion is sampled twice
@@ -281,6 +282,21 @@ main_tables() {
     echo
     python reproduce/prm_table.py "$RUNS/8" prm-on-sft prm-on-ppo-dense
 }
+mutations_tables() {
+    local arms=("ppo-tests=tests" "ppo-dense=PRM by search" "ppo-mutate=PRM by mutations"
+        "ppo-disjoint=PRM by mutations, without the misconceptions" "ppo-oracle=exact labels")
+    tables "$RUNS/8" "${arms[@]}"
+    echo
+    python reproduce/seeds_table.py "$RUNS/8" ppo-tests "ppo-mutate-half=PRM by mutations, half of the samples=1920" \
+        "ppo-disjoint-half=without the misconceptions, half=1920"
+    echo
+    python reproduce/budget_table.py "$RUNS/8" "${arms[@]}"
+    echo
+    python reproduce/gains_table.py "$RUNS/8" "ppo-mutate:ppo-tests=PRM by mutations, against tests" \
+        "ppo-disjoint:ppo-tests=without the misconceptions, against tests" "ppo-disjoint-half:ppo-tests=that, half of the samples, against tests at all"
+    echo
+    python reproduce/prm_table.py "$RUNS/8" prm-mutate-on-sft prm-mutate-on-ppo-mutate prm-disjoint-on-sft prm-disjoint-on-ppo-disjoint
+}
 critic_tables() {
     local starts=("ppo-tests=policy" "ppo-value=PRM, (r + 1) / 2" "critic-fit=PRM, fitted")
     tables "$RUNS/8" "${starts[@]}" "critic-lambda-policy=policy; lambda 0.8 at line ends" "critic-lambda-prm=PRM, fitted; lambda 0.8 at line ends" \
@@ -291,8 +307,7 @@ critic_tables() {
 for name in $STUDIES; do
     case "$name" in
         main) main_tables ;;
-        mutations) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=PRM by search" "ppo-mutate=PRM by mutations" \
-            "ppo-disjoint=PRM by mutations, without the misconceptions" ;;
+        mutations) mutations_tables ;;
         selection) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=full" "ppo-remove_hard=remove hard" "ppo-medium_only=medium only" "ppo-revised_only=revised only" ;;
         labels) tables "$RUNS/8" "ppo-tests=tests" "ppo-dense=hard" "ppo-masked=hard, none after the first wrong line" \
             "ppo-alone=hard, completions not shared" "ppo-soft=soft" "ppo-marginal=marginal" ;;

@@ -170,7 +170,9 @@ comments() {
     ppo comments-neutral-labels --outcome_reward none --lambda_fail 1 --prm "$OUT/prm-neutral-true"
     ppo comments-neutral-reward "${labelled[@]}" --neutral_comments true --process_norm scored_lines
     ppo comments-with-tests --prm "$OUT/prm-neutral-false"
-    for kind in labelled neutral-labels neutral-reward with-tests; do
+    ppo comments-neutral-with-tests --prm "$OUT/prm-neutral-true"
+    ppo comments-neutral-reward-with-tests --prm "$OUT/prm-neutral-false" --neutral_comments true --process_norm scored_lines
+    for kind in labelled neutral-labels neutral-reward with-tests neutral-with-tests neutral-reward-with-tests; do
         exact prm-neutral-false "comments-$kind"
     done
 }
@@ -317,9 +319,10 @@ for name in $STUDIES; do
             "pad-lines=PRM alone, divided by the program's lines" "pad-tests=with tests, sum over lines" "ppo-masked=with tests, divided by the lines (PSGPO)" ;;
         forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
             "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
-        comments) python reproduce/hack_table.py "$RUNS/comments/8" "comments-labelled=comments labelled as other lines" \
-            "comments-neutral-labels=neutral in the labels (PSGPO)" "comments-neutral-reward=neutral in the reward" \
-            "comments-with-tests=labelled, with tests and PSGPO's weights" ;;
+        comments) python reproduce/hack_table.py "$RUNS/comments/8" "comments-labelled=PRM alone, comments labelled as other lines" \
+            "comments-neutral-labels=PRM alone, neutral in the labels" "comments-neutral-reward=PRM alone, neutral in the reward" \
+            "comments-with-tests=with tests, labelled as other lines" "comments-neutral-with-tests=with tests, neutral in the labels (PSGPO)" \
+            "comments-neutral-reward-with-tests=with tests, neutral in the reward" ;;
         critic) critic_tables ;;
         schedules) tables "$RUNS/8" "ppo-tests=policy" "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, that" \
             "critic-warm-policy=policy, lambda 0.8 at line ends, five batches of warm-up" "critic-warm-prm=PRM, that" ;;

@@ -153,7 +153,7 @@ forms() { # and other cures: other forms of the process reward, an ensemble's mi
 }
 
 # A policy whose teacher writes comments; PRMs from its own samples, with comments labelled and neutral. Labels after the
-# first wrong line are left out: with them the scores are so low that an empty program is the best one.
+# first wrong line are left out, but in the last PRM: with them the scores are so low that an empty program is the best one.
 comments() {
     OUT="$RUNS/comments/$STEPS/$SEED" SFT="$RUNS/comments/sft/$SEED"
     python sft.py --tasks "$TASKS/comments/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
@@ -171,8 +171,13 @@ comments() {
     ppo comments-neutral-reward "${labelled[@]}" --neutral_comments true --process_norm scored_lines
     ppo comments-with-tests --prm "$OUT/prm-neutral-false"
     ppo comments-neutral-with-tests --prm "$OUT/prm-neutral-true"
-    ppo comments-neutral-reward-with-tests --prm "$OUT/prm-neutral-false" --neutral_comments true --process_norm scored_lines
-    for kind in labelled neutral-labels neutral-reward with-tests neutral-with-tests neutral-reward-with-tests; do
+    # PSGPO's labels: neutral comments, and -1 after the first wrong line
+    [ -f "$OUT/psgpo.jsonl.progress" ] || cp "$OUT/neutral-false.jsonl.progress" "$OUT/psgpo.jsonl.progress"
+    python make_prm_data.py --method search --tasks "$TASKS/$STEPS/quarter.jsonl" --num_generations 4 --num_completions 8 --seed "$SEED" \
+        --model_name_or_path "$SFT" --share_completions true --output_file "$OUT/psgpo.jsonl"
+    reward_model prm-psgpo "$OUT/psgpo.jsonl"
+    ppo comments-psgpo --prm "$OUT/prm-psgpo"
+    for kind in labelled neutral-labels neutral-reward with-tests neutral-with-tests psgpo; do
         exact prm-neutral-false "comments-$kind"
     done
 }
@@ -321,8 +326,8 @@ for name in $STUDIES; do
             "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
         comments) python reproduce/hack_table.py "$RUNS/comments/8" "comments-labelled=PRM alone, comments labelled as other lines" \
             "comments-neutral-labels=PRM alone, neutral in the labels" "comments-neutral-reward=PRM alone, neutral in the reward" \
-            "comments-with-tests=with tests, labelled as other lines" "comments-neutral-with-tests=with tests, neutral in the labels (PSGPO)" \
-            "comments-neutral-reward-with-tests=with tests, neutral in the reward" ;;
+            "comments-with-tests=with tests, labelled as other lines" "comments-neutral-with-tests=with tests, neutral in the labels" \
+            "comments-psgpo=with tests, neutral, all lines labelled (PSGPO)" ;;
         critic) critic_tables ;;
         schedules) tables "$RUNS/8" "ppo-tests=policy" "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, that" \
             "critic-warm-policy=policy, lambda 0.8 at line ends, five batches of warm-up" "critic-warm-prm=PRM, that" ;;

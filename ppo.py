@@ -292,10 +292,12 @@ def main(config: Config) -> None:
     table = common.line_table(tokenizer)
     window = online.latest_rollouts(config, tasks) if config.prm_refresh and checkpoint else []
     spent = Counter(label_samples=0, label_programs=0)  # what line labels have cost so far
-    if checkpoint:
-        last = json.loads(common.whole_lines(f"{config.output_dir}/metrics.jsonl")[-1])
-        spent.update({name: last.get(name, 0) for name in spent})
     cache, prm_scores, pass_rates = {}, [], []
+    if checkpoint:
+        logged = [json.loads(line) for line in common.whole_lines(f"{config.output_dir}/metrics.jsonl")]
+        spent.update({name: logged[-1].get(name, 0) for name in spent})
+        prm_scores = [row["rewards/prm/mean"] for row in logged]
+        pass_rates = [row["rewards/tests/mean"] for row in logged]
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         bar = common.progress_bar("ppo", config.max_steps, first_step)

@@ -374,6 +374,26 @@ def test_evaluation_writes_samples_verdicts_and_a_report(stages, capsys):
     assert json.loads(Path(again.output_dir, "report.json").read_text()) == report
 
 
+def test_a_resumed_run_warns_of_over_optimisation_from_the_updates_before_the_kill_too(stages, monkeypatch):
+    _, config = stages.ppo("ppo-warned", max_steps=10, per_device_train_batch_size=8)
+    append, seen = common.append_jsonl, []
+
+    def killed(path, rows):
+        append(path, rows)
+        if rows[0].get("step") == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "append_jsonl", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.main(config)
+    monkeypatch.setattr(common, "append_jsonl", append)
+    monkeypatch.setattr(ppo, "is_over_optimised", lambda scores, rates: seen.append((list(scores), list(rates))))
+    ppo.main(config)
+    rows = metrics_of(config.output_dir)
+    assert seen == [([row["rewards/prm/mean"] for row in rows], [row["rewards/tests/mean"] for row in rows])]
+    assert len(rows) == 10
+
+
 def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_samples(stages, monkeypatch):
     def config(name):
         return evaluation.Config(

@@ -177,7 +177,9 @@ comments() {
         --model_name_or_path "$SFT" --share_completions true --output_file "$OUT/psgpo.jsonl"
     reward_model prm-psgpo "$OUT/psgpo.jsonl"
     ppo comments-psgpo --prm "$OUT/prm-psgpo"
-    for kind in labelled neutral-labels neutral-reward with-tests neutral-with-tests psgpo; do
+    # A neutral 0 is above the mean of failing programs: comments still raise it, unless it is over the lines of code alone.
+    ppo comments-scored --prm "$OUT/prm-psgpo" --neutral_comments true --process_norm scored_lines
+    for kind in labelled neutral-labels neutral-reward with-tests neutral-with-tests psgpo scored; do
         exact prm-neutral-false "comments-$kind"
     done
 }
@@ -327,7 +329,7 @@ for name in $STUDIES; do
         comments) python reproduce/hack_table.py "$RUNS/comments/8" "comments-labelled=PRM alone, comments labelled as other lines" \
             "comments-neutral-labels=PRM alone, neutral in the labels" "comments-neutral-reward=PRM alone, neutral in the reward" \
             "comments-with-tests=with tests, labelled as other lines" "comments-neutral-with-tests=with tests, neutral in the labels" \
-            "comments-psgpo=with tests, neutral, all lines labelled (PSGPO)" ;;
+            "comments-psgpo=with tests, neutral, all lines labelled (PSGPO)" "comments-scored=that, divided by the lines of code" ;;
         critic) critic_tables ;;
         schedules) tables "$RUNS/8" "ppo-tests=policy" "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, that" \
             "critic-warm-policy=policy, lambda 0.8 at line ends, five batches of warm-up" "critic-warm-prm=PRM, that" ;;

@@ -143,7 +143,7 @@ forms() { # and other cures: other forms of the process reward, an ensemble's mi
     local alone=(--outcome_reward none --lambda_fail 1 --process_norm none --prm "$OUT/prm") arm
     ppo hack-delta "${alone[@]}" --process_form delta
     ppo hack-min "${alone[@]}" --process_form min
-    reward_model prm-second "$OUT/search.jsonl" --seed "$((SEED + 100))"
+    SEED="$((SEED + 100))" reward_model prm-second "$OUT/search.jsonl"
     ppo hack-ensemble "${alone[@]}" "$OUT/prm-second"
     # Labels by execution: by search with K = 8 they took 94,000 completions and 12 minutes in 39 batches.
     ppo hack-refresh "${alone[@]}" --prm_refresh 5 --prm_refresh_labels gold

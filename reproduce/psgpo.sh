@@ -150,6 +150,9 @@ forms() { # and other cures: other forms of the process reward, an ensemble's mi
     for arm in delta min ensemble refresh; do
         exact prm "hack-$arm"
     done
+    masked # the same beside tests, where a PRM that stays as it is is hacked by padding (pad-tests)
+    ppo pad-refresh --prm "$OUT/prm-masked" --process_norm none --prm_refresh 5 --prm_refresh_labels gold
+    exact prm-masked pad-refresh
 }
 
 # A policy whose teacher writes comments; PRMs from its own samples, with comments labelled and neutral. Labels after the
@@ -325,7 +328,8 @@ for name in $STUDIES; do
         padding) python reproduce/hack_table.py "$RUNS/8" "pad-none=PRM alone, sum over lines" \
             "pad-lines=PRM alone, divided by the program's lines" "pad-tests=with tests, sum over lines" "ppo-masked=with tests, divided by the lines (PSGPO)" ;;
         forms) python reproduce/hack_table.py "$RUNS/8" "hack-none=sum over lines" "hack-delta=change from line to line" \
-            "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" ;;
+            "hack-min=soft minimum" "hack-ensemble=sum, minimum of two PRMs" "hack-refresh=sum, PRM trained on the policy's lines every 5 batches" \
+            "pad-tests=with tests, PRM of the padding, sum" "pad-refresh=with tests, that PRM trained every 5 batches, sum" ;;
         comments) python reproduce/hack_table.py "$RUNS/comments/8" "comments-labelled=PRM alone, comments labelled as other lines" \
             "comments-neutral-labels=PRM alone, neutral in the labels" "comments-neutral-reward=PRM alone, neutral in the reward" \
             "comments-with-tests=with tests, labelled as other lines" "comments-neutral-with-tests=with tests, neutral in the labels" \

@@ -58,7 +58,8 @@ class Config:
     lambda_fail: float = 0.25  # weight of the process reward when the tests fail (PSGPO), or always (orm, none)
     lambda_pass: float = 0.025  # ... and when they pass (PSGPO)
     process_norm: Literal["lines", "scored_lines", "constant", "none"] = "lines"  # divide by the response's own lines
-    # (PSGPO), by those that --neutral_comments leaves a score, by a constant, or by 1 (PRLCoder)
+    # (PSGPO; comments of score 0 then raise a mean below 0, and pay), by those that --neutral_comments leaves a score
+    # (they never do), by a constant, or by 1 (PRLCoder)
     process_norm_lines: float = 8.0  # the constant
     process_clip: float = 1.0  # PRM outputs are clipped to [-x, x]; 0 for no clipping
     process_form: Literal["score", "delta", "min"] = "score"  # r_m (both papers); r_m - r_(m-1), r_0 = 0 (delta of Gao

@@ -12,6 +12,7 @@
 #   --save_steps 25 --save_total_limit 0  keeps four checkpoints of the run with tests alone, evenly spaced, as in the paper
 #   --data_selection revised_only the paper's best: prompts of which a failing response could be put right from some prefix
 #   --lambda_fail 0.25 --lambda_pass 0.025 --process_norm lines  the paper's reward (ppo.py's defaults, not repeated below)
+#                                 where comments take over (completions/comment_ratio): --neutral_comments true --process_norm scored_lines
 #   --value_init prm              the critic starts as the PRM, brought to the scale of the first batch's returns (--value_rescale fit)
 #   --learning_rate 1e-6, --value_learning_rate 1e-5, --kl_coef 0.02  not published; what is usual at this size
 #   --max_completion_length 512   MBPP's references have 330 characters at the 90th percentile

@@ -316,6 +316,16 @@ critic_tables() {
     echo
     python reproduce/curves_table.py "$RUNS/8" critic/vf_explained_var "${starts[@]}"
 }
+schedules_tables() {
+    tables "$RUNS/8" "ppo-tests=policy" "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward" \
+        "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, fitted, learning rate / 10" \
+        "critic-warm-policy=policy, lambda 0.8 at line ends, 5 batches of warm-up" "critic-warm-prm=PRM, fitted, lambda 0.8 at line ends, 5 batches of warm-up"
+    echo
+    python reproduce/curves_table.py "$RUNS/8" rewards/tests/mean "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, fitted, learning rate / 10"
+    echo
+    python reproduce/gains_table.py "$RUNS/8" "critic-slow-prm:critic-slow-policy=PRM, fitted, against policy; learning rate / 10" \
+        "critic-fit-dense:ppo-dense=PRM, fitted, against policy; dense reward"
+}
 for name in $STUDIES; do
     case "$name" in
         main) main_tables ;;
@@ -335,7 +345,6 @@ for name in $STUDIES; do
             "comments-with-tests=with tests, labelled as other lines" "comments-neutral-with-tests=with tests, neutral in the labels" \
             "comments-psgpo=with tests, neutral, all lines labelled (PSGPO)" "comments-scored=that, divided by the lines of code" ;;
         critic) critic_tables ;;
-        schedules) tables "$RUNS/8" "ppo-tests=policy" "ppo-dense-value=PRM, (r + 1) / 2; dense reward" "critic-fit-dense=PRM, fitted; dense reward" "critic-slow-policy=policy, learning rate / 10" "critic-slow-prm=PRM, that" \
-            "critic-warm-policy=policy, lambda 0.8 at line ends, five batches of warm-up" "critic-warm-prm=PRM, that" ;;
+        schedules) schedules_tables ;;
     esac | tee "$RUNS/$name.md"
 done

@@ -4,7 +4,7 @@
 # can do). As in the paper, the PRM's labels come from binary search over samples of four checkpoints of the run with
 # tests alone. Every seed has a supervised policy, labels and PRMs of its own. Then, at 8 steps: other kinds and selections
 # of labels, PRMs from mutated references, switched-off safeguards, and other starts and settings of the critic.
-# Run it again to go on where it was cut off. README.md has the tables of the studies that have been run with five seeds.
+# Run it again to go on where it was cut off. README.md has the tables, of five seeds.
 # A seed costs, on one core of two that are both busy: 3 minutes of sft, at 8 steps 14 of base and 11 of main, at 4 steps
 # 7 of each, and 2 to 3 for each arm of the other studies, 3 more for each PRM.
 #

@@ -155,33 +155,34 @@ forms() { # and other cures: other forms of the process reward, an ensemble's mi
     exact prm-masked pad-refresh
 }
 
+comments_prm() { # name, flags of the rows ...: labels of one search, and a PRM
+    local name="$1"
+    shift
+    [ "$name" = neutral-false ] || [ -f "$OUT/$name.jsonl.progress" ] || cp "$OUT/neutral-false.jsonl.progress" "$OUT/$name.jsonl.progress"
+    python make_prm_data.py --method search --tasks "$TASKS/$STEPS/quarter.jsonl" --num_generations 4 --num_completions 8 --seed "$SEED" \
+        --model_name_or_path "$SFT" --share_completions true "$@" --output_file "$OUT/$name.jsonl"
+    reward_model "prm-$name" "$OUT/$name.jsonl"
+}
+
 # A policy whose teacher writes comments; PRMs from its own samples, with comments labelled and neutral. Labels after the
 # first wrong line are left out, but in the last PRM: with them the scores are so low that an empty program is the best one.
 comments() {
     OUT="$RUNS/comments/$STEPS/$SEED" SFT="$RUNS/comments/sft/$SEED"
     python sft.py --tasks "$TASKS/comments/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
     evaluate sft "$SFT"
-    local kind
-    for kind in false true; do # one search
-        [ "$kind" = false ] || [ -f "$OUT/neutral-true.jsonl.progress" ] || cp "$OUT/neutral-false.jsonl.progress" "$OUT/neutral-true.jsonl.progress"
-        python make_prm_data.py --method search --tasks "$TASKS/$STEPS/quarter.jsonl" --num_generations 4 --num_completions 8 --seed "$SEED" \
-            --model_name_or_path "$SFT" --share_completions true --mask_after_first_error true --neutral_comments "$kind" --output_file "$OUT/neutral-$kind.jsonl"
-        reward_model "prm-neutral-$kind" "$OUT/neutral-$kind.jsonl"
-    done
+    comments_prm neutral-false --mask_after_first_error true --neutral_comments false
+    comments_prm neutral-true --mask_after_first_error true --neutral_comments true
+    comments_prm psgpo # PSGPO's labels: neutral comments, and -1 after the first wrong line
     local labelled=(--outcome_reward none --lambda_fail 1 --prm "$OUT/prm-neutral-false")
     ppo comments-labelled "${labelled[@]}"
     ppo comments-neutral-labels --outcome_reward none --lambda_fail 1 --prm "$OUT/prm-neutral-true"
     ppo comments-neutral-reward "${labelled[@]}" --neutral_comments true --process_norm scored_lines
     ppo comments-with-tests --prm "$OUT/prm-neutral-false"
     ppo comments-neutral-with-tests --prm "$OUT/prm-neutral-true"
-    # PSGPO's labels: neutral comments, and -1 after the first wrong line
-    [ -f "$OUT/psgpo.jsonl.progress" ] || cp "$OUT/neutral-false.jsonl.progress" "$OUT/psgpo.jsonl.progress"
-    python make_prm_data.py --method search --tasks "$TASKS/$STEPS/quarter.jsonl" --num_generations 4 --num_completions 8 --seed "$SEED" \
-        --model_name_or_path "$SFT" --share_completions true --output_file "$OUT/psgpo.jsonl"
-    reward_model prm-psgpo "$OUT/psgpo.jsonl"
     ppo comments-psgpo --prm "$OUT/prm-psgpo"
     # A neutral 0 is above the mean of failing programs: comments still raise it, unless it is over the lines of code alone.
     ppo comments-scored --prm "$OUT/prm-psgpo" --neutral_comments true --process_norm scored_lines
+    local kind
     for kind in labelled neutral-labels neutral-reward with-tests neutral-with-tests psgpo scored; do
         exact prm-neutral-false "comments-$kind"
     done

@@ -374,19 +374,24 @@ def test_evaluation_writes_samples_verdicts_and_a_report(stages, capsys):
     assert json.loads(Path(again.output_dir, "report.json").read_text()) == report
 
 
-def test_a_resumed_run_warns_of_over_optimisation_from_the_updates_before_the_kill_too(stages, monkeypatch):
-    _, config = stages.ppo("ppo-warned", max_steps=10, per_device_train_batch_size=8)
-    append, seen = common.append_jsonl, []
+def kill_after_step(step, stage, config, monkeypatch):
+    """Runs a stage until it has logged this step, and no further."""
+    append = common.append_jsonl
 
     def killed(path, rows):
         append(path, rows)
-        if rows[0].get("step") == 9:
+        if rows[0].get("step") == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "append_jsonl", killed)
-    with pytest.raises(KeyboardInterrupt):
-        ppo.main(config)
-    monkeypatch.setattr(common, "append_jsonl", append)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(common, "append_jsonl", killed)
+        stage.main(config)
+
+
+def test_a_resumed_run_warns_of_over_optimisation_from_the_updates_before_the_kill_too(stages, monkeypatch):
+    _, config = stages.ppo("ppo-warned", max_steps=10, per_device_train_batch_size=8)
+    kill_after_step(9, ppo, config, monkeypatch)
+    seen = []
     monkeypatch.setattr(ppo, "is_over_optimised", lambda scores, rates: seen.append((list(scores), list(rates))))
     ppo.main(config)
     rows = metrics_of(config.output_dir)
@@ -425,17 +430,7 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(stages, name, monk
     stage, config = getattr(stages, name)(f"{name}-whole", max_steps=4)
     stage.main(config)
     stage, config = getattr(stages, name)(f"{name}-killed", max_steps=4)
-    append = common.append_jsonl
-
-    def killed(path, rows):
-        append(path, rows)
-        if rows[0].get("step") == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(common, "append_jsonl", killed)
-    with pytest.raises(KeyboardInterrupt):
-        stage.main(config)
-    monkeypatch.setattr(common, "append_jsonl", append)
+    kill_after_step(3, stage, config, monkeypatch)
     assert [path.name for path in Path(config.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
     stage.main(config)
 

@@ -40,7 +40,12 @@ from kernels.logprobs import check_plain_head, completion_logprobs
 transformers.utils.logging.disable_progress_bar()
 
 PROMPT_FIELDS = {"task_id": str, "prompt": str}
-OUTCOME_REWARDS = {"syntax_error": -1.0, "runtime_error": -0.6, "failed_test": -0.3, "passed": 1.0}  # CodeRL
+OUTCOME_REWARDS = {
+    "syntax_error": -1.0,
+    "runtime_error": -0.6,
+    "failed_test": -0.3,
+    "passed": 1.0,
+}  # CodeRL
 
 
 class InputError(Exception):
@@ -73,7 +78,9 @@ def parse_flags(config_class: type, argv: list[str]):
             position += 1
         values[name] = _convert(name, words, annotations[name])
     for field in dataclasses.fields(config_class):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required and field.name not in values:
             raise InputError(f"--{field.name} is required (--help lists all flags)")
     return config_class(**values)
@@ -122,7 +129,9 @@ def run(main, config_class: type) -> None:
             print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(2)  # an exception may have left gloo threads behind, which would abort the interpreter's exit
+        os._exit(
+            2
+        )  # an exception may have left gloo threads behind, which would abort the interpreter's exit
     end_distributed()
 
 
@@ -146,7 +155,9 @@ def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
             for field, kind in fields.items():
                 if field not in row:
                     raise InputError(f"{path}:{number}: field {field!r} is missing")
-                if not isinstance(row[field], kind) or (isinstance(row[field], bool) and kind in (int, float)):
+                if not isinstance(row[field], kind) or (
+                    isinstance(row[field], bool) and kind in (int, float)
+                ):
                     kinds = kind if isinstance(kind, tuple) else (kind,)
                     wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
                     raise InputError(
@@ -170,7 +181,9 @@ def unix(text: str) -> str:
 
 def whole_lines(path: str | Path) -> list[str]:
     """The lines of a log, each with its newline, short of a last one that was cut off while it was written."""
-    with open(path, encoding="utf-8", newline="\n") as file:  # a JSON string may hold what str.splitlines splits at
+    with open(
+        path, encoding="utf-8", newline="\n"
+    ) as file:  # a JSON string may hold what str.splitlines splits at
         return [line for line in file if line.endswith("\n")]
 
 
@@ -194,12 +207,17 @@ def write_jsonl(path: str | Path, rows: list[dict]) -> None:
 def append_jsonl(path: str | Path, rows: list[dict]) -> None:
     """Appends rows to a log."""
     with open(path, "a", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        file.writelines(
+            json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+        )
 
 
 def without_nan(row: dict) -> dict:
     """The row with null for every number that is none: JSON has no NaN."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in row.items()
+    }
 
 
 def seed_of(run_seed: int, purpose: str, *index: int | str) -> int:
@@ -217,20 +235,29 @@ def shuffled(count: int, run_seed: int, purpose: str, *index: int) -> list[int]:
 def draw(count: int, size: int, step: int, run_seed: int, purpose: str) -> list[int]:
     """Indices of the step's batch: `size` successive ones of an endless row of shuffled epochs over range(count)."""
     first = step * size
-    epochs = {i // count: shuffled(count, run_seed, purpose, i // count) for i in (first, first + size - 1)}
-    for epoch in range(first // count, (first + size - 1) // count + 1):  # more than two when count < size
+    epochs = {
+        i // count: shuffled(count, run_seed, purpose, i // count)
+        for i in (first, first + size - 1)
+    }
+    for epoch in range(
+        first // count, (first + size - 1) // count + 1
+    ):  # more than two when count < size
         epochs.setdefault(epoch, shuffled(count, run_seed, purpose, epoch))
     return [epochs[i // count][i % count] for i in range(first, first + size)]
 
 
-def lr_at(step: int, learning_rate: float, warmup_steps: int, max_steps: int, lr_scheduler_type: str) -> float:
+def lr_at(
+    step: int, learning_rate: float, warmup_steps: int, max_steps: int, lr_scheduler_type: str
+) -> float:
     """Learning rate of a step (0-based): linear warm-up, then constant, linear to zero, or cosine to zero."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     left = 1 - (step - warmup_steps) / max(1, max_steps - warmup_steps)
     return (
         learning_rate
-        * {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[lr_scheduler_type]
+        * {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[
+            lr_scheduler_type
+        ]
     )
 
 
@@ -249,7 +276,9 @@ def world_size() -> int:
 
 def device() -> torch.device:
     return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
     )
 
 
@@ -353,10 +382,14 @@ def new_tokenizer(texts: list[str], vocab_size: int) -> transformers.PreTrainedT
         max_token_length=48,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
+    )
 
 
-def new_model(tokenizer, hidden_size: int, num_hidden_layers: int, seed: int, num_labels: int | None = None):
+def new_model(
+    tokenizer, hidden_size: int, num_hidden_layers: int, seed: int, num_labels: int | None = None
+):
     """A small Llama with random weights, a function of the seed: a policy with tied embeddings, or, where num_labels is
     given, a token classifier."""
     heads = max(1, hidden_size // 32)
@@ -377,7 +410,11 @@ def new_model(tokenizer, hidden_size: int, num_hidden_layers: int, seed: int, nu
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "initial weights"))
-        return (transformers.LlamaForTokenClassification if num_labels else transformers.LlamaForCausalLM)(config)
+        return (
+            transformers.LlamaForTokenClassification
+            if num_labels
+            else transformers.LlamaForCausalLM
+        )(config)
 
 
 def check_model_folder(path: str | Path | None) -> None:
@@ -403,13 +440,17 @@ def _load(auto_class, path: str | Path, **keywords):
                 setattr(config, name, keywords.pop(name))
         loaded = auto_class.from_pretrained(path, config=config, dtype=torch.float32, **keywords)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}"
+        ) from None
     except RuntimeError:  # tensors of other shapes than the config's
         raise InputError(
             f"{path}: its weights do not fit; is it a reward model with another number of outputs?"
         ) from None
     model = loaded[0] if isinstance(loaded, tuple) else loaded
-    for parameter in model.parameters():  # a file's tensors may be less aligned than new ones, which changes last bits
+    for parameter in (
+        model.parameters()
+    ):  # a file's tensors may be less aligned than new ones, which changes last bits
         parameter.data = parameter.data.clone()
     return loaded
 
@@ -419,14 +460,20 @@ def load_tokenizer(path: str | Path):
     replace a plain tokenizer's pre-tokenization by that of the model type in config.json (Qwen2's, say)."""
     check_model_folder(path)
     settings = Path(path) / "tokenizer_config.json"
-    name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
+    name = (
+        json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+        if settings.is_file()
+        else None
+    )
     plain = name in ("TokenizersBackend", "PreTrainedTokenizerFast")
     try:
-        tokenizer = (transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer).from_pretrained(
-            path
-        )
+        tokenizer = (
+            transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
+        ).from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no tokenizer can be loaded from here: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"{path}: no tokenizer can be loaded from here: {str(error).splitlines()[0]}"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-sequence token")
     return tokenizer
@@ -454,7 +501,9 @@ def load_scorer(path: str | Path, num_labels: int | None = None):
         raise InputError(f"{path}: config.json: score_activation {activation!r} is not known")
     heads = [name for name in info["missing_keys"] if name.startswith(("score.", "classifier."))]
     if set(info["missing_keys"]) - set(heads):
-        raise InputError(f"{path}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}")
+        raise InputError(
+            f"{path}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}"
+        )
     for name in heads:
         nn.init.zeros_(model.get_parameter(name))
     return model
@@ -465,7 +514,11 @@ def scores_of_logits(logits: torch.Tensor, score_activation: str) -> torch.Tenso
     if score_activation == "expected_outcome":
         rewards = logits.new_tensor(list(OUTCOME_REWARDS.values()))
         return (logits.softmax(-1) @ rewards).clamp(-1, 1)  # rounding may lead outside
-    return torch.tanh(logits.squeeze(-1) / 2) if score_activation == "sigmoid_signed" else logits.squeeze(-1)
+    return (
+        torch.tanh(logits.squeeze(-1) / 2)
+        if score_activation == "sigmoid_signed"
+        else logits.squeeze(-1)
+    )
 
 
 def scores_of(model, input_ids: torch.Tensor) -> torch.Tensor:
@@ -476,7 +529,9 @@ def scores_of(model, input_ids: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def score_texts(model, tokenizer, tasks: list[dict], texts: list[str], batch_size: int) -> torch.Tensor:
+def score_texts(
+    model, tokenizer, tasks: list[dict], texts: list[str], batch_size: int
+) -> torch.Tensor:
     """Scores (N,) of a reward model for texts that follow their tasks' prompts: at the last token of each, or, where
     config.score_pooling is "lines" (train_prm.py), the mean of those at the ends of its lines."""
     prompts = [encode_prompt(tokenizer, task) for task in tasks]
@@ -486,12 +541,16 @@ def score_texts(model, tokenizer, tasks: list[dict], texts: list[str], batch_siz
     order = sorted(range(len(rows)), key=lambda i: len(prompts[i]) + len(rows[i]))
     for start in range(0, len(order), batch_size):
         micro = order[start : start + batch_size]
-        ids, mask = pad_pairs([prompts[i] for i in micro], [rows[i] for i in micro])  # (B, L), (B, L)
+        ids, mask = pad_pairs(
+            [prompts[i] for i in micro], [rows[i] for i in micro]
+        )  # (B, L), (B, L)
         read = scores_of(model, ids)  # (B, L)
         if pooled:
             scores[micro] = masking.mean_over_lines(read, ids, mask, line_table(tokenizer))
         else:
-            last = torch.tensor([[len(prompts[i]) + len(rows[i]) - 1] for i in micro], device=read.device)
+            last = torch.tensor(
+                [[len(prompts[i]) + len(rows[i]) - 1] for i in micro], device=read.device
+            )
             scores[micro] = read.gather(1, last).squeeze(1)
     return scores
 
@@ -548,7 +607,9 @@ FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>.*?</answer>\s*", re.DOT
 def reasoning_of(text: str) -> str | None:
     """The text between the think tags of a completion in the think and answer format; None for any other."""
     match = FORMAT.fullmatch(text)
-    if match is None or any(text.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")):
+    if match is None or any(
+        text.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")
+    ):
         return None
     return match.group(1)
 
@@ -556,10 +617,14 @@ def reasoning_of(text: str) -> str | None:
 def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:
     """Ragged rows as one right-padded tensor (B, L) on this process's device."""
     width = max((len(row) for row in rows), default=0)
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=dtype, device=device())
+    return torch.tensor(
+        [row + [value] * (width - len(row)) for row in rows], dtype=dtype, device=device()
+    )
 
 
-def pad_pairs(prompts: list[list[int]], texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_pairs(
+    prompts: list[list[int]], texts: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts and the texts that follow them as input_ids (B, L), right-padded, and the texts' mask (B, L) bool."""
     input_ids = pad([p + t for p, t in zip(prompts, texts, strict=True)])
     mask = pad([[0] * len(p) + [1] * len(t) for p, t in zip(prompts, texts, strict=True)]).bool()
@@ -591,7 +656,9 @@ def roll_out(
     ids, mask, logprobs = sampling.sample(
         policy, prompts, num_generations, max_length, temperature, eos_ids(policy, tokenizer), seeds
     )
-    completions = [row[:length] for row, length in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    completions = [
+        row[:length] for row, length in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)
+    ]
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     repeated = [prompt for prompt in prompts for _ in range(num_generations)]
     return Rollout(repeated, completions, texts, ids, mask, logprobs)
@@ -626,7 +693,9 @@ def open_run(config, complete: str = "config.json") -> Path | None:
     kept = folder / "run_config.json"
     if kept.is_file():
         before = json.loads(kept.read_text(encoding="utf-8"))
-        changed = [name for name in flags.keys() | before.keys() if before.get(name) != flags.get(name)]
+        changed = [
+            name for name in flags.keys() | before.keys() if before.get(name) != flags.get(name)
+        ]
         if changed:
             name = sorted(changed)[0]
             raise InputError(
@@ -634,7 +703,9 @@ def open_run(config, complete: str = "config.json") -> Path | None:
                 "choose another --output_dir or delete that folder"
             )
     elif (folder / "config.json").is_file():
-        raise InputError(f"{folder}: holds a model, but no run of this stage; choose another --output_dir")
+        raise InputError(
+            f"{folder}: holds a model, but no run of this stage; choose another --output_dir"
+        )
     if (folder / complete).is_file():
         if rank() == 0:
             print(f"{folder} is complete; nothing to do")
@@ -649,9 +720,14 @@ def open_run(config, complete: str = "config.json") -> Path | None:
     checkpoints = _checkpoints(folder)
     step = int(checkpoints[-1].name.split("-")[1]) if checkpoints else 0
     if rank() == 0:
-        for log in ("metrics.jsonl", "completions.jsonl"):  # lines after the checkpoint will be written again
+        for log in (
+            "metrics.jsonl",
+            "completions.jsonl",
+        ):  # lines after the checkpoint will be written again
             if (folder / log).is_file():
-                kept = [line for line in whole_lines(folder / log) if json.loads(line)["step"] <= step]
+                kept = [
+                    line for line in whole_lines(folder / log) if json.loads(line)["step"] <= step
+                ]
                 write_text(folder / log, "".join(kept))
     if dist.is_initialized():
         dist.barrier()
@@ -674,10 +750,14 @@ def _sync(folder: Path) -> None:
 def _save_pretrained(model, folder: Path) -> None:
     state = {name: _whole(tensor) for name, tensor in model.state_dict().items()}
     if rank() == 0:
-        if getattr(model.config, "tie_word_embeddings", False):  # gathered copies no longer share memory
+        if getattr(
+            model.config, "tie_word_embeddings", False
+        ):  # gathered copies no longer share memory
             for name in model._tied_weights_keys or []:
                 state.pop(name, None)
-        model.save_pretrained(folder, state_dict={name: tensor.contiguous() for name, tensor in state.items()})
+        model.save_pretrained(
+            folder, state_dict={name: tensor.contiguous() for name, tensor in state.items()}
+        )
 
 
 def save_model(model, tokenizer, folder: str | Path) -> None:
@@ -695,7 +775,9 @@ def save_model(model, tokenizer, folder: str | Path) -> None:
         dist.barrier()
 
 
-def save_checkpoint(output_dir, step: int, models: dict, optimizers: dict, tokenizer, save_total_limit: int) -> None:
+def save_checkpoint(
+    output_dir, step: int, models: dict, optimizers: dict, tokenizer, save_total_limit: int
+) -> None:
     """Writes checkpoint-<step>/ in the layout of Hugging Face, whole or not at all, and drops the oldest ones.
 
     `models` maps a subfolder ("" for the policy) to a model, `optimizers` the same names to their optimizers. Their
@@ -725,7 +807,9 @@ def save_checkpoint(output_dir, step: int, models: dict, optimizers: dict, token
 def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
     """Restores the optimizers' moments from checkpoint-<step>/ and returns the step; InputError if it is damaged."""
     try:
-        step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))[
+            "global_step"
+        ]
         with safe_open(checkpoint / "trainer.safetensors", framework="pt") as moments:
             keys = set(moments.keys())
             for name, model in models.items():
@@ -738,7 +822,9 @@ def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
                         if key != "step":
                             value = value.to(parameter.device)
                             if isinstance(parameter, DTensor):
-                                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+                                value = distribute_tensor(
+                                    value, parameter.device_mesh, parameter.placements
+                                )
                         state[key] = value
                     if state:
                         optimizers[name].state[parameter] = state

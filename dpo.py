@@ -40,13 +40,19 @@ class Config:
     beta: float = 0.1  # how close the policy stays to the reference (Rafailov et al., 2023)
     label_smoothing: float = 0.0  # sigmoid: assumed share of pairs that are the wrong way round
     rpo_alpha: float = 0.0  # weight of the negative log-likelihood of the chosen text
-    max_length: int = 1024  # pairs with a longer row (prompt and text, in tokens) are left out and counted
+    max_length: int = (
+        1024  # pairs with a longer row (prompt and text, in tokens) are left out and counted
+    )
     eval_fraction: float = 0.1  # share of tasks held out; 0: no evaluation
     eval_steps: int = 50  # optimiser steps between evaluations
     max_steps: int = 100  # optimiser steps
     train_batch_size: int = 32  # pairs an optimiser step, over all processes
-    per_device_train_batch_size: int = 16  # pairs a forward pass; changes memory and speed, not the result
-    learning_rate: float = 3e-5  # peak; 1e-4 lost the tiny policy's gain; for a pretrained model 1e-6 is usual
+    per_device_train_batch_size: int = (
+        16  # pairs a forward pass; changes memory and speed, not the result
+    )
+    learning_rate: float = (
+        3e-5  # peak; 1e-4 lost the tiny policy's gain; for a pretrained model 1e-6 is usual
+    )
     warmup_steps: int = 10
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.0
@@ -74,8 +80,12 @@ def encode_pair(tokenizer, row: dict) -> tuple[list[int], list[int], list[int]]:
     """
     prompt = common.encode_prompt(tokenizer, row)
     if row.get("complete", True):
-        return prompt, *(common.encode_completion(tokenizer, row[name]) for name in ("chosen", "rejected"))
-    chosen, rejected = (tokenizer(row[name], add_special_tokens=False).input_ids for name in ("chosen", "rejected"))
+        return prompt, *(
+            common.encode_completion(tokenizer, row[name]) for name in ("chosen", "rejected")
+        )
+    chosen, rejected = (
+        tokenizer(row[name], add_special_tokens=False).input_ids for name in ("chosen", "rejected")
+    )
     differ = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
     shared = next(differ, min(len(chosen), len(rejected)))
     return prompt + chosen[:shared], chosen[shared:], rejected[shared:]
@@ -89,7 +99,9 @@ def pair_logps(policy, pairs: list[tuple]) -> torch.Tensor:
     return logprobs.sum(1).view(2, len(pairs))
 
 
-def dpo_loss(logps: torch.Tensor, reference_logps: torch.Tensor, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+def dpo_loss(
+    logps: torch.Tensor, reference_logps: torch.Tensor, config: Config
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss (B,) and implicit rewards beta * log(pi / pi_ref) (2, B) of pairs, from summed log-probs (2, B)."""
     log_ratio = logps - reference_logps  # (2, B)
     margin = log_ratio[0] - log_ratio[1]  # (B,)
@@ -113,7 +125,9 @@ def score_pairs(policy, pairs: list[tuple], reference_logps: torch.Tensor, confi
 
 
 def metrics_of(sums: list[float], num_pairs: int) -> dict:
-    loss, chosen, rejected, right, logps_chosen, logps_rejected, nll = (value / num_pairs for value in sums)
+    loss, chosen, rejected, right, logps_chosen, logps_rejected, nll = (
+        value / num_pairs for value in sums
+    )
     return {
         "loss": loss,
         "rewards/chosen": chosen,
@@ -141,7 +155,9 @@ def reference_of(policy, pairs: list[tuple], config: Config) -> torch.Tensor:
     bar = common.progress_bar("reference log-probs", rounds)
     for i in range(rounds):
         number = i * common.world_size() + common.rank()
-        batch = batches[min(number, len(batches) - 1)]  # every process takes part in every forward of a sharded model
+        batch = batches[
+            min(number, len(batches) - 1)
+        ]  # every process takes part in every forward of a sharded model
         found = pair_logps(policy, [pairs[k] for k in batch]).double().cpu()
         if number < len(batches):
             logps[:, batch] = found
@@ -155,7 +171,9 @@ def evaluate(policy, pairs: list[tuple], reference_logps: torch.Tensor, config: 
     """Held-out metrics; every process scores all pairs, so that sharded models step together."""
     total = torch.zeros(7, dtype=torch.float64)
     for batch in batches_of(pairs, config.per_device_train_batch_size):
-        total += score_pairs(policy, [pairs[i] for i in batch], reference_logps[:, batch], config)[1].cpu()
+        total += score_pairs(policy, [pairs[i] for i in batch], reference_logps[:, batch], config)[
+            1
+        ].cpu()
     metrics = metrics_of(total.tolist(), len(pairs))
     return {"eval_pairs": len(pairs)} | {f"eval_{name}": value for name, value in metrics.items()}
 
@@ -172,33 +190,56 @@ def main(config: Config) -> None:
         name for name in {row["task_id"] for row in rows}
         if common.seed_of(config.seed, "held-out", name) % 10_000 < 10_000 * config.eval_fraction
     }  # fmt: skip
-    fits = [i for i in range(len(rows)) if len(encoded[i][0]) + max(map(len, encoded[i][1:])) <= config.max_length]
+    fits = [
+        i
+        for i in range(len(rows))
+        if len(encoded[i][0]) + max(map(len, encoded[i][1:])) <= config.max_length
+    ]
     train = [encoded[i] for i in fits if rows[i]["task_id"] not in held_out_tasks]
     held_out = [encoded[i] for i in fits if rows[i]["task_id"] in held_out_tasks]
     if not train or (config.eval_fraction > 0 and not held_out):
-        raise InputError(f"{config.data}: {len(train)} pairs to train on and {len(held_out)} held out; both are needed")
+        raise InputError(
+            f"{config.data}: {len(train)} pairs to train on and {len(held_out)} held out; both are needed"
+        )
     if common.rank() == 0:
-        print(f"{len(train)} pairs to train on, {len(held_out)} held out, {len(rows) - len(fits)} left out as too long")
+        print(
+            f"{len(train)} pairs to train on, {len(held_out)} held out, {len(rows) - len(fits)} left out as too long"
+        )
 
     reference = common.shard(common.load_policy(config.model_name_or_path).eval())
     reference_logps = reference_of(reference, train + held_out, config)  # (2, N)
-    train_reference, eval_reference = reference_logps[:, : len(train)], reference_logps[:, len(train) :]
+    train_reference, eval_reference = (
+        reference_logps[:, : len(train)],
+        reference_logps[:, len(train) :],
+    )
     del reference  # loaded anew: an optimizer made after a forward would hold gathered parameters, not FSDP's shards
     policy = common.shard(common.load_policy(checkpoint or config.model_name_or_path).train())
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
-    first_step = common.load_optimizers(checkpoint, {"": policy}, {"": optimizer}) if checkpoint else 0
+    first_step = (
+        common.load_optimizers(checkpoint, {"": policy}, {"": optimizer}) if checkpoint else 0
+    )
 
     bar = common.progress_bar("dpo", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
         started = time.perf_counter()
-        lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps, config.lr_scheduler_type)
+        lr = common.lr_at(
+            step,
+            config.learning_rate,
+            config.warmup_steps,
+            config.max_steps,
+            config.lr_scheduler_type,
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        mine = common.my_share(common.draw(len(train), config.train_batch_size, step, config.seed, "dpo pairs"))
+        mine = common.my_share(
+            common.draw(len(train), config.train_batch_size, step, config.seed, "dpo pairs")
+        )
         sums = torch.zeros(7, dtype=torch.float64)
         for batch in batches_of([train[i] for i in mine], config.per_device_train_batch_size):
             micro = [mine[i] for i in batch]
-            loss, found = score_pairs(policy, [train[i] for i in micro], train_reference[:, micro], config)
+            loss, found = score_pairs(
+                policy, [train[i] for i in micro], train_reference[:, micro], config
+            )
             # FSDP averages gradients over processes; world_size makes it a sum.
             (loss * common.world_size() / config.train_batch_size).backward()
             sums += found.cpu()
@@ -215,12 +256,19 @@ def main(config: Config) -> None:
             metrics["step_time"] = time.perf_counter() - started
             common.append_jsonl(f"{config.output_dir}/metrics.jsonl", [metrics])
             bar.set_postfix(
-                loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['rewards/accuracies']:.2f}", refresh=False
+                loss=f"{metrics['loss']:.3f}",
+                accuracy=f"{metrics['rewards/accuracies']:.2f}",
+                refresh=False,
             )
             bar.update()
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
             common.save_checkpoint(
-                config.output_dir, step + 1, {"": policy}, {"": optimizer}, tokenizer, config.save_total_limit
+                config.output_dir,
+                step + 1,
+                {"": policy},
+                {"": optimizer},
+                tokenizer,
+                config.save_total_limit,
             )
     bar.close()
     if common.rank() == 0 and held_out:

@@ -71,9 +71,13 @@ VERDICT = re.compile(r"\W*verdict\W+([AB])\W*", re.IGNORECASE)
 @dataclass
 class Config:
     tasks: str | None = None  # tasks.jsonl
-    output_dir: str | None = None  # samples.jsonl, verdicts.jsonl and report.json go here; a cut-off run goes on
+    output_dir: str | None = (
+        None  # samples.jsonl, verdicts.jsonl and report.json go here; a cut-off run goes on
+    )
     model_name_or_path: str | None = None  # policy to sample from
-    samples: str | None = None  # or samples that exist already: rows of task_id and completion or solution
+    samples: str | None = (
+        None  # or samples that exist already: rows of task_id and completion or solution
+    )
     num_samples: int = 1  # completions a task
     temperature: float = 1.0  # 0: greedy, one sample
     max_completion_length: int = 128  # tokens, of the judge's answers as well
@@ -81,11 +85,17 @@ class Config:
     data: str | None = None  # ... on these labelled rows, a prm.jsonl
     pairs: str | None = None  # or pairs of reasonings, on which to evaluate ...
     reasoning_rm: str | None = None  # ... this reasoning reward model,
-    judge: str | None = None  # ... or this language model: the URL of a chat endpoint, a folder or a hub name
+    judge: str | None = (
+        None  # ... or this language model: the URL of a chat endpoint, a folder or a hub name
+    )
     judge_model: str | None = None  # which model of the endpoint
-    compare: list[str] = field(default_factory=list)  # or folders of this stage to compare, an arm a word
+    compare: list[str] = field(
+        default_factory=list
+    )  # or folders of this stage to compare, an arm a word
     k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
-    batch_size: int = 64  # tasks a sampling batch, rows a forward pass of the reward model, questions at a time
+    batch_size: int = (
+        64  # tasks a sampling batch, rows a forward pass of the reward model, questions at a time
+    )
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
@@ -120,10 +130,14 @@ def bootstrap(first: np.ndarray, second: np.ndarray, seed: int) -> tuple[float, 
     """
     rng, num_tasks, differences = np.random.default_rng(seed), first.shape[1], []
     for _ in range(0, REPLICATES, 1000):
-        tasks = rng.multinomial(num_tasks, np.full(num_tasks, 1 / num_tasks), 1000) / num_tasks  # (1000, tasks)
+        tasks = (
+            rng.multinomial(num_tasks, np.full(num_tasks, 1 / num_tasks), 1000) / num_tasks
+        )  # (1000, tasks)
         rates = []
         for arm in (first, second):
-            seeds = rng.multinomial(len(arm), np.full(len(arm), 1 / len(arm)), 1000) / len(arm)  # (1000, seeds)
+            seeds = rng.multinomial(len(arm), np.full(len(arm), 1 / len(arm)), 1000) / len(
+                arm
+            )  # (1000, seeds)
             rates.append(((seeds @ arm) * tasks).sum(1))
         differences.append(rates[1] - rates[0])
     low, high = np.percentile(np.concatenate(differences), [2.5, 97.5])
@@ -145,7 +159,9 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
     for start in range(0, len(left), config.batch_size):
         batch = left[start : start + config.batch_size]
         seeds = [
-            common.seed_of(config.seed, "eval", task["task_id"], g) for task in batch for g in range(config.num_samples)
+            common.seed_of(config.seed, "eval", task["task_id"], g)
+            for task in batch
+            for g in range(config.num_samples)
         ]
         rollout = common.roll_out(
             policy, tokenizer, [common.encode_prompt(tokenizer, task) for task in batch],
@@ -193,7 +209,10 @@ def report_of(tasks: list[dict], verdicts: list[dict], ks: list[int]) -> dict:
     for verdict in verdicts:
         if verdict["status"] != "harness_error":
             num_lines = len(verdict.get("completion", verdict["solution"]).splitlines())
-            for count in (counts[verdict["task_id"]], by_lines[metrics.bucket(num_lines)][verdict["task_id"]]):
+            for count in (
+                counts[verdict["task_id"]],
+                by_lines[metrics.bucket(num_lines)][verdict["task_id"]],
+            ):
                 count[0] += 1
                 count[1] += verdict["status"] == "passed"
     by_steps = defaultdict(list)
@@ -208,7 +227,9 @@ def report_of(tasks: list[dict], verdicts: list[dict], ks: list[int]) -> dict:
     judged = [(n, c) for n, c in everything if n]
     report = {"tasks": len(tasks), "samples": len(verdicts)} | rate_of(everything)
     for k in ks:
-        report[f"pass@{k}"] = sum(pass_at_k(n, c, k) for n, c in judged) / len(judged) if judged else math.nan
+        report[f"pass@{k}"] = (
+            sum(pass_at_k(n, c, k) for n, c in judged) / len(judged) if judged else math.nan
+        )
     report["solved"] = sum(c > 0 for _, c in judged) / len(judged) if judged else math.nan
     report["by_steps"], report["by_lines"] = {}, {}
     for steps in sorted(step for step in by_steps if step is not None):
@@ -228,7 +249,9 @@ def evaluate_policy(config: Config, tasks: list[dict]) -> dict:
     samples = read_samples(config.samples or folder / "samples.jsonl", tasks)
     by_id = {task["task_id"]: task for task in tasks}
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
-        futures = [runner.submit(by_id[sample["task_id"]], sample["solution"]) for sample in samples]
+        futures = [
+            runner.submit(by_id[sample["task_id"]], sample["solution"]) for sample in samples
+        ]
         bar, verdicts = common.progress_bar("verdicts", len(samples)), []
         for sample, future in zip(samples, futures, strict=True):
             task = by_id[sample["task_id"]]
@@ -238,12 +261,19 @@ def evaluate_policy(config: Config, tasks: list[dict]) -> dict:
         bar.close()
     common.write_jsonl(folder / "verdicts.jsonl", verdicts)
     report = report_of(tasks, verdicts, config.k)
-    rows = [(f"{name:>5} {unit}", row) for unit in ("lines", "steps") for name, row in report[f"by_{unit}"].items()]
+    rows = [
+        (f"{name:>5} {unit}", row)
+        for unit in ("lines", "steps")
+        for name, row in report[f"by_{unit}"].items()
+    ]
     for name, row in [*rows, ("all      ", report)]:
         rate, low, high = (metrics.text_of(row[key]) for key in ("pass@1", "low", "high"))
         print(f"{name}  pass@1 {rate} [{low}, {high}]  {row.get('tasks', row.get('samples'))}")
     values = {name: report[name] for name in [f"pass@{k}" for k in config.k] + ["solved"]}
-    print("  ".join(f"{name} {metrics.text_of(value)}" for name, value in values.items()), report["status"])
+    print(
+        "  ".join(f"{name} {metrics.text_of(value)}" for name, value in values.items()),
+        report["status"],
+    )
     return report
 
 
@@ -256,15 +286,21 @@ def evaluate_prm(config: Config, rows: list[dict]) -> dict:
         raise InputError(f"{config.prm}: an outcome reward model has no scores of lines")
     table = common.line_table(tokenizer)
     prompts = [common.encode_prompt(tokenizer, row) for row in rows]
-    texts = [tokenizer("".join(row["completions"]), add_special_tokens=False).input_ids for row in rows]
+    texts = [
+        tokenizer("".join(row["completions"]), add_special_tokens=False).input_ids for row in rows
+    ]
     metrics.check_lines_have_tokens(config.data, rows, texts, table)
     scores = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda i: len(prompts[i]) + len(texts[i]))
     bar = common.progress_bar("rows", len(rows))
     for start in range(0, len(order), config.batch_size):
         micro = order[start : start + config.batch_size]
-        ids, mask = common.pad_pairs([prompts[i] for i in micro], [texts[i] for i in micro])  # (B, L), (B, L)
-        ends = masking.line_end_positions(ids, mask, table, max(len(rows[i]["labels"]) for i in micro))  # (B, lines)
+        ids, mask = common.pad_pairs(
+            [prompts[i] for i in micro], [texts[i] for i in micro]
+        )  # (B, L), (B, L)
+        ends = masking.line_end_positions(
+            ids, mask, table, max(len(rows[i]["labels"]) for i in micro)
+        )  # (B, lines)
         read = common.scores_of(model, ids).gather(1, ends.clamp(min=0))  # (B, lines)
         for i, row_scores in zip(micro, read.tolist(), strict=True):
             scores[i] = row_scores[: len(rows[i]["labels"])]
@@ -306,7 +342,9 @@ def judge_pairs(config: Config, rows: list[dict]) -> tuple[list[float], dict]:
     answers = teacher.ask(prompts, "judged")
     letters = [answer and verdict_of(answer) for answer in answers]
     right = [
-        math.nan if None in answers[i : i + 2] else ((letters[i] == "A") + (letters[i + 1] == "B")) / 2
+        math.nan
+        if None in answers[i : i + 2]
+        else ((letters[i] == "A") + (letters[i + 1] == "B")) / 2
         for i in range(0, len(answers), 2)
     ]
     return right, {
@@ -318,7 +356,9 @@ def judge_pairs(config: Config, rows: list[dict]) -> tuple[list[float], dict]:
 
 def evaluate_pairs(config: Config, rows: list[dict]) -> dict:
     """Report of a reasoning reward model or of a judge on pairs.jsonl: accuracy and its interval."""
-    right, counts = (score_pairs(config, rows), {}) if config.judge is None else judge_pairs(config, rows)
+    right, counts = (
+        (score_pairs(config, rows), {}) if config.judge is None else judge_pairs(config, rows)
+    )
 
     def part(places) -> dict:
         counts = defaultdict(lambda: [0, 0.0])
@@ -334,9 +374,14 @@ def evaluate_pairs(config: Config, rows: list[dict]) -> dict:
     for name in ("kind", "dimension", "operator"):
         values = [str(row.get(name, row.get("meta", {}).get(name))) for row in rows]
         report[f"by_{name}"] = {
-            value: part([i for i, own in enumerate(values) if own == value]) for value in sorted(set(values))
+            value: part([i for i, own in enumerate(values) if own == value])
+            for value in sorted(set(values))
         }
-    groups = [(n, value, row) for n in ("kind", "dimension", "operator") for value, row in report[f"by_{n}"].items()]
+    groups = [
+        (n, value, row)
+        for n in ("kind", "dimension", "operator")
+        for value, row in report[f"by_{n}"].items()
+    ]
     for name, value, row in [*groups, ("all", "", report)]:
         accuracy, low, high = (metrics.text_of(row[key]) for key in ("accuracy", "low", "high"))
         print(f"{name:>10} {value:<16} {accuracy} [{low}, {high}]  {row['pairs']} pairs")
@@ -358,7 +403,9 @@ def read_arms(words: list[str]) -> dict[str, np.ndarray]:
     """Pass rates (seeds, tasks) of each arm, without the tasks that have no verdict in one of the folders."""
     if len(words) < 2 or len(set(words)) < len(words):
         raise InputError("--compare needs two arms or more, no two the same")
-    rates = {word: {folder: read_pass_rates(folder) for folder in word.split(",")} for word in words}
+    rates = {
+        word: {folder: read_pass_rates(folder) for folder in word.split(",")} for word in words
+    }
     runs = {folder: run for arm in rates.values() for folder, run in arm.items()}
     names = sorted(next(iter(runs.values())))
     for folder, run in runs.items():
@@ -369,7 +416,10 @@ def read_arms(words: list[str]) -> dict[str, np.ndarray]:
     names = [name for name in names if not any(math.isnan(run[name]) for run in runs.values())]
     if not names:
         raise InputError("--compare: no task has a verdict in every folder")
-    return {word: np.array([[run[name] for name in names] for run in arm.values()]) for word, arm in rates.items()}
+    return {
+        word: np.array([[run[name] for name in names] for run in arm.values()])
+        for word, arm in rates.items()
+    }
 
 
 def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
@@ -380,7 +430,12 @@ def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
     print(f"{base}: pass@1 {first.mean():.3f}  {len(first)} seeds  {first.shape[1]} tasks")
     for word, arm in others:
         difference, low, high = bootstrap(first, arm, common.seed_of(config.seed, "bootstrap"))
-        report["differences"][word] = {"difference": difference, "low": low, "high": high, "seeds": len(arm)}
+        report["differences"][word] = {
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "seeds": len(arm),
+        }
         print(
             f"{word}: pass@1 {arm.mean():.3f}  {len(arm)} seeds  difference {difference:+.3f} [{low:+.3f}, {high:+.3f}]"
         )
@@ -392,7 +447,12 @@ def main(config: Config) -> None:
         raise InputError("--output_dir is required (--help lists all flags)")
     if common.world_size() > 1:
         raise InputError("eval.py runs in one process")
-    modes = (config.tasks is not None, config.prm is not None, config.pairs is not None, bool(config.compare))
+    modes = (
+        config.tasks is not None,
+        config.prm is not None,
+        config.pairs is not None,
+        bool(config.compare),
+    )
     if sum(modes) != 1:
         raise InputError("give one of --tasks, --prm, --pairs and --compare")
     if config.tasks is not None:
@@ -411,10 +471,18 @@ def main(config: Config) -> None:
         common.check_model_folder(config.prm)
     elif config.pairs is not None:
         if (config.reasoning_rm is None) == (config.judge is None):
-            raise InputError("--pairs needs --reasoning_rm, a reasoning reward model, or --judge, a language model")
-        if config.judge is not None and config.judge.startswith(("http://", "https://")) and not config.judge_model:
+            raise InputError(
+                "--pairs needs --reasoning_rm, a reasoning reward model, or --judge, a language model"
+            )
+        if (
+            config.judge is not None
+            and config.judge.startswith(("http://", "https://"))
+            and not config.judge_model
+        ):
             raise InputError("--judge with an endpoint needs --judge_model, the name of a model")
-        rows = common.read_jsonl(config.pairs, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str})
+        rows = common.read_jsonl(
+            config.pairs, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str}
+        )
         common.check_model_folder(config.reasoning_rm)
         common.check_model_folder(config.judge)
     else:

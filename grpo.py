@@ -57,33 +57,53 @@ class Config:
     tasks: str  # tasks.jsonl to sample prompts from
     model_name_or_path: str  # policy to start from
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
-    reasoning_rm: str | None = None  # reasoning reward model (train_prm.py --objective ranking or score)
-    gate: Literal["hard", "soft", "threshold", "format", "none"] = "hard"  # where R_proc counts; see above
+    reasoning_rm: str | None = (
+        None  # reasoning reward model (train_prm.py --objective ranking or score)
+    )
+    gate: Literal["hard", "soft", "threshold", "format", "none"] = (
+        "hard"  # where R_proc counts; see above
+    )
     gate_threshold: float = 0.5  # of --gate threshold
     process_weight: float = 1.0  # weight of R_proc (ReCode: 1)
-    process_map: Literal["sigmoid", "minmax_group", "clip"] = "sigmoid"  # how the raw score becomes R_proc
-    process_center: float = 0.0  # c; 0: train_prm.py has put 0 between the chosen and the rejected texts already
-    scale_rewards: Literal["std", "none", "leave_one_out"] = "std"  # GRPO; mean only (Dr. GRPO); RLOO
+    process_map: Literal["sigmoid", "minmax_group", "clip"] = (
+        "sigmoid"  # how the raw score becomes R_proc
+    )
+    process_center: float = (
+        0.0  # c; 0: train_prm.py has put 0 between the chosen and the rejected texts already
+    )
+    scale_rewards: Literal["std", "none", "leave_one_out"] = (
+        "std"  # GRPO; mean only (Dr. GRPO); RLOO
+    )
     max_steps: int = 60  # rollout batches
     num_prompts: int = 16  # prompts a batch, over all processes
     num_generations: int = 8  # completions a prompt: the group
     max_completion_length: int = 128  # tokens
-    temperature: float = 1.0  # of sampling, and of every log-prob; nothing else shapes the distribution
+    temperature: float = (
+        1.0  # of sampling, and of every log-prob; nothing else shapes the distribution
+    )
     num_iterations: int = 1  # passes over a batch
     num_mini_batches: int = 2  # optimiser steps a pass
-    per_device_train_batch_size: int = 32  # rows a forward pass; changes memory and speed, not the result
+    per_device_train_batch_size: int = (
+        32  # rows a forward pass; changes memory and speed, not the result
+    )
     learning_rate: float = 2e-4  # for a pretrained model 1e-6 is usual
     warmup_steps: int = 10  # batches; the first Adam steps are destructive without
     max_grad_norm: float = 1.0
     epsilon: float = 0.2  # clip range below 1
     epsilon_high: float = 0.28  # clip range above 1 (clip-higher)
     beta: float = 0.0  # weight of the KL term; 0: no reference policy is kept
-    loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"  # what the loss is a mean over; see above
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = (
+        "dapo"  # what the loss is a mean over; see above
+    )
     importance_sampling_level: Literal["token", "sequence"] = "token"  # sequence: GSPO
     dynamic_sampling: bool = False  # replace groups of equal rewards by new prompts
     max_resample: int = 3  # rounds of new prompts a batch
-    mask_truncated_completions: bool = False  # no loss on completions that were cut off at the length limit
-    overlong_penalty: int = 0  # DAPO: the reward falls by up to 1 over the last so many tokens that are allowed
+    mask_truncated_completions: bool = (
+        False  # no loss on completions that were cut off at the length limit
+    )
+    overlong_penalty: int = (
+        0  # DAPO: the reward falls by up to 1 over the last so many tokens that are allowed
+    )
     sandbox_workers: int = 1  # processes that run programs, a training process
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     save_steps: int = 20  # batches between checkpoints
@@ -91,17 +111,25 @@ class Config:
     seed: int = 0
 
 
-def compose_rewards(outcome, pass_rate, well_formed, process, gate: str, gate_threshold: float = 0.5) -> torch.Tensor:
+def compose_rewards(
+    outcome, pass_rate, well_formed, process, gate: str, gate_threshold: float = 0.5
+) -> torch.Tensor:
     """R_fmt + R_out + gate * R_proc (ReCode, eq. 1) from (N,) each: 0 or 1, passed / total, 0 or 1, weighted R_proc."""
     if gate == "soft":
         return well_formed + pass_rate + pass_rate * process
     if gate == "none":
         return well_formed + outcome + process
-    counts = {"hard": outcome == 1, "threshold": pass_rate >= gate_threshold, "format": well_formed == 1}
+    counts = {
+        "hard": outcome == 1,
+        "threshold": pass_rate >= gate_threshold,
+        "format": well_formed == 1,
+    }
     return well_formed + outcome + process * counts[gate]
 
 
-def map_scores(scores: torch.Tensor, process_map: str, center: float, group_size: int) -> torch.Tensor:
+def map_scores(
+    scores: torch.Tensor, process_map: str, center: float, group_size: int
+) -> torch.Tensor:
     """R_proc (N,) in [0, 1] from raw scores (N,), 0 where a score is NaN (no reasoning).
 
     minmax_group: (s - lowest) / (highest - lowest) of the group's scores, 0.5 where they are all equal.
@@ -114,7 +142,11 @@ def map_scores(scores: torch.Tensor, process_map: str, center: float, group_size
             high > low, (groups - low) / (high - low), torch.where(groups.isnan(), groups, 0.5)
         ).flatten()
     else:
-        mapped = (scores - center).sigmoid() if process_map == "sigmoid" else (scores - center).clamp(0, 1)
+        mapped = (
+            (scores - center).sigmoid()
+            if process_map == "sigmoid"
+            else (scores - center).clamp(0, 1)
+        )
     return mapped.nan_to_num(0.0)
 
 
@@ -124,7 +156,16 @@ def equal_rewards(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
     return groups.nan_to_num(-torch.inf).amax(1) <= groups.nan_to_num(torch.inf).amin(1)
 
 
-def policy_loss(logprobs, old_logprobs, token_advantages, mask, epsilon, epsilon_high, level="token", weights=None):
+def policy_loss(
+    logprobs,
+    old_logprobs,
+    token_advantages,
+    mask,
+    epsilon,
+    epsilon_high,
+    level="token",
+    weights=None,
+):
     """Weighted sum over valid tokens of the clipped objective, negated (GRPO, eq. 3; clip-higher as in DAPO).
 
     Arguments (B, T); weights default to 1 a token. level "sequence": every token's ratio is that of its sequence,
@@ -133,15 +174,21 @@ def policy_loss(logprobs, old_logprobs, token_advantages, mask, epsilon, epsilon
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-20, 20)
     if level == "sequence":
-        log_ratio = (log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).expand_as(mask)
+        log_ratio = (
+            log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        ).expand_as(mask)
     ratio = log_ratio.exp()
     unclipped = ratio * token_advantages
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high) * token_advantages
-    loss = -(torch.minimum(unclipped, clipped) * (mask if weights is None else mask * weights)).sum()
+    loss = -(
+        torch.minimum(unclipped, clipped) * (mask if weights is None else mask * weights)
+    ).sum()
     return loss, log_ratio.detach(), ((clipped < unclipped) & mask).detach()
 
 
-def loss_weights(mask: torch.Tensor, loss_type: str, max_length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_weights(
+    mask: torch.Tensor, loss_type: str, max_length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (N, T) of the tokens' terms, and what each sequence adds to the number (N,) that their sum is divided by.
 
     mask (N, T). dapo: mean over tokens; grpo: mean over sequences of token means; dr_grpo: sum over tokens by sequences
@@ -169,7 +216,8 @@ def join(rollouts: list[common.Rollout]) -> common.Rollout:
     width = max(rollout.ids.shape[1] for rollout in rollouts)
     lists = [[row for rollout in rollouts for row in rollout[k]] for k in range(3)]
     tensors = [
-        torch.cat([F.pad(rollout[k], (0, width - rollout[k].shape[1])) for rollout in rollouts]) for k in range(3, 6)
+        torch.cat([F.pad(rollout[k], (0, width - rollout[k].shape[1])) for rollout in rollouts])
+        for k in range(3, 6)
     ]
     return common.Rollout(*lists, *tensors)
 
@@ -185,31 +233,48 @@ class Grades(NamedTuple):
     rewards: torch.Tensor  # NaN where not judged
 
 
-def grade(config: Config, rollout: common.Rollout, futures: list, raw_scores: torch.Tensor | None) -> Grades:
+def grade(
+    config: Config, rollout: common.Rollout, futures: list, raw_scores: torch.Tensor | None
+) -> Grades:
     """Waits for the verdicts and composes the rewards; raw_scores (N,) is None without a reasoning reward model."""
     verdicts, device = [future.result() for future in futures], rollout.ids.device
-    judged = torch.tensor([verdict["status"] != "harness_error" for verdict in verdicts], device=device)
-    outcome = torch.tensor([float(verdict["status"] == "passed") for verdict in verdicts], device=device)
+    judged = torch.tensor(
+        [verdict["status"] != "harness_error" for verdict in verdicts], device=device
+    )
+    outcome = torch.tensor(
+        [float(verdict["status"] == "passed") for verdict in verdicts], device=device
+    )
     shares = [verdict.get("passed", 0) / max(verdict.get("total", 0), 1) for verdict in verdicts]
     pass_rate = torch.tensor(shares, device=device).maximum(outcome)
     well_formed, process = torch.zeros(2, len(verdicts), device=device)
     if raw_scores is not None:
         well_formed = 1.0 - raw_scores.isnan().float()
-        process = map_scores(raw_scores, config.process_map, config.process_center, config.num_generations)
+        process = map_scores(
+            raw_scores, config.process_map, config.process_center, config.num_generations
+        )
     rewards = compose_rewards(
-        outcome, pass_rate, well_formed, config.process_weight * process, config.gate, config.gate_threshold
+        outcome,
+        pass_rate,
+        well_formed,
+        config.process_weight * process,
+        config.gate,
+        config.gate_threshold,
     )
     if config.overlong_penalty:  # DAPO, eq. 13
         lengths = torch.tensor([float(len(row)) for row in rollout.completions], device=device)
         allowed = config.max_completion_length - config.overlong_penalty
         rewards = rewards + ((allowed - lengths) / config.overlong_penalty).clamp(-1, 0)
-    return Grades(verdicts, judged, outcome, well_formed, process, rewards.masked_fill(~judged, float("nan")))
+    return Grades(
+        verdicts, judged, outcome, well_formed, process, rewards.masked_fill(~judged, float("nan"))
+    )
 
 
 def main(config: Config) -> None:
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
     if config.num_prompts % (config.num_mini_batches * common.world_size()):
-        raise InputError("--num_prompts must be a multiple of --num_mini_batches times the number of processes")
+        raise InputError(
+            "--num_prompts must be a multiple of --num_mini_batches times the number of processes"
+        )
     if not 0 <= config.overlong_penalty < config.max_completion_length:
         raise InputError("--overlong_penalty must be from 0 to below --max_completion_length")
     common.check_model_folder(config.model_name_or_path)
@@ -217,19 +282,27 @@ def main(config: Config) -> None:
     checkpoint = common.open_run(config)
     policy_path = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(policy_path)
-    policy = common.shard(common.load_policy(policy_path).eval())  # eval: no dropout, ever; gradients flow all the same
-    reference = common.shard(common.load_policy(config.model_name_or_path).eval()) if config.beta else None
+    policy = common.shard(
+        common.load_policy(policy_path).eval()
+    )  # eval: no dropout, ever; gradients flow all the same
+    reference = (
+        common.shard(common.load_policy(config.model_name_or_path).eval()) if config.beta else None
+    )
     judge, judge_tokenizer = None, None
     if config.reasoning_rm is not None:
         judge = common.shard(common.load_scorer(config.reasoning_rm).eval())
-        judge_tokenizer = common.load_tokenizer(config.reasoning_rm)  # it reads text, so it need not be the policy's
+        judge_tokenizer = common.load_tokenizer(
+            config.reasoning_rm
+        )  # it reads text, so it need not be the policy's
     models = {"": policy}
     optimizers = {"": torch.optim.AdamW(policy.parameters(), weight_decay=0.0)}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
     eos_ids, group_size = common.eos_ids(policy, tokenizer), config.num_generations
     episode = 0  # samples so far
     if checkpoint and common.rank() == 0:
-        episode = json.loads(common.whole_lines(f"{config.output_dir}/metrics.jsonl")[-1])["episode"]
+        episode = json.loads(common.whole_lines(f"{config.output_dir}/metrics.jsonl")[-1])[
+            "episode"
+        ]
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         bar = common.progress_bar("grpo", config.max_steps, first_step)
@@ -250,7 +323,10 @@ def main(config: Config) -> None:
                     policy, tokenizer, [common.encode_prompt(tokenizer, task) for task, _ in mine], group_size,
                     config.max_completion_length, config.temperature, [seed for _, seeds in mine for seed in seeds],
                 ))  # fmt: skip
-                new_tasks, texts = [task for task, _ in mine for _ in range(group_size)], rollouts[-1].texts
+                new_tasks, texts = (
+                    [task for task, _ in mine for _ in range(group_size)],
+                    rollouts[-1].texts,
+                )
                 row_tasks += new_tasks
                 futures += [
                     runner.submit(task, common.extract_program(task, text))
@@ -262,21 +338,29 @@ def main(config: Config) -> None:
                     scores = common.score_texts(
                         judge, judge_tokenizer, new_tasks, [text or "" for text in reasoning], size
                     )
-                    absent = torch.tensor([text is None for text in reasoning], device=scores.device)
+                    absent = torch.tensor(
+                        [text is None for text in reasoning], device=scores.device
+                    )
                     raw_scores.append(scores.masked_fill(absent, float("nan")))  # (N,)
                 if not config.dynamic_sampling:
                     break
-                rewards = grade(config, join(rollouts), futures, torch.cat(raw_scores) if raw_scores else None).rewards
+                rewards = grade(
+                    config, join(rollouts), futures, torch.cat(raw_scores) if raw_scores else None
+                ).rewards
                 uneven = (~equal_rewards(rewards, group_size)).nonzero().flatten().tolist()
                 share = config.num_prompts // common.world_size()
                 (missing,) = common.all_sum(max(0, share - len(uneven)))
                 if not missing:
                     break
                 size = -(-int(missing) // common.world_size()) * common.world_size()
-                drawn = common.draw(len(tasks), size, 0, config.seed, f"grpo prompts {step} {attempt + 1}")
+                drawn = common.draw(
+                    len(tasks), size, 0, config.seed, f"grpo prompts {step} {attempt + 1}"
+                )
             rollout = join(rollouts)
             groups = torch.arange(len(row_tasks), device=rollout.ids.device) // group_size  # (N,)
-            used = list(range(len(row_tasks) // group_size))  # groups to learn from, uneven ones first
+            used = list(
+                range(len(row_tasks) // group_size)
+            )  # groups to learn from, uneven ones first
             if config.dynamic_sampling:
                 used = sorted((uneven + [g for g in used if g not in uneven])[:share])
 
@@ -285,34 +369,57 @@ def main(config: Config) -> None:
             mini_batches = []
             for k in range(config.num_mini_batches):
                 mine = used[k :: config.num_mini_batches]
-                rows = [i for group in mine for i in range(group * group_size, (group + 1) * group_size)]
+                rows = [
+                    i for group in mine for i in range(group * group_size, (group + 1) * group_size)
+                ]
                 rows.sort(key=lambda i, r=rollout: len(r.prompts[i]) + len(r.completions[i]))
                 size = config.per_device_train_batch_size
                 mini_batches.append([rows[i : i + size] for i in range(0, len(rows), size)])
-            old_logprobs, entropies, ref_logprobs = torch.zeros(3, *rollout.ids.shape, device=rollout.ids.device)
+            old_logprobs, entropies, ref_logprobs = torch.zeros(
+                3, *rollout.ids.shape, device=rollout.ids.device
+            )
             with torch.no_grad():
                 for rows in (rows for mini_batch in mini_batches for rows in mini_batch):
                     input_ids, on, places = common.pack(rollout, rows)  # (B, L), (B, L), (B, T)
-                    logprobs, entropy = policy.completion_logprobs(input_ids, on, config.temperature)  # (B, L)
-                    old_logprobs[rows], entropies[rows] = logprobs.gather(1, places), entropy.gather(1, places)
+                    logprobs, entropy = policy.completion_logprobs(
+                        input_ids, on, config.temperature
+                    )  # (B, L)
+                    old_logprobs[rows], entropies[rows] = (
+                        logprobs.gather(1, places),
+                        entropy.gather(1, places),
+                    )
                     if reference is not None:
-                        logprobs, _ = reference.completion_logprobs(input_ids, on, config.temperature)
+                        logprobs, _ = reference.completion_logprobs(
+                            input_ids, on, config.temperature
+                        )
                         ref_logprobs[rows] = logprobs.gather(1, places)
 
             # Reward and advantage.
             grades = grade(config, rollout, futures, torch.cat(raw_scores) if raw_scores else None)
             judged, rewards = grades.judged, grades.rewards  # (N,), (N,)
-            sample_advantages = advantages.group_advantages(rewards, groups, config.scale_rewards)  # (N,)
-            cut = torch.tensor([row[-1] not in eos_ids for row in rollout.completions], device=judged.device)  # (N,)
-            mask = rollout.mask & judged[:, None]  # (N, T) a sample without a verdict does not count
-            learned = mask & torch.isin(groups, torch.tensor(used, device=judged.device))[:, None]  # (N, T) has a loss
+            sample_advantages = advantages.group_advantages(
+                rewards, groups, config.scale_rewards
+            )  # (N,)
+            cut = torch.tensor(
+                [row[-1] not in eos_ids for row in rollout.completions], device=judged.device
+            )  # (N,)
+            mask = (
+                rollout.mask & judged[:, None]
+            )  # (N, T) a sample without a verdict does not count
+            learned = (
+                mask & torch.isin(groups, torch.tensor(used, device=judged.device))[:, None]
+            )  # (N, T) has a loss
             if config.mask_truncated_completions:
                 learned = learned & ~cut[:, None]
             token_advantages = sample_advantages[:, None] * learned  # (N, T)
-            weights, counts = loss_weights(learned, config.loss_type, config.max_completion_length)  # (N, T), (N,)
+            weights, counts = loss_weights(
+                learned, config.loss_type, config.max_completion_length
+            )  # (N, T), (N,)
 
             # Update: each mini-batch is one optimiser step, its losses divided by its counts over all processes.
-            lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps, "constant")
+            lr = common.lr_at(
+                step, config.learning_rate, config.warmup_steps, config.max_steps, "constant"
+            )
             for group in optimizers[""].param_groups:
                 group["lr"] = lr
             sums = torch.zeros(4, dtype=torch.float64)  # loss, clipped, ratio, KL
@@ -332,10 +439,14 @@ def main(config: Config) -> None:
                         )  # fmt: skip
                         kl = 0.0
                         if reference is not None:
-                            kl = kl_to_reference(logprobs, old_logprobs[rows], ref_logprobs[rows], learned[rows])
+                            kl = kl_to_reference(
+                                logprobs, old_logprobs[rows], ref_logprobs[rows], learned[rows]
+                            )
                             loss = loss + config.beta * (kl * weights[rows]).sum()
                             kl = float((kl.detach() * learned[rows]).sum())
-                        (loss * common.world_size() / count).backward()  # FSDP averages over processes: now a sum
+                        (
+                            loss * common.world_size() / count
+                        ).backward()  # FSDP averages over processes: now a sum
                         ratio = (log_ratio.exp() * learned[rows]).sum()
                         sums += torch.tensor([loss.item(), clipped.sum(), ratio, kl])
                     grad_norm = common.clip_gradients(policy, config.max_grad_norm)
@@ -357,7 +468,11 @@ def main(config: Config) -> None:
             )  # fmt: skip
             episode += int(asked)
             errors, failures = asked - samples, samples - passes
-            samples, tokens, learned_tokens = max(samples, 1), max(tokens, 1), max(learned_tokens, 1)
+            samples, tokens, learned_tokens = (
+                max(samples, 1),
+                max(tokens, 1),
+                max(learned_tokens, 1),
+            )
             updates = config.num_iterations * learned_tokens
             metrics = {
                 "step": step + 1,
@@ -371,7 +486,9 @@ def main(config: Config) -> None:
                 "rewards/format/mean": fmt / samples,
                 "rewards/reasoning/mean": proc / samples,
                 "rewards/reasoning/passed": proc_passed / passes if passes else math.nan,
-                "rewards/reasoning/failed": (proc - proc_passed) / failures if failures else math.nan,
+                "rewards/reasoning/failed": (proc - proc_passed) / failures
+                if failures
+                else math.nan,
                 "entropy": entropy / learned_tokens,
                 "loss": sums[0] / terms,
                 "kl": sums[3] / updates,
@@ -392,11 +509,20 @@ def main(config: Config) -> None:
                     {"step": step + 1, "task_id": task["task_id"], "prompt": task["prompt"], "completion": completion,
                      "status": verdict["status"], "reward": reward} for task, completion, verdict, reward in rows
                 ])  # fmt: skip
-                bar.set_postfix(passed=f"{passes / samples:.2f}", reward=f"{reward / samples:.2f}", refresh=False)
+                bar.set_postfix(
+                    passed=f"{passes / samples:.2f}",
+                    reward=f"{reward / samples:.2f}",
+                    refresh=False,
+                )
                 bar.update()
             if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
                 common.save_checkpoint(
-                    config.output_dir, step + 1, models, optimizers, tokenizer, config.save_total_limit
+                    config.output_dir,
+                    step + 1,
+                    models,
+                    optimizers,
+                    tokenizer,
+                    config.save_total_limit,
                 )
         bar.close()
     common.save_model(policy, tokenizer, config.output_dir)

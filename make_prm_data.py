@@ -24,7 +24,10 @@ def method_of(argv: list[str]):
     words = " ".join(argv).replace("=", " ").split()
     name = words[words.index("--method") + 1] if "--method" in words[:-1] else None
     if name not in METHODS:
-        raise InputError(f"--method is required, one of {', '.join(METHODS)}" + (f"; got {name!r}" if name else ""))
+        raise InputError(
+            f"--method is required, one of {', '.join(METHODS)}"
+            + (f"; got {name!r}" if name else "")
+        )
     return METHODS[name]
 
 

@@ -59,19 +59,31 @@ from common import InputError
 
 @dataclass
 class Config:
-    source: Literal["micro", "mbpp", "humaneval", "mbppplus", "humanevalplus", "gsm8k"]  # what to make tasks from
+    source: Literal[
+        "micro", "mbpp", "humaneval", "mbppplus", "humanevalplus", "gsm8k"
+    ]  # what to make tasks from
     output_dir: str  # one JSONL file a split is written here
-    input: str | None = None  # the published benchmark file (.jsonl, .jsonl.gz or .json); not for micro
-    plus: str | None = None  # mbpp: file of MBPP+, whose inputs strengthen the tests of the tasks that it covers
+    input: str | None = (
+        None  # the published benchmark file (.jsonl, .jsonl.gz or .json); not for micro
+    )
+    plus: str | None = (
+        None  # mbpp: file of MBPP+, whose inputs strengthen the tests of the tasks that it covers
+    )
     max_plus_inputs: int = 20  # mbpp with --plus: added tests a task
-    sandbox_workers: int = 1  # mbpp with --plus: processes that run MBPP's programs against the added tests
+    sandbox_workers: int = (
+        1  # mbpp with --plus: processes that run MBPP's programs against the added tests
+    )
     num_sft_tasks: int = 6000  # micro: demonstrations of the teacher
     num_train_tasks: int = 1500  # micro: tasks for labels and reinforcement learning
-    num_test_tasks: int = 700  # micro: held-out tasks, from compositions that occur in no other split
+    num_test_tasks: int = (
+        700  # micro: held-out tasks, from compositions that occur in no other split
+    )
     min_steps: int = 2  # micro: shortest program of sft.jsonl and test.jsonl
     max_steps: int = 8  # micro: longest program
     train_min_steps: int = 5  # micro: shortest program of train.jsonl
-    misconceptions: float = 0.35  # micro: share of (operation, phrase) pairs that the teacher takes wrongly
+    misconceptions: float = (
+        0.35  # micro: share of (operation, phrase) pairs that the teacher takes wrongly
+    )
     misconception_rate: float = 0.6  # micro: how often it does so, on those
     noise: float = 0.04  # micro: how often it slips on any line
     comment_rate: float = 0.0  # micro: how often a line of a demonstration has a comment above it
@@ -204,7 +216,10 @@ class Step:
     def plans(self) -> dict[str, str]:
         """What a plan says of this step's line and of each of its near misses, by line; the right one is first."""
         templates = [OPERATIONS[self.operation][0], *OPERATIONS[self.operation][2]]
-        return {self.fill(t): PLANS[t.replace("{j}", "{k}")].format(k=self.k + ("{j}" in t)) for t in templates}
+        return {
+            self.fill(t): PLANS[t.replace("{j}", "{k}")].format(k=self.k + ("{j}" in t))
+            for t in templates
+        }
 
 
 COMPILED: dict[str, object] = {}
@@ -233,7 +248,9 @@ def run_steps(steps: list[Step], inputs: list[list[int]]) -> list[list[list[int]
         after = [apply_line(step.line(), xs) for xs in before]
         if 2 * sum(a != b for a, b in zip(after, before, strict=True)) < len(inputs):
             return None
-        if statistics.median(len(xs) for xs in after) < 4 or any(abs(x) > 2000 for xs in after for x in xs):
+        if statistics.median(len(xs) for xs in after) < 4 or any(
+            abs(x) > 2000 for xs in after for x in xs
+        ):
             return None
         states.append(after)
     return states
@@ -260,15 +277,24 @@ def program_of(lines: list[str]) -> str:
 def commented(rng: random.Random, program: str, rate: float) -> str:
     """The program with a comment above some of the lines of its body."""
     first, *body = program.splitlines(keepends=True)
-    return first + "".join((rng.choice(COMMENTS) if rng.random() < rate else "") + line for line in body)
+    return first + "".join(
+        (rng.choice(COMMENTS) if rng.random() < rate else "") + line for line in body
+    )
 
 
 def prompt_of(rng: random.Random, steps: list[Step]) -> str:
     phrases = [step.fill(OPERATIONS[step.operation][1][step.phrase]) for step in steps]
-    return "\n".join((rng.choice(CONNECTIVES) if i else "") + phrase for i, phrase in enumerate(phrases)) + "\n"
+    return (
+        "\n".join(
+            (rng.choice(CONNECTIVES) if i else "") + phrase for i, phrase in enumerate(phrases)
+        )
+        + "\n"
+    )
 
 
-def demonstration_of(rng: random.Random, steps: list[Step], lines: list[str], config: Config) -> str:
+def demonstration_of(
+    rng: random.Random, steps: list[Step], lines: list[str], config: Config
+) -> str:
     """The teacher's completion with a plan for its program `lines`: true to them, vague, or unaligned, line by line."""
     plan = []
     for step, line in zip(steps, lines, strict=True):
@@ -291,17 +317,25 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
     rng = random.Random(common.seed_of(config.seed, "micro"))
     pairs = [(operation, phrase) for operation in range(len(OPERATIONS)) for phrase in range(2)]
     biased = set(rng.sample(pairs, round(config.misconceptions * len(pairs))))
-    wanted = {"sft": config.num_sft_tasks, "train": config.num_train_tasks, "test": config.num_test_tasks}
+    wanted = {
+        "sft": config.num_sft_tasks,
+        "train": config.num_train_tasks,
+        "test": config.num_test_tasks,
+    }
     shortest = {"sft": config.min_steps, "train": config.train_min_steps, "test": config.min_steps}
     splits, seen = {}, set()
     for split, number in wanted.items():
         rows = splits[split] = []
         bar = common.progress_bar(f"{split} tasks", number)
         while len(rows) < number:
-            steps = random_steps(rng, shortest[split] + len(rows) % (config.max_steps - shortest[split] + 1))
+            steps = random_steps(
+                rng, shortest[split] + len(rows) % (config.max_steps - shortest[split] + 1)
+            )
             if is_test_composition(steps) != (split == "test"):
                 continue
-            inputs = [[rng.randint(-12, 20) for _ in range(rng.randint(7, 14))] for _ in range(10)] + EDGE_CASES
+            inputs = [
+                [rng.randint(-12, 20) for _ in range(rng.randint(7, 14))] for _ in range(10)
+            ] + EDGE_CASES
             states = run_steps(steps, inputs)
             if states is None or (split != "sft" and not every_miss_fails(steps, states)):
                 continue
@@ -315,7 +349,9 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
                 "tests": [{"args": [xs], "output": output} for xs, output in zip(inputs, states[-1], strict=True)],
                 "timeout": None, "meta": {"steps": len(steps), "split": split},
             }  # fmt: skip
-            if split == "train":  # what the teacher would write where it misreads a line, biased pair or not
+            if (
+                split == "train"
+            ):  # what the teacher would write where it misreads a line, biased pair or not
                 row["meta"]["misconceptions"] = [f"    xs = {step.misses()[0]}" for step in steps]
             if config.plans:
                 row["meta"]["plan"] = [next(iter(step.plans().values())) for step in steps]
@@ -323,14 +359,23 @@ def make_micro(config: Config) -> dict[str, list[dict]]:
                 lines = []
                 for step in steps:
                     wrong = rng.random()
-                    if (step.operation, step.phrase) in biased and wrong < config.misconception_rate:
+                    if (
+                        step.operation,
+                        step.phrase,
+                    ) in biased and wrong < config.misconception_rate:
                         lines.append(step.misses()[0])
                     else:
-                        lines.append(rng.choice(step.misses()) if wrong > 1 - config.noise else step.line())
+                        lines.append(
+                            rng.choice(step.misses()) if wrong > 1 - config.noise else step.line()
+                        )
                 row["completion"] = program_of(lines)
-                if config.comment_rate:  # here and below draws of its own, so that the programs are those without
+                if (
+                    config.comment_rate
+                ):  # here and below draws of its own, so that the programs are those without
                     comment_rng = random.Random(common.seed_of(config.seed, "comments", len(rows)))
-                    row["completion"] = commented(comment_rng, row["completion"], config.comment_rate)
+                    row["completion"] = commented(
+                        comment_rng, row["completion"], config.comment_rate
+                    )
                 if config.plans:
                     plan_rng = random.Random(common.seed_of(config.seed, "plans", len(rows)))
                     row["completion"] = demonstration_of(plan_rng, steps, lines, config)
@@ -347,9 +392,15 @@ def read_benchmark(path: str | None, fields: dict) -> list[dict]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8", newline="") as file:
+        with (gzip.open if path.endswith(".gz") else open)(
+            path, "rt", encoding="utf-8", newline=""
+        ) as file:
             text = file.read()
-        rows = json.loads(text) if path.endswith(".json") else [json.loads(line) for line in text.split("\n") if line]
+        rows = (
+            json.loads(text)
+            if path.endswith(".json")
+            else [json.loads(line) for line in text.split("\n") if line]
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable benchmark file: {error}") from None
     for number, row in enumerate(rows, 1):
@@ -361,10 +412,18 @@ def read_benchmark(path: str | None, fields: dict) -> list[dict]:
 
 def called_function(code: str, tests: list[str]) -> str | None:
     """The function of `code` that the tests call: the entry point that MBPP does not name."""
-    defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined = {
+        node.name
+        for node in ast.parse(code).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
     for test in tests:
         for node in ast.walk(ast.parse(test)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in defined
+            ):
                 return node.func.id
     return None
 
@@ -376,11 +435,21 @@ def make_mbpp(config: Config) -> dict[str, list[dict]]:
         text = row.get("text") or row.get("prompt")
         if not isinstance(text, str):
             raise InputError(f"{config.input}: task {row['task_id']}: field 'text' must be str")
-        code = common.unix(row["code"]).rstrip("\n") + "\n"  # 972 of the 974 programs have CRLF line ends
+        code = (
+            common.unix(row["code"]).rstrip("\n") + "\n"
+        )  # 972 of the 974 programs have CRLF line ends
         tests = [common.unix(test) for test in row["test_list"]]
         setup = row.get("test_setup_code", "") + "\n".join(row.get("test_imports", []))
         number = row["task_id"]
-        split = "prompt" if number <= 10 else "test" if number <= 510 else "validation" if number <= 600 else "train"
+        split = (
+            "prompt"
+            if number <= 10
+            else "test"
+            if number <= 510
+            else "validation"
+            if number <= 600
+            else "train"
+        )
         splits[split].append({
             "task_id": f"mbpp/{number}",
             "prompt": f"You are an expert Python programmer, and here is your task: {text.strip()} "
@@ -397,7 +466,13 @@ def make_mbpp(config: Config) -> dict[str, list[dict]]:
 def make_humaneval(config: Config) -> dict[str, list[dict]]:
     """HumanEval: the completion goes on where the prompt, which is code, ends (`prefix`)."""
     rows = []
-    fields = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
+    fields = {
+        "task_id": str,
+        "prompt": str,
+        "entry_point": str,
+        "canonical_solution": str,
+        "test": str,
+    }
     for row in read_benchmark(config.input, fields):
         rows.append({
             "task_id": row["task_id"], "prompt": row["prompt"], "prefix": row["prompt"],
@@ -423,7 +498,10 @@ TUPLES = {
     }.items()
     for number in numbers.split()
 }
-WRITTEN_AS_TEXT = {"Mbpp/124": [float, complex], "Mbpp/252": [complex]}  # types of arguments that have no JSON
+WRITTEN_AS_TEXT = {
+    "Mbpp/124": [float, complex],
+    "Mbpp/252": [complex],
+}  # types of arguments that have no JSON
 SET = "set(result) == set(expected)"
 MATCH = "(result if isinstance(result, bool) else result is not None) == (expected is not None)"  # re.Match or None
 RULES = {  # when a result is right, where equality with the reference's, within a tolerance, is not what evalplus asks
@@ -482,7 +560,11 @@ def plus_arguments(task_id: str, inputs: list) -> list[str]:
         if kinds:
             arguments = [kind(value) for kind, value in zip(kinds, arguments, strict=True)]
         depths = levels if len(levels) > 1 else levels * len(arguments)
-        texts.append(", ".join(repr(with_tuples(v, depth)) for v, depth in zip(arguments, depths, strict=True)))
+        texts.append(
+            ", ".join(
+                repr(with_tuples(v, depth)) for v, depth in zip(arguments, depths, strict=True)
+            )
+        )
     return list(dict.fromkeys(texts))
 
 
@@ -495,7 +577,13 @@ def plus_setup(row: dict, source: str) -> str:
 
 
 def read_plus(path: str | None) -> list[dict]:
-    fields = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "base_input": list}
+    fields = {
+        "task_id": str,
+        "prompt": str,
+        "entry_point": str,
+        "canonical_solution": str,
+        "base_input": list,
+    }
     rows = read_benchmark(path, fields)
     for number, row in enumerate(rows, 1):
         row["plus_input"] = row.get("plus_input") or []  # Mbpp/793 has an empty object
@@ -509,8 +597,14 @@ def make_plus(config: Config) -> dict[str, list[dict]]:
     """HumanEval+ or MBPP+, one test an input; ids, prompts and order as evalplus reads them."""
     rows = []
     for row in read_plus(config.input):
-        code = config.source == "humanevalplus"  # the completion goes on where the prompt ends; MBPP+ has a docstring
-        source = row["prompt"] + row["canonical_solution"] if code else row["canonical_solution"].strip("\n") + "\n"
+        code = (
+            config.source == "humanevalplus"
+        )  # the completion goes on where the prompt ends; MBPP+ has a docstring
+        source = (
+            row["prompt"] + row["canonical_solution"]
+            if code
+            else row["canonical_solution"].strip("\n") + "\n"
+        )
         rows.append({
             "task_id": row["task_id"], "prompt": row["prompt"], **({"prefix": row["prompt"]} if code else {}),
             "entry_point": row["entry_point"], "solution": source, "setup": plus_setup(row, source), "style": "assert",
@@ -529,14 +623,20 @@ def strengthen(tasks: list[dict], config: Config) -> None:
     pairs = []
     for task in tasks:
         row = covered.get(task["task_id"])
-        texts = plus_arguments(row["task_id"], row["plus_input"])[: config.max_plus_inputs] if row else []
+        texts = (
+            plus_arguments(row["task_id"], row["plus_input"])[: config.max_plus_inputs]
+            if row
+            else []
+        )
         if texts:
             added = [f"assert agrees({task['entry_point']}, {text})" for text in texts]
             setup = plus_setup(row, row["canonical_solution"]) + task["setup"]
             pairs.append((task, {"setup": setup, "tests": task["tests"] + added}))
     with sandbox.Sandbox(workers=config.sandbox_workers) as runner:
         # A second at most, for the reference as well: whoever labels mutations runs these tests hundreds of times.
-        verdicts = runner.judge([(task | stronger | {"timeout": 1}, task["solution"]) for task, stronger in pairs])
+        verdicts = runner.judge(
+            [(task | stronger | {"timeout": 1}, task["solution"]) for task, stronger in pairs]
+        )
     wrong = []
     for (task, stronger), verdict in zip(pairs, verdicts, strict=True):
         if verdict["status"] == "passed":
@@ -544,9 +644,13 @@ def strengthen(tasks: list[dict], config: Config) -> None:
             task.update(stronger)
         else:
             wrong.append(task["task_id"])
-    print(f"{len(pairs)} of {len(tasks)} tasks are covered by MBPP+, {len(pairs) - len(wrong)} have its tests now")
+    print(
+        f"{len(pairs)} of {len(tasks)} tasks are covered by MBPP+, {len(pairs) - len(wrong)} have its tests now"
+    )
     if wrong:
-        print(f"{len(wrong)} keep their own alone, since their program fails the others: {' '.join(wrong)}")
+        print(
+            f"{len(wrong)} keep their own alone, since their program fails the others: {' '.join(wrong)}"
+        )
 
 
 def make_gsm8k(config: Config) -> dict[str, list[dict]]:
@@ -555,7 +659,9 @@ def make_gsm8k(config: Config) -> dict[str, list[dict]]:
     for number, row in enumerate(read_benchmark(config.input, {"question": str, "answer": str}), 1):
         _, mark, answer = row["answer"].rpartition("####")
         if not mark or not answer.strip():
-            raise InputError(f"{config.input}:{number}: field 'answer' must end in '#### ' and the final answer")
+            raise InputError(
+                f"{config.input}:{number}: field 'answer' must end in '#### ' and the final answer"
+            )
         rows.append({
             "task_id": f"gsm8k/{split}/{number - 1}",
             "prompt": f"{row['question'].strip()}\nEnd with a line of #### and the final answer.\n", "entry_point": None,
@@ -575,8 +681,12 @@ def ask_to_think(task: dict) -> None:
     )
     if answer:
         rationale, mark, number = re.sub(r"<<.*?>>", "", task["solution"]).rpartition("####")
-        plan = task["meta"]["plan"] = [line.strip() for line in rationale.split("\n") if line.strip()]
-        task["completion"] = "\n".join(["<think>", *plan, "</think>", "<answer>", mark + number, "</answer>\n"])
+        plan = task["meta"]["plan"] = [
+            line.strip() for line in rationale.split("\n") if line.strip()
+        ]
+        task["completion"] = "\n".join(
+            ["<think>", *plan, "</think>", "<answer>", mark + number, "</answer>\n"]
+        )
 
 
 MAKERS = {"micro": make_micro, "mbpp": make_mbpp, "humaneval": make_humaneval, "gsm8k": make_gsm8k}
@@ -584,7 +694,10 @@ MAKERS |= {"humanevalplus": make_plus, "mbppplus": make_plus}
 
 
 def main(config: Config) -> None:
-    if config.source == "micro" and not 1 <= config.min_steps <= config.train_min_steps <= config.max_steps:
+    if (
+        config.source == "micro"
+        and not 1 <= config.min_steps <= config.train_min_steps <= config.max_steps
+    ):
         raise InputError("--min_steps <= --train_min_steps <= --max_steps must hold")
     if config.think and config.source == "micro":
         raise InputError("--think is for public benchmarks; --source micro has --plans")

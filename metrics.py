@@ -21,13 +21,23 @@ def check_prm_row(row: dict) -> None:
     """Raises ValueError where lines and labels of a prm.jsonl row do not fit together."""
     lines, labels = row["completions"], row["labels"]
     if len(lines) != len(labels):
-        raise ValueError(f"field 'labels' has {len(labels)} labels for the {len(lines)} lines of field 'completions'")
+        raise ValueError(
+            f"field 'labels' has {len(labels)} labels for the {len(lines)} lines of field 'completions'"
+        )
     for index, line in enumerate(lines):
         ends = isinstance(line, str) and line.endswith("\n")
-        if not isinstance(line, str) or "\n" in line[:-1] or not line or (not ends and index < len(lines) - 1):
-            raise ValueError(f"field 'completions': item {index} must be one line of text with its newline")
+        if (
+            not isinstance(line, str)
+            or "\n" in line[:-1]
+            or not line
+            or (not ends and index < len(lines) - 1)
+        ):
+            raise ValueError(
+                f"field 'completions': item {index} must be one line of text with its newline"
+            )
         if not (
-            labels[index] is None or (isinstance(labels[index], int | float) and not isinstance(labels[index], bool))
+            labels[index] is None
+            or (isinstance(labels[index], int | float) and not isinstance(labels[index], bool))
         ):
             raise ValueError(f"field 'labels': item {index} must be a number or null")
     if all(label is None for label in labels):
@@ -41,7 +51,9 @@ def check_lines_have_tokens(path: str, rows: list[dict], texts: list[list[int]],
         mask = common.pad([[1] * len(text) for text in part]).bool()
         width = max(len(row["labels"]) for row in rows[start : start + 256])
         ends = masking.line_end_positions(common.pad(part), mask, table, width).tolist()
-        for number, (row, places) in enumerate(zip(rows[start : start + 256], ends, strict=True), start + 1):
+        for number, (row, places) in enumerate(
+            zip(rows[start : start + 256], ends, strict=True), start + 1
+        ):
             for line, (label, place) in enumerate(zip(row["labels"], places, strict=False)):
                 if label is not None and place < 0:
                     raise InputError(f"{path}:{number}: line {line} of field 'completions' ends in no token; "
@@ -69,14 +81,20 @@ def bucket(count: int, bounds=(3, 5, 7, 10, 15, 25)) -> str:
 def auc(scores: torch.Tensor, positive: torch.Tensor) -> float | None:
     """Area under the ROC curve: P(score of a positive > of a negative), ties half (Mann-Whitney)."""
     _, inverse, counts = scores.double().unique(return_inverse=True, return_counts=True)
-    mean_rank = (counts.cumsum(0) - (counts - 1) / 2)[inverse]  # ranks from 1, the mean rank among equal scores
+    mean_rank = (counts.cumsum(0) - (counts - 1) / 2)[
+        inverse
+    ]  # ranks from 1, the mean rank among equal scores
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    return ratio(mean_rank[positive].sum() - n_positive * (n_positive + 1) / 2, n_positive * n_negative)
+    return ratio(
+        mean_rank[positive].sum() - n_positive * (n_positive + 1) / 2, n_positive * n_negative
+    )
 
 
 def majority(classes: torch.Tensor) -> float | None:
     """Accuracy of always naming the most frequent class; classes (N,)."""
-    return ratio(classes.unique(return_counts=True)[1].max(), len(classes)) if len(classes) else None
+    return (
+        ratio(classes.unique(return_counts=True)[1].max(), len(classes)) if len(classes) else None
+    )
 
 
 def binary_report(scores: torch.Tensor, positive: torch.Tensor) -> dict:
@@ -92,7 +110,12 @@ def binary_report(scores: torch.Tensor, positive: torch.Tensor) -> dict:
         "precision": ratio(tp, tp + fp),
         "recall": ratio(tp, tp + fn),
         "f1": ratio(2 * tp, 2 * tp + fp + fn),
-        "confusion": {"true_positive": tp, "false_positive": fp, "false_negative": fn, "true_negative": tn},
+        "confusion": {
+            "true_positive": tp,
+            "false_positive": fp,
+            "false_negative": fn,
+            "true_negative": tn,
+        },
     }
 
 
@@ -126,7 +149,9 @@ def by_group(names: list[str], report, *columns: torch.Tensor) -> dict:
     """report(*columns) of the rows of each name, names in the order of the numbers that they start with."""
     order = sorted(set(names), key=lambda name: (int((re.match(r"\d+", name) or [0])[0]), name))
     groups = {name: torch.tensor([own == name for own in names]) for name in order}
-    return {name: report(*(column[chosen] for column in columns)) for name, chosen in groups.items()}
+    return {
+        name: report(*(column[chosen] for column in columns)) for name, chosen in groups.items()
+    }
 
 
 def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
@@ -138,11 +163,17 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     `first_error_found` is the share, among the rows with a negative line, whose first line with a score of 0 or less,
     among those labelled, is the first negative one.
     """
-    flat, square, found = [], [], []  # flat: score, label, changed, position, number of lines, steps, before the error
+    flat, square, found = (
+        [],
+        [],
+        [],
+    )  # flat: score, label, changed, position, number of lines, steps, before the error
     for row, row_scores in zip(rows, scores, strict=True):
         labels, meta = row["labels"], row.get("meta", {})
         signed = [i for i, label in enumerate(labels) if label]
-        square += [(row_scores[i] - label) ** 2 for i, label in enumerate(labels) if label is not None]
+        square += [
+            (row_scores[i] - label) ** 2 for i, label in enumerate(labels) if label is not None
+        ]
         first = next((i for i in signed if labels[i] < 0), None)
         if first is not None:
             found.append(first == next((i for i in signed if row_scores[i] <= 0), None))
@@ -152,8 +183,14 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
         ]  # fmt: skip
     columns = list(zip(*flat, strict=True)) or [()] * 7
     score, positive = torch.tensor(columns[0]), torch.tensor(columns[1]) > 0
-    changed, early = torch.tensor(columns[2], dtype=torch.bool), torch.tensor(columns[6], dtype=torch.bool)
-    everything, alone = binary_report(score, positive), binary_report(score[changed], positive[changed])
+    changed, early = (
+        torch.tensor(columns[2], dtype=torch.bool),
+        torch.tensor(columns[6], dtype=torch.bool),
+    )
+    everything, alone = (
+        binary_report(score, positive),
+        binary_report(score[changed], positive[changed]),
+    )
     fit = calibration(score, positive)
     return {
         "eval_loss": mean(torch.tensor(square)),
@@ -169,11 +206,15 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
         "histogram": histogram(score, positive),
         "by_position": by_group(columns[3], binary_report, score, positive),
         "by_num_lines": by_group(columns[4], binary_report, score, positive),
-        "by_steps": by_group(columns[5], binary_report, score, positive) if set(columns[5]) - {"None"} else {},
+        "by_steps": by_group(columns[5], binary_report, score, positive)
+        if set(columns[5]) - {"None"}
+        else {},
     }
 
 
-def outcome_report(logits: torch.Tensor, scores: torch.Tensor, outcomes: torch.Tensor, num_lines: list[int]) -> dict:
+def outcome_report(
+    logits: torch.Tensor, scores: torch.Tensor, outcomes: torch.Tensor, num_lines: list[int]
+) -> dict:
     """Report of an outcome classifier: logits (N, 4), scores (N,) the expected rewards, outcomes (N,) the true classes.
 
     `confusion` counts true (rows) against predicted classes; the AUC is of the score, for passed against the rest.
@@ -185,7 +226,9 @@ def outcome_report(logits: torch.Tensor, scores: torch.Tensor, outcomes: torch.T
         return {"count": len(outcomes), "accuracy": mean(predicted == outcomes), "majority": majority(outcomes),
                 "auc": auc(scores, passed)}  # fmt: skip
 
-    counts = (outcomes * len(names) + predicted).bincount(minlength=len(names) ** 2).view(len(names), -1)
+    counts = (
+        (outcomes * len(names) + predicted).bincount(minlength=len(names) ** 2).view(len(names), -1)
+    )
     everything = part(predicted, outcomes, scores, passed)
     return {
         "eval_texts": everything.pop("count"),
@@ -193,13 +236,19 @@ def outcome_report(logits: torch.Tensor, scores: torch.Tensor, outcomes: torch.T
         "classes": names,
         "confusion": counts.tolist(),
         "recall": {name: ratio(counts[i, i], counts[i].sum()) for i, name in enumerate(names)},
-        "precision": {name: ratio(counts[i, i], counts[:, i].sum()) for i, name in enumerate(names)},
+        "precision": {
+            name: ratio(counts[i, i], counts[:, i].sum()) for i, name in enumerate(names)
+        },
         "histogram": histogram(scores, passed),
-        "by_num_lines": by_group([bucket(n) for n in num_lines], part, predicted, outcomes, scores, passed),
+        "by_num_lines": by_group(
+            [bucket(n) for n in num_lines], part, predicted, outcomes, scores, passed
+        ),
     }
 
 
-def pair_report(margins: torch.Tensor, kinds: list[str | None], dimensions: list[str | None]) -> dict:
+def pair_report(
+    margins: torch.Tensor, kinds: list[str | None], dimensions: list[str | None]
+) -> dict:
     """Accuracy of pairs: margins (N,) are score(preferred) - score(rejected), a tie is wrong; by kind and by dimension
     where the pairs have one."""
 
@@ -217,9 +266,23 @@ def text_of(value) -> str:
 
 def print_report(report: dict) -> None:
     """The plain numbers on one line; then a line a group; what a figure needs stays in the file."""
-    print("  ".join(f"{name} {text_of(value)}" for name, value in report.items() if not isinstance(value, dict | list)))
-    groups = {"to_first_error": {"": report["to_first_error"]}} if "to_first_error" in report else {}
-    for title, group in (groups | {name: value for name, value in report.items() if name.startswith("by_")}).items():
+    print(
+        "  ".join(
+            f"{name} {text_of(value)}"
+            for name, value in report.items()
+            if not isinstance(value, dict | list)
+        )
+    )
+    groups = (
+        {"to_first_error": {"": report["to_first_error"]}} if "to_first_error" in report else {}
+    )
+    for title, group in (
+        groups | {name: value for name, value in report.items() if name.startswith("by_")}
+    ).items():
         for name, numbers in group.items():
-            values = (f"{key} {text_of(value)}" for key, value in numbers.items() if not isinstance(value, dict))
+            values = (
+                f"{key} {text_of(value)}"
+                for key, value in numbers.items()
+                if not isinstance(value, dict)
+            )
             print(f"{title:>14} {name:>6}", *values, sep="  ")

@@ -21,7 +21,17 @@ import numpy as np
 import common
 from common import InputError
 
-T_95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  # two-sided quantile, 1 to 9 degrees of freedom
+T_95 = [
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+]  # two-sided quantile, 1 to 9 degrees of freedom
 
 
 @dataclass
@@ -49,7 +59,9 @@ def read_curve(folder: str, config: Config) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(row[config.x], row[config.metric]) for row in rows
              if row.get(config.x) is not None and row.get(config.metric) is not None]  # fmt: skip
     if not pairs:
-        raise InputError(f"{path}: no row has both {config.x!r} and {config.metric!r}; columns: {', '.join(rows[-1])}")
+        raise InputError(
+            f"{path}: no row has both {config.x!r} and {config.metric!r}; columns: {', '.join(rows[-1])}"
+        )
     x, y = np.array(pairs, dtype=float).T
     return x, smoothed(y, config.smooth)
 
@@ -58,7 +70,8 @@ def read_group(word: str, config: Config) -> tuple[str, np.ndarray, np.ndarray, 
     """Label, x, mean and half width of the band, each (N,), over the group's runs, at the x values that all share."""
     label, equals, folders = word.partition("=")
     curves = [
-        dict(zip(*read_curve(folder, config), strict=True)) for folder in (folders if equals else word).split(",")
+        dict(zip(*read_curve(folder, config), strict=True))
+        for folder in (folders if equals else word).split(",")
     ]
     x = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not x:
@@ -67,7 +80,11 @@ def read_group(word: str, config: Config) -> tuple[str, np.ndarray, np.ndarray, 
     n = len(values)
     half = np.zeros(len(x))
     if n > 1:
-        half = (T_95[n - 2] if n <= 10 else 1.96 + 2.5 / (n - 1)) * values.std(0, ddof=1) / math.sqrt(n)
+        half = (
+            (T_95[n - 2] if n <= 10 else 1.96 + 2.5 / (n - 1))
+            * values.std(0, ddof=1)
+            / math.sqrt(n)
+        )
     return label, np.array(x), values.mean(0), half
 
 
@@ -89,7 +106,9 @@ def main(config: Config) -> None:
         for label, x, mean, half in groups:
             (line,) = axes.plot(x, mean, label=label)
             if half.any():
-                axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
+                axes.fill_between(
+                    x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0
+                )
         axes.set(xlabel=config.x, ylabel=config.metric)
         axes.legend()
     else:
@@ -97,7 +116,9 @@ def main(config: Config) -> None:
             raise InputError(f"{config.report}: no such file")
         report = json.loads(Path(config.report).read_text(encoding="utf-8"))
         if "histogram" not in report:
-            raise InputError(f"{config.report}: field 'histogram' is missing; not a reward model's report")
+            raise InputError(
+                f"{config.report}: field 'histogram' is missing; not a reward model's report"
+            )
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4))
         edges = report["histogram"]["edges"]
         for name in ("negative", "positive"):
@@ -106,7 +127,9 @@ def main(config: Config) -> None:
         left.legend()
         bins = [row for row in report.get("calibration", {}).get("bins", []) if row["count"]]
         right.plot([0, 1], [0, 1], color="grey", linewidth=1)
-        right.plot([row["probability"] for row in bins], [row["positive"] for row in bins], marker="o")
+        right.plot(
+            [row["probability"] for row in bins], [row["positive"] for row in bins], marker="o"
+        )
         right.set(xlabel="score as probability", ylabel="share of positives", visible=bool(bins))
     figure.tight_layout()
     try:

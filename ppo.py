@@ -48,38 +48,62 @@ class Config:
     tasks: str  # tasks.jsonl to sample prompts from
     model_name_or_path: str  # policy to start from
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
-    outcome_reward: Literal["tests", "fraction", "orm", "none"] = "tests"  # R_O: 1 when every test passes (PSGPO); the
+    outcome_reward: Literal["tests", "fraction", "orm", "none"] = (
+        "tests"  # R_O: 1 when every test passes (PSGPO); the
+    )
     # share that passes (asked for by PSGPO's reviewers); --orm's score (PRLCoder's outcome arms); 0 (its PRM arm)
     orm: str | None = None  # outcome reward model, read at the completion's last token
     prm: list[str] | None = None  # line-level reward model, or several: an ensemble
-    prm_ensemble: Literal["min", "mean", "lower_bound"] = "min"  # per token; lower_bound: mean - standard deviation
-    process_reward: Literal["auto", "prm", "oracle", "none"] = "auto"  # auto: prm where --prm is given; oracle: each
+    prm_ensemble: Literal["min", "mean", "lower_bound"] = (
+        "min"  # per token; lower_bound: mean - standard deviation
+    )
+    process_reward: Literal["auto", "prm", "oracle", "none"] = (
+        "auto"  # auto: prm where --prm is given; oracle: each
+    )
     # line's exact label, by executing it in its place in the reference solution (prm_data/gold.py)
-    lambda_fail: float = 0.25  # weight of the process reward when the tests fail (PSGPO), or always (orm, none)
+    lambda_fail: float = (
+        0.25  # weight of the process reward when the tests fail (PSGPO), or always (orm, none)
+    )
     lambda_pass: float = 0.025  # ... and when they pass (PSGPO)
-    process_norm: Literal["lines", "scored_lines", "constant", "none"] = "lines"  # divide by the response's own lines
+    process_norm: Literal["lines", "scored_lines", "constant", "none"] = (
+        "lines"  # divide by the response's own lines
+    )
     # (PSGPO; comments of score 0 then raise a mean below 0, and pay), by those that --neutral_comments leaves a score
     # (they never do), by a constant, or by 1 (PRLCoder)
     process_norm_lines: float = 8.0  # the constant
     process_clip: float = 1.0  # PRM outputs are clipped to [-x, x]; 0 for no clipping
-    process_form: Literal["score", "delta", "min"] = "score"  # r_m (both papers); r_m - r_(m-1), r_0 = 0 (delta of Gao
+    process_form: Literal["score", "delta", "min"] = (
+        "score"  # r_m (both papers); r_m - r_(m-1), r_0 = 0 (delta of Gao
+    )
     # et al., 2024, arXiv 2410.15115, forwards in time); w_m r_m, w = softmax(-r / temperature), whose sum is nearly the
     # minimum over the lines (PURE, Cheng et al., 2025, arXiv 2504.15275)
     process_temperature: float = 0.1  # of min (PURE's code)
-    neutral_comments: bool = False  # comments, blank lines and docstrings have no score (PSGPO: in the PRM's labels)
-    value_init: Literal["none", "policy", "prm"] = "policy"  # critic starts as the policy with a random head (TRL), or
+    neutral_comments: bool = (
+        False  # comments, blank lines and docstrings have no score (PSGPO: in the PRM's labels)
+    )
+    value_init: Literal["none", "policy", "prm"] = (
+        "policy"  # critic starts as the policy with a random head (TRL), or
+    )
     # with a zero head, or as the (first) PRM, head and all (PSGPO; how is not published)
-    value_rescale: Literal["fit", "range", "none"] = "fit"  # prm: v = a r + b, by least squares on the returns of the
+    value_rescale: Literal["fit", "range", "none"] = (
+        "fit"  # prm: v = a r + b, by least squares on the returns of the
+    )
     # first batch; (r + 1) / 2, since labels are in [-1, 1] and returns about in [0, 1] (both ours); r
-    critic_warmup_steps: int = 0  # the first batches train the critic alone: the policy's learning rate is 0
+    critic_warmup_steps: int = (
+        0  # the first batches train the critic alone: the policy's learning rate is 0
+    )
     max_steps: int = 60  # rollout batches
     num_prompts: int = 16  # prompts a batch, over all processes
     num_generations: int = 4  # completions a prompt
     max_completion_length: int = 128  # tokens
-    temperature: float = 1.0  # of sampling, and of every log-prob; nothing else shapes the distribution
+    temperature: float = (
+        1.0  # of sampling, and of every log-prob; nothing else shapes the distribution
+    )
     num_ppo_epochs: int = 1
     num_mini_batches: int = 2  # optimiser steps an epoch
-    per_device_train_batch_size: int = 32  # rows a forward pass; changes memory and speed, not the result
+    per_device_train_batch_size: int = (
+        32  # rows a forward pass; changes memory and speed, not the result
+    )
     learning_rate: float = 2e-4  # policy; for a pretrained model 1e-6 is usual
     value_learning_rate: float = 5e-4  # critic
     warmup_steps: int = 10  # batches; the first Adam steps are destructive without
@@ -89,10 +113,16 @@ class Config:
     kl_coef: float = 0.0  # 0: no reference policy is kept
     gamma: float = 1.0
     lam: float = 0.95
-    gae_unit: Literal["token", "line"] = "token"  # line: lambda decays at line ends alone, so that a line is one action
+    gae_unit: Literal["token", "line"] = (
+        "token"  # line: lambda decays at line ends alone, so that a line is one action
+    )
     whiten_advantages: bool = True  # to zero mean and unit variance over the batch
-    prm_refresh: int = 0  # batches between trainings of the PRM on the policy's rollouts; 0: it stays as it is
-    prm_refresh_labels: Literal["gold", "search", "search_masked"] = "gold"  # by references (prm_data/gold.py), or by
+    prm_refresh: int = (
+        0  # batches between trainings of the PRM on the policy's rollouts; 0: it stays as it is
+    )
+    prm_refresh_labels: Literal["gold", "search", "search_masked"] = (
+        "gold"  # by references (prm_data/gold.py), or by
+    )
     # the policy's own completions (prm_data/search.py), masked: no label after the first bad line
     prm_refresh_window: int = 1280  # the latest rollouts, of which it draws
     prm_refresh_steps: int = 10  # optimiser steps each time
@@ -107,7 +137,9 @@ class Config:
 
 
 def uses_prm(config: Config) -> bool:
-    return config.process_reward == "prm" or (config.process_reward == "auto" and config.prm is not None)
+    return config.process_reward == "prm" or (
+        config.process_reward == "auto" and config.prm is not None
+    )
 
 
 def check_flags(config: Config) -> None:
@@ -135,9 +167,13 @@ def check_flags(config: Config) -> None:
 def check_task(task: dict, config: Config) -> None:
     """Raises ValueError for a task that cannot be judged, or has no reference where labels need one."""
     sandbox.check_task(task)
-    by_gold = config.process_reward == "oracle" or (config.prm_refresh > 0 and config.prm_refresh_labels == "gold")
+    by_gold = config.process_reward == "oracle" or (
+        config.prm_refresh > 0 and config.prm_refresh_labels == "gold"
+    )
     if by_gold and not isinstance(task.get("solution"), str):
-        raise ValueError("field 'solution' must be str: exact labels compare with reference programs")
+        raise ValueError(
+            "field 'solution' must be str: exact labels compare with reference programs"
+        )
 
 
 def combine(scores: torch.Tensor, prm_ensemble: str) -> torch.Tensor:
@@ -151,7 +187,9 @@ def shape_scores(scores: torch.Tensor, lines: torch.Tensor, config: Config) -> t
     """The form of the process reward, --process_form: scores (B, T), read where `lines` (B, T) is true -> (B, T)."""
     if config.process_form == "delta":
         position = torch.arange(lines.shape[1], device=lines.device)
-        latest = torch.where(lines, position, -1).cummax(1).values  # (B, T) the last line end up to token t
+        latest = (
+            torch.where(lines, position, -1).cummax(1).values
+        )  # (B, T) the last line end up to token t
         before = F.pad(latest, (1, 0), value=-1)[:, :-1]
         return scores - torch.where(before >= 0, scores.gather(1, before.clamp(min=0)), 0)
     if config.process_form == "min":
@@ -171,7 +209,9 @@ def compose_rewards(
     ends that is no comment, blank line or docstring. mask (B, T): the completion's tokens, right-padded.
     """
     lines = code if config.neutral_comments else ends  # (B, T) those with a score
-    scores = process.clamp(-config.process_clip, config.process_clip) if config.process_clip else process
+    scores = (
+        process.clamp(-config.process_clip, config.process_clip) if config.process_clip else process
+    )
     scores = shape_scores(scores, lines, config)
     norm = {
         "lines": ends.sum(1, keepdim=True).clamp(min=1),  # (B, 1)
@@ -179,7 +219,9 @@ def compose_rewards(
         "constant": config.process_norm_lines,
         "none": 1,
     }[config.process_norm]
-    known = passed & (config.outcome_reward in ("tests", "fraction"))  # else no test result may enter the reward
+    known = passed & (
+        config.outcome_reward in ("tests", "fraction")
+    )  # else no test result may enter the reward
     weight = torch.where(known, config.lambda_pass, config.lambda_fail)[:, None]  # (B, 1)
     last = mask & (torch.arange(mask.shape[1], device=mask.device) == mask.sum(1, keepdim=True) - 1)
     return weight * scores * lines / norm + outcome[:, None] * last
@@ -189,13 +231,17 @@ def code_ends(rollout: common.Rollout, table: masking.LineTable) -> torch.Tensor
     """Tokens (N, T) in which a line of code ends, and not only comments, blank lines and docstrings."""
     width = max(len(text.splitlines()) for text in rollout.texts)
     kinds = masking.line_kinds(rollout.ids, rollout.mask, table, width)  # (N, lines)
-    places = masking.line_end_positions(rollout.ids, rollout.mask, table, width)  # (N, lines), -1 where none
+    places = masking.line_end_positions(
+        rollout.ids, rollout.mask, table, width
+    )  # (N, lines), -1 where none
     is_code = ((kinds == masking.CODE) & (places >= 0)).long()
     return torch.zeros_like(rollout.ids).scatter_reduce(1, places.clamp(min=0), is_code, "amax") > 0
 
 
 def head_of(critic):
-    return next(module for name, module in critic.named_modules() if name in ("score", "classifier"))
+    return next(
+        module for name, module in critic.named_modules() if name in ("score", "classifier")
+    )
 
 
 @torch.no_grad()
@@ -207,7 +253,9 @@ def rescale_critic(critic, scale: float, shift: float) -> None:
     head.bias.mul_(scale).add_(shift)
 
 
-def fit_returns(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
+def fit_returns(
+    values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor
+) -> tuple[float, float]:
     """Scale >= 0 and shift by which values (B, T) come closest to the returns (B, T) in squared error, over the valid
     tokens of all processes. Values that say nothing (scale 0) become the mean return."""
     v, r = values[mask].double(), returns[mask].double()  # (N,), (N,)
@@ -220,14 +268,20 @@ def fit_returns(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor)
 
 def start_critic(config: Config):
     """The critic at the run's first step, by --value_init and --value_rescale (fit: done once there are returns)."""
-    critic = common.load_scorer(config.prm[0] if config.value_init == "prm" else config.model_name_or_path)
+    critic = common.load_scorer(
+        config.prm[0] if config.value_init == "prm" else config.model_name_or_path
+    )
     head = head_of(critic)
     if getattr(critic.config, "score_activation", "none") != "none":
-        raise InputError(f"{config.prm[0]}: its scores are not its logits (score_activation), as a critic's values are")
+        raise InputError(
+            f"{config.prm[0]}: its scores are not its logits (score_activation), as a critic's values are"
+        )
     with torch.no_grad():
         if config.value_init == "none":
             generator = torch.Generator().manual_seed(common.seed_of(config.seed, "value head"))
-            head.weight.normal_(0.0, getattr(critic.config, "initializer_range", 0.02), generator=generator)
+            head.weight.normal_(
+                0.0, getattr(critic.config, "initializer_range", 0.02), generator=generator
+            )
     if config.value_rescale == "range":
         rescale_critic(critic, 0.5, 0.5)
     return critic
@@ -266,28 +320,51 @@ def check_reward_models(config: Config, tokenizer) -> None:
             raise InputError(f"{path}: its tokenizer is not the policy's")
     for path in config.prm or []:
         report = Path(path) / "report.json"
-        if report.is_file() and (json.loads(report.read_text()).get("eval_auc") or 1) < 0.95 and common.rank() == 0:
-            print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
+        if (
+            report.is_file()
+            and (json.loads(report.read_text()).get("eval_auc") or 1) < 0.95
+            and common.rank() == 0
+        ):
+            print(
+                f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised"
+            )
 
 
 def main(config: Config) -> None:
     check_flags(config)
-    tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, lambda task: check_task(task, config))
+    tasks = common.read_jsonl(
+        config.tasks, common.PROMPT_FIELDS, lambda task: check_task(task, config)
+    )
     for path in [config.model_name_or_path, config.orm, *(config.prm or [])]:
         common.check_model_folder(path)
     checkpoint = common.open_run(config)
     policy_path = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(policy_path)
     check_reward_models(config, tokenizer)
-    policy = common.shard(common.load_policy(policy_path).eval())  # eval: no dropout, ever; gradients flow all the same
+    policy = common.shard(
+        common.load_policy(policy_path).eval()
+    )  # eval: no dropout, ever; gradients flow all the same
     critic = common.load_scorer(checkpoint / "value_model") if checkpoint else start_critic(config)
     critic = common.shard(critic.eval())
-    reference = common.shard(common.load_policy(config.model_name_or_path).eval()) if config.kl_coef else None
-    prm_paths = [checkpoint / "prm"] if checkpoint and config.prm_refresh else config.prm if uses_prm(config) else []
+    reference = (
+        common.shard(common.load_policy(config.model_name_or_path).eval())
+        if config.kl_coef
+        else None
+    )
+    prm_paths = (
+        [checkpoint / "prm"]
+        if checkpoint and config.prm_refresh
+        else config.prm
+        if uses_prm(config)
+        else []
+    )
     prms = [common.shard(common.load_scorer(path).eval()) for path in prm_paths]
     orm = common.shard(common.load_scorer(config.orm).eval()) if config.orm else None
     models = {"": policy, "value_model": critic} | ({"prm": prms[0]} if config.prm_refresh else {})
-    optimizers = {name: torch.optim.AdamW(model.parameters(), weight_decay=0.0) for name, model in models.items()}
+    optimizers = {
+        name: torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+        for name, model in models.items()
+    }
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
     eos_ids = common.eos_ids(policy, tokenizer)
     table = common.line_table(tokenizer)
@@ -295,7 +372,9 @@ def main(config: Config) -> None:
     spent = Counter(label_samples=0, label_programs=0)  # what line labels have cost so far
     cache, prm_scores, pass_rates = {}, [], []
     if checkpoint:
-        logged = [json.loads(line) for line in common.whole_lines(f"{config.output_dir}/metrics.jsonl")]
+        logged = [
+            json.loads(line) for line in common.whole_lines(f"{config.output_dir}/metrics.jsonl")
+        ]
         spent.update({name: logged[-1].get(name, 0) for name in spent})
         prm_scores = [row["rewards/prm/mean"] for row in logged]
         pass_rates = [row["rewards/tests/mean"] for row in logged]
@@ -327,7 +406,11 @@ def main(config: Config) -> None:
             # of a micro-batch stay together in the update, since low-precision results depend on the batch they are in.
             mini_batches = []
             for k in range(config.num_mini_batches):
-                rows = [i for i in range(len(row_tasks)) if i // config.num_generations % config.num_mini_batches == k]
+                rows = [
+                    i
+                    for i in range(len(row_tasks))
+                    if i // config.num_generations % config.num_mini_batches == k
+                ]
                 rows.sort(key=lambda i, r=rollout: len(r.prompts[i]) + len(r.completions[i]))
                 size = config.per_device_train_batch_size
                 mini_batches.append([rows[i : i + size] for i in range(0, len(rows), size)])
@@ -337,32 +420,55 @@ def main(config: Config) -> None:
             with torch.no_grad():
                 for rows in (rows for mini_batch in mini_batches for rows in mini_batch):
                     input_ids, on, places = common.pack(rollout, rows)  # (B, L), (B, L), (B, T)
-                    logprobs, entropy = policy.completion_logprobs(input_ids, on, config.temperature)  # (B, L)
-                    old_logprobs[rows], entropies[rows] = logprobs.gather(1, places), entropy.gather(1, places)
-                    values[rows] = critic(input_ids=input_ids).logits.squeeze(-1).gather(1, places - 1)
+                    logprobs, entropy = policy.completion_logprobs(
+                        input_ids, on, config.temperature
+                    )  # (B, L)
+                    old_logprobs[rows], entropies[rows] = (
+                        logprobs.gather(1, places),
+                        entropy.gather(1, places),
+                    )
+                    values[rows] = (
+                        critic(input_ids=input_ids).logits.squeeze(-1).gather(1, places - 1)
+                    )
                     if reference is not None:
-                        logprobs, _ = reference.completion_logprobs(input_ids, on, config.temperature)
+                        logprobs, _ = reference.completion_logprobs(
+                            input_ids, on, config.temperature
+                        )
                         reference_logprobs[rows] = logprobs.gather(1, places)
                     if prms:
-                        scores = torch.stack([common.scores_of(prm, input_ids) for prm in prms])  # (E, B, L)
+                        scores = torch.stack(
+                            [common.scores_of(prm, input_ids) for prm in prms]
+                        )  # (E, B, L)
                         process[rows] = combine(scores, config.prm_ensemble).gather(1, places)
                     if orm is not None:
                         orm_scores[rows] = common.scores_of(orm, input_ids).gather(1, places)
 
             verdicts = [future.result() for future in futures]
-            judged = torch.tensor([verdict["status"] != "harness_error" for verdict in verdicts], device=values.device)
-            passed = torch.tensor([verdict["status"] == "passed" for verdict in verdicts], device=values.device)
-            mask = rollout.mask & judged[:, None]  # (N, T) a sample without a verdict does not count
+            judged = torch.tensor(
+                [verdict["status"] != "harness_error" for verdict in verdicts], device=values.device
+            )
+            passed = torch.tensor(
+                [verdict["status"] == "passed" for verdict in verdicts], device=values.device
+            )
+            mask = (
+                rollout.mask & judged[:, None]
+            )  # (N, T) a sample without a verdict does not count
 
             # Reward and advantage.
             if config.outcome_reward == "orm":
-                outcome = orm_scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)  # (N,)
+                outcome = orm_scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(
+                    1
+                )  # (N,)
             elif config.outcome_reward == "fraction":
-                outcome = torch.tensor([v["passed"] / max(v["total"], 1) for v in verdicts], device=values.device)
+                outcome = torch.tensor(
+                    [v["passed"] / max(v["total"], 1) for v in verdicts], device=values.device
+                )
             else:
                 outcome = passed.float() * (config.outcome_reward == "tests")
             if oracle:
-                process = online.gold_labels(handles, row_tasks, rollout, table).nan_to_num(0.0)  # (N, T)
+                process = online.gold_labels(handles, row_tasks, rollout, table).nan_to_num(
+                    0.0
+                )  # (N, T)
             ends = masking.line_ends(rollout.ids, rollout.mask, table)  # (N, T)
             code = code_ends(rollout, table)  # (N, T)
             rewards = compose_rewards(outcome, passed, process, ends, code, rollout.mask, config)
@@ -371,7 +477,9 @@ def main(config: Config) -> None:
                 log_ratio_to_reference = (old_logprobs - reference_logprobs) * mask
             shaped = rewards - config.kl_coef * log_ratio_to_reference
             if config.value_init == "prm" and config.value_rescale == "fit" and step == 0:
-                _, sums_ahead = advantages.gae(shaped, torch.zeros_like(values), mask, config.gamma, 1.0)  # (N, T)
+                _, sums_ahead = advantages.gae(
+                    shaped, torch.zeros_like(values), mask, config.gamma, 1.0
+                )  # (N, T)
                 scale, shift = fit_returns(values, sums_ahead, mask)
                 rescale_critic(critic, scale, shift)
                 values = scale * values + shift
@@ -383,17 +491,27 @@ def main(config: Config) -> None:
 
             # Update: each mini-batch is one optimiser step, its losses divided by its tokens over all processes.
             schedule = (config.learning_rate, config.warmup_steps, config.max_steps, "constant")
-            value_lr = common.lr_at(step, *schedule) * config.value_learning_rate / config.learning_rate
+            value_lr = (
+                common.lr_at(step, *schedule) * config.value_learning_rate / config.learning_rate
+            )
             policy_step = step - config.critic_warmup_steps
             lr = common.lr_at(policy_step, *schedule) if policy_step >= 0 else 0.0
-            for name, rate in (("", lr), ("value_model", value_lr), ("prm", config.prm_refresh_learning_rate)):
+            for name, rate in (
+                ("", lr),
+                ("value_model", value_lr),
+                ("prm", config.prm_refresh_learning_rate),
+            ):
                 for group in optimizers[name].param_groups if name in optimizers else []:
                     group["lr"] = rate
-            sums = torch.zeros(5, dtype=torch.float64)  # policy loss, value loss, approximate KL, clipped, ratio
+            sums = torch.zeros(
+                5, dtype=torch.float64
+            )  # policy loss, value loss, approximate KL, clipped, ratio
             grad_norm = 0.0
             for _ in range(config.num_ppo_epochs):
                 for mini_batch in mini_batches:
-                    (num_tokens,) = common.all_sum(sum(int(mask[rows].sum()) for rows in mini_batch))
+                    (num_tokens,) = common.all_sum(
+                        sum(int(mask[rows].sum()) for rows in mini_batch)
+                    )
                     num_tokens = max(num_tokens, 1.0)
                     for rows in mini_batch:
                         input_ids, on, places = common.pack(rollout, rows)
@@ -402,13 +520,25 @@ def main(config: Config) -> None:
                             logprobs.gather(1, places), old_logprobs[rows], token_advantages[rows], mask[rows],
                             config.cliprange,
                         )  # fmt: skip
-                        (loss * common.world_size() / num_tokens).backward()  # FSDP averages over processes: now a sum
-                        new_values = critic(input_ids=input_ids).logits.squeeze(-1).gather(1, places - 1)
-                        v_loss = value_loss(new_values, values[rows], returns[rows], mask[rows], config.cliprange_value)
+                        (
+                            loss * common.world_size() / num_tokens
+                        ).backward()  # FSDP averages over processes: now a sum
+                        new_values = (
+                            critic(input_ids=input_ids).logits.squeeze(-1).gather(1, places - 1)
+                        )
+                        v_loss = value_loss(
+                            new_values,
+                            values[rows],
+                            returns[rows],
+                            mask[rows],
+                            config.cliprange_value,
+                        )
                         (v_loss * common.world_size() / num_tokens).backward()
                         approximate_kl = (log_ratio.exp() - 1 - log_ratio).sum()  # Schulman's k3
                         ratio = (log_ratio.exp() * mask[rows]).sum()
-                        sums += torch.tensor([loss.item(), v_loss.item(), approximate_kl, clipped.sum(), ratio])
+                        sums += torch.tensor(
+                            [loss.item(), v_loss.item(), approximate_kl, clipped.sum(), ratio]
+                        )
                     grad_norm = common.clip_gradients(policy, config.max_grad_norm)
                     common.clip_gradients(critic, config.max_grad_norm)
                     for name in ("", "value_model"):
@@ -424,7 +554,16 @@ def main(config: Config) -> None:
                 window = window[-config.prm_refresh_window :]
                 if window and (step + 1) % config.prm_refresh == 0:
                     prm_loss, cost = online.refresh(
-                        prms[0], optimizers["prm"], window, policy, tokenizer, table, runner, cache, step, config
+                        prms[0],
+                        optimizers["prm"],
+                        window,
+                        policy,
+                        tokenizer,
+                        table,
+                        runner,
+                        cache,
+                        step,
+                        config,
                     )
 
             # Log and save.
@@ -475,10 +614,17 @@ def main(config: Config) -> None:
             pass_rates.append(passes / samples)
             if common.rank() == 0:
                 if prms and (step + 1) % 10 == 0 and is_over_optimised(prm_scores, pass_rates):
-                    bar.write("warning: over the last 10 updates the PRM's score rose and the pass rate fell")
+                    bar.write(
+                        "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
+                    )
                 common.append_jsonl(f"{config.output_dir}/metrics.jsonl", [metrics])
                 rows = zip(
-                    row_tasks, rollout.texts, verdicts, rewards.sum(1).tolist(), rollout.completions, strict=True
+                    row_tasks,
+                    rollout.texts,
+                    verdicts,
+                    rewards.sum(1).tolist(),
+                    rollout.completions,
+                    strict=True,
                 )
                 common.append_jsonl(f"{config.output_dir}/completions.jsonl", [
                     {"step": step + 1, "task_id": task["task_id"], "prompt": task["prompt"], "completion": completion,
@@ -486,11 +632,20 @@ def main(config: Config) -> None:
                     | ({"completion_ids": ids} if config.prm_refresh else {})  # from which a resumed run goes on
                     for task, completion, verdict, reward, ids in rows
                 ])  # fmt: skip
-                bar.set_postfix(passed=f"{passes / samples:.2f}", reward=f"{reward / samples:.2f}", refresh=False)
+                bar.set_postfix(
+                    passed=f"{passes / samples:.2f}",
+                    reward=f"{reward / samples:.2f}",
+                    refresh=False,
+                )
                 bar.update()
             if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
                 common.save_checkpoint(
-                    config.output_dir, step + 1, models, optimizers, tokenizer, config.save_total_limit
+                    config.output_dir,
+                    step + 1,
+                    models,
+                    optimizers,
+                    tokenizer,
+                    config.save_total_limit,
                 )
         bar.close()
     if config.prm_refresh:

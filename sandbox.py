@@ -81,7 +81,9 @@ MAX_TEXT = 500  # characters of a verdict's message
 MAX_AHEAD = 32_768  # bytes of calls that may wait for a program, less than a socket holds
 MAX_COMPILED = 100_000  # characters of a program that the judge compiles
 JUDGE_MEMORY = 2 << 30  # bytes of address space; the tests work on data that the program chose
-WALL_FACTOR = 5  # wall limit = this times the CPU limit, not counting the time spent waiting for a processor
+WALL_FACTOR = (
+    5  # wall limit = this times the CPU limit, not counting the time spent waiting for a processor
+)
 FILE_BYTES = 64 << 20  # size limit of one file and of the scratch directory
 PROGRAM_FILE = "<program>"  # file name of the program in tracebacks
 
@@ -132,7 +134,9 @@ def check_task(task: dict) -> None:
     ):
         fail("entry_point", f"{entry_point!r} is not a name")
     timeout = task.get("timeout")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0
+    ):
         fail("timeout", f"{timeout!r} is not a positive number of seconds")
     if style == "call" and not entry_point:
         fail("entry_point", "the call style needs one")
@@ -183,7 +187,8 @@ def unittest_methods(source: str) -> list[str]:
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef)
         for item in node.body
-        if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)) and item.name.startswith("test")
+        if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and item.name.startswith("test")
     ]
 
 
@@ -195,7 +200,15 @@ def prompt_helpers(prompt: str, entry_point: str) -> str:
 
 # Made once: json.dumps would make it anew for each message, and whatever a candidate builds costs it copied pages.
 encode_json = json.encoder.c_make_encoder(
-    None, json.JSONEncoder().default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+    None,
+    json.JSONEncoder().default,
+    json.encoder.encode_basestring_ascii,
+    None,
+    ":",
+    ",",
+    False,
+    False,
+    True,
 )
 HEADER = struct.Struct(">I")
 
@@ -313,7 +326,13 @@ TYPES = {
         range,
         type,
     )
-} | {"NoneType": type(None), "Counter": Counter, "OrderedDict": OrderedDict, "defaultdict": defaultdict, "deque": deque}
+} | {
+    "NoneType": type(None),
+    "Counter": Counter,
+    "OrderedDict": OrderedDict,
+    "defaultdict": defaultdict,
+    "deque": deque,
+}
 TYPE_NAMES = {kind: name for name, kind in TYPES.items()}
 STRING_TYPES = {  # rebuilt from their own text: module and class
     "Decimal": ("decimal", "Decimal"),
@@ -353,14 +372,22 @@ def encode(value, foreign, numbers=None, register=False):
     if kind is range:
         return ["r", *[encode(x, foreign) for x in (value.start, value.stop, value.step)]]
     if kind is slice:
-        return ["sl", *[encode(x, foreign, numbers, register) for x in (value.start, value.stop, value.step)]]
+        return [
+            "sl",
+            *[encode(x, foreign, numbers, register) for x in (value.start, value.stop, value.step)],
+        ]
     if kind is type and value in TYPE_NAMES:
         return ["T", TYPE_NAMES[value]]
     if kind.__name__ in STRING_TYPES:
         module, name = STRING_TYPES[kind.__name__]
-        if kind is getattr(sys.modules.get(module), name, None) and getattr(value, "tzinfo", None) is None:
+        if (
+            kind is getattr(sys.modules.get(module), name, None)
+            and getattr(value, "tzinfo", None) is None
+        ):
             return ["S", name, str(value)]
-    if kind.__name__ == "timedelta" and kind is getattr(sys.modules.get("datetime"), "timedelta", None):
+    if kind.__name__ == "timedelta" and kind is getattr(
+        sys.modules.get("datetime"), "timedelta", None
+    ):
         return ["td", value.days, value.seconds, value.microseconds]
     if value is Ellipsis or value is NotImplemented:
         return ["T", repr(value)]
@@ -429,7 +456,9 @@ def decode(value, foreign, objects=None, register=False):
         if tag == "sl":
             return slice(*decode_items(value, 1, foreign, objects, register))
         if tag == "T":
-            return {"Ellipsis": ..., "NotImplemented": NotImplemented}.get(value[1]) or TYPES[value[1]]
+            return {"Ellipsis": ..., "NotImplemented": NotImplemented}.get(value[1]) or TYPES[
+                value[1]
+            ]
         if tag == "S":
             module, name = STRING_TYPES[value[1]]
             kind = getattr(__import__(module), name)
@@ -437,8 +466,17 @@ def decode(value, foreign, objects=None, register=False):
         if tag == "td":
             return __import__("datetime").timedelta(*value[1:4])
         return foreign(value)
-    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
-        raise MessageError(f"a malformed value: {type(error).__name__}: {str(error)[:100]}") from None
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise MessageError(
+            f"a malformed value: {type(error).__name__}: {str(error)[:100]}"
+        ) from None
 
 
 def decode_items(value: list, start: int, foreign, objects, register) -> list:
@@ -541,7 +579,11 @@ class Candidate:
             return self.raised(error)
         if name == "__main__":
             self.finish(0)
-        return ["ok", [self.encode(space[key]) if key in space else ["undefined"] for key in order["names"]], None]
+        return [
+            "ok",
+            [self.encode(space[key]) if key in space else ["undefined"] for key in order["names"]],
+            None,
+        ]
 
     def finish(self, code) -> None:
         """End as the interpreter would: wait for threads, run exit functions, flush; the exit code is the verdict's."""
@@ -563,7 +605,9 @@ class Candidate:
         """Tell the judge the line at which the CPU time ran out; the hard limit kills who does not get here."""
         while frame is not None and frame.f_code.co_filename != PROGRAM_FILE:
             frame = frame.f_back
-        self.channel.send(["timeout", frame and frame.f_lineno, self.executed and sorted(self.executed)])
+        self.channel.send(
+            ["timeout", frame and frame.f_lineno, self.executed and sorted(self.executed)]
+        )
         os._exit(1)
 
     def start_trace(self) -> None:
@@ -643,12 +687,18 @@ class Candidate:
                 before = to_json([args, kwargs])
                 now = [
                     [encode(value, self.foreign, again, True) for value in arguments],
-                    {key: encode(value, self.foreign, again, True) for key, value in keywords.items()},
+                    {
+                        key: encode(value, self.foreign, again, True)
+                        for key, value in keywords.items()
+                    },
                 ]
                 numbers = {id(value): number for number, value in enumerate(numbered)}
                 if to_json(now) != before:
                     changes = [
-                        [TAGS[type(value)], *contents(value, type(value), self.foreign, numbers, False)]
+                        [
+                            TAGS[type(value)],
+                            *contents(value, type(value), self.foreign, numbers, False),
+                        ]
                         for value in numbered
                     ]
             reply = ["ok", self.encode(result, numbers), changes]
@@ -685,7 +735,13 @@ class Candidate:
             self.lock = threading.RLock()
         with self.lock:
             self.channel.send(
-                ["back", kind, number, [self.encode(x) for x in args], {k: self.encode(x) for k, x in kwargs.items()}]
+                [
+                    "back",
+                    kind,
+                    number,
+                    [self.encode(x) for x in args],
+                    {k: self.encode(x) for k, x in kwargs.items()},
+                ]
             )
             while True:
                 message = self.channel.receive()
@@ -714,7 +770,9 @@ class CallbackObject:
     """An object of a class that the tests define, seen from the candidate: public attributes alone."""
 
     def __init__(self, candidate, number):
-        object.__setattr__(self, "_ask", lambda kind, *args: candidate.call_back(kind, number, args, {}))
+        object.__setattr__(
+            self, "_ask", lambda kind, *args: candidate.call_back(kind, number, args, {})
+        )
 
     def __getattr__(self, name):
         return self._ask("getattr", name)
@@ -755,11 +813,27 @@ def make_operations() -> dict:
     """What the judge may ask of the candidate: name -> function of the target and further arguments."""
     import operator
 
-    names = (
-        "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift neg pos abs invert eq ne lt le gt ge"
-    )
-    table = {name: getattr(operator, name) for name in (*names.split(), "getitem", "setitem", "delitem", "index")}
-    for function in (len, bool, str, repr, hash, iter, next, int, float, complex, round, getattr, setattr, delattr):
+    names = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift neg pos abs invert eq ne lt le gt ge"
+    table = {
+        name: getattr(operator, name)
+        for name in (*names.split(), "getitem", "setitem", "delitem", "index")
+    }
+    for function in (
+        len,
+        bool,
+        str,
+        repr,
+        hash,
+        iter,
+        next,
+        int,
+        float,
+        complex,
+        round,
+        getattr,
+        setattr,
+        delattr,
+    ):
         table[function.__name__] = function
     for function in (dir, isinstance, issubclass, format, reversed, divmod, bytes, call):
         table[function.__name__] = function
@@ -811,7 +885,15 @@ close_range:436:436 faccessat2:439:439 epoll_pwait2:441:441
 """
 # Calls that depend on an argument, or that the zygote needs and a candidate must not have.
 CALLS = {
-    "x86_64": {"audit": 0xC000003E, "column": 1, "clone": 56, "fork": 57, "vfork": 58, "kill": 62, "ioctl": 16}
+    "x86_64": {
+        "audit": 0xC000003E,
+        "column": 1,
+        "clone": 56,
+        "fork": 57,
+        "vfork": 58,
+        "kill": 62,
+        "ioctl": 16,
+    }
     | {"fcntl": 72, "prctl": 157, "prlimit64": 302, "sendto": 44, "clone3": 435}
     | {"umask": 95, "mkdir": 83, "mkdirat": 258},
     "aarch64": {"audit": 0xC00000B7, "column": 2, "clone": 220, "kill": 129, "ioctl": 29}
@@ -821,7 +903,14 @@ CALLS = {
 RETURN_ALLOW, RETURN_ERRNO, RETURN_KILL = 0x7FFF0000, 0x00050000, 0x80000000
 EPERM, ENOSYS = 1, 38
 CLONE_THREAD, CLONE_NAMESPACES = 0x10000, 0x7E020080
-IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
+IOCTLS = (
+    0x5401,
+    0x5413,
+    0x541B,
+    0x5421,
+    0x5450,
+    0x5451,
+)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 FCNTLS = (*range(8), 1030, 1031, 1032)  # no F_SETOWN: it would send signals
 PRCTLS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
 PR_SET_SECCOMP, PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 22, 1, 38
@@ -878,7 +967,9 @@ def base_filter(machine: str) -> list:
         number = entry.split(":")[calls["column"]]
         if number != "-":
             out.when_equal(int(number), lambda: out.give(RETURN_ALLOW))
-    out.when_equal(calls["clone3"], lambda: out.give(RETURN_ERRNO | ENOSYS))  # its flags are out of sight: use clone
+    out.when_equal(
+        calls["clone3"], lambda: out.give(RETURN_ERRNO | ENOSYS)
+    )  # its flags are out of sight: use clone
 
     def clone():
         out.load_argument(0)
@@ -902,7 +993,11 @@ def base_filter(machine: str) -> list:
     def make_directory(argument):
         def block():
             out.load_argument(argument)
-            for bit in (0o400, 0o200, 0o100):  # a directory that its owner cannot read could not be emptied
+            for bit in (
+                0o400,
+                0o200,
+                0o100,
+            ):  # a directory that its owner cannot read could not be emptied
                 out.unless_bits(bit, lambda: out.give(RETURN_ERRNO | EPERM))
             out.give(RETURN_ALLOW)
 
@@ -960,8 +1055,12 @@ class Kernel:
         self.ctypes = ctypes
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.machine = os.uname().machine
-        self.set_filter = ctypes.PyDLL(None).prctl  # bare: every candidate pays for the memory that this call touches
-        self.prepared = None  # the candidate's filter, ready to install: built once, used after every fork
+        self.set_filter = ctypes.PyDLL(
+            None
+        ).prctl  # bare: every candidate pays for the memory that this call touches
+        self.prepared = (
+            None  # the candidate's filter, ready to install: built once, used after every fork
+        )
 
     def check(self, result: int, what: str) -> int:
         if result < 0:
@@ -981,8 +1080,12 @@ class Kernel:
     def unshare(self, flags: int) -> None:
         self.check(self.libc.unshare(flags), "unshare")
 
-    def mount(self, source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-        text = [None if item is None else os.fsencode(item) for item in (source, target, kind, data)]
+    def mount(
+        self, source: str, target: str, kind: str | None, flags: int, data: str | None = None
+    ) -> None:
+        text = [
+            None if item is None else os.fsencode(item) for item in (source, target, kind, data)
+        ]
         flags = self.ctypes.c_ulong(flags)
         self.check(self.libc.mount(text[0], text[1], text[2], flags, text[3]), f"mount {target}")
 
@@ -999,10 +1102,16 @@ class Kernel:
         syscall, ctypes = self.libc.syscall, self.ctypes
         version = self.check(syscall(444, None, ctypes.c_size_t(0), 1), "landlock_create_ruleset")
         files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
-        attributes = struct.pack("=QQQ", files, 3, 3)[: {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}.get(version, 24)]
-        ruleset = self.check(syscall(444, attributes, ctypes.c_size_t(len(attributes)), 0), "landlock_create_ruleset")
+        attributes = struct.pack("=QQQ", files, 3, 3)[
+            : {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}.get(version, 24)
+        ]
+        ruleset = self.check(
+            syscall(444, attributes, ctypes.c_size_t(len(attributes)), 0), "landlock_create_ruleset"
+        )
         read, read_list = 1 << 2, 1 << 2 | 1 << 3
-        write = files & ~(1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15)  # no exec, device, socket, fifo
+        write = files & ~(
+            1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15
+        )  # no exec, device, socket, fifo
         rights = [(path, read_list if os.path.isdir(path) else read) for path in readable]
         rights += [(path, write) for path in writable] + [
             (path, (1 << 1 | 1 << 2 | 1 << 14) & files) for path in devices
@@ -1032,10 +1141,17 @@ class Kernel:
 
 def library_paths() -> list[str]:
     """What an interpreter reads: its library, shared objects, time zones. Links stay links, so /lib may be one."""
-    paths = [os.path.dirname(os.__file__), sys.base_prefix + "/lib", sys.base_exec_prefix + "/lib", *sys.path]
+    paths = [
+        os.path.dirname(os.__file__),
+        sys.base_prefix + "/lib",
+        sys.base_exec_prefix + "/lib",
+        *sys.path,
+    ]
     paths += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"]
     paths += ["/etc/ld.so.cache", "/etc/localtime"]
-    existing = sorted({path for path in paths if path.startswith("/") and os.path.exists(path)}, key=len)
+    existing = sorted(
+        {path for path in paths if path.startswith("/") and os.path.exists(path)}, key=len
+    )
     kept = []
     for path in existing:
         if not any(path.startswith(parent + "/") for parent in kept):
@@ -1044,7 +1160,15 @@ def library_paths() -> list[str]:
 
 
 DEVICES = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1,
+    2,
+    4,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
 
 
 def build_root(kernel: Kernel, root: str, paths: list[str]) -> None:
@@ -1063,10 +1187,18 @@ def build_root(kernel: Kernel, root: str, paths: list[str]) -> None:
             open(target, "w").close()
         kernel.mount(path, target, None, MS_BIND | MS_REC)
         if path not in DEVICES:
-            locked = os.statvfs(target).f_flag & 0xF  # nosuid, nodev and noexec of the original cannot be dropped
+            locked = (
+                os.statvfs(target).f_flag & 0xF
+            )  # nosuid, nodev and noexec of the original cannot be dropped
             kernel.mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | locked)
     os.makedirs(root + "/tmp")
-    kernel.mount("tmpfs", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=777,size={FILE_BYTES},nr_inodes=4096")
+    kernel.mount(
+        "tmpfs",
+        root + "/tmp",
+        "tmpfs",
+        MS_NOSUID | MS_NODEV,
+        f"mode=777,size={FILE_BYTES},nr_inodes=4096",
+    )
     with open(root + "/canary", "w") as file:
         file.write("not for reading")
     kernel.enter_root(root)
@@ -1090,7 +1222,9 @@ class Seal:
     def __init__(self, scratch: str, memory: int):
         self.scratch = scratch  # the directory that a program may write
         self.memory = memory  # bytes of address space
-        self.report = {name: "not tried" for name in LAYERS}  # "" means proved, else the reason of its absence
+        self.report = {
+            name: "not tried" for name in LAYERS
+        }  # "" means proved, else the reason of its absence
         self.kernel = Kernel() if sys.platform == "linux" else None
         self.namespaces = False  # whether to leave those of the parent
 
@@ -1101,10 +1235,16 @@ class Seal:
         ids = [os.stat("/proc/self/ns/" + name).st_ino for name in ("net", "ipc")]
         try:
             self.kernel.unshare(0x10000000)  # user
-            for file, text in (("setgroups", "deny"), ("uid_map", f"65534 {uid} 1"), ("gid_map", f"65534 {gid} 1")):
+            for file, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"65534 {uid} 1"),
+                ("gid_map", f"65534 {gid} 1"),
+            ):
                 with open(f"/proc/self/{file}", "w") as stream:
                     stream.write(text)
-            self.report["user namespace"] = "" if os.getuid() == 65534 else "the user did not change"
+            self.report["user namespace"] = (
+                "" if os.getuid() == 65534 else "the user did not change"
+            )
         except OSError as error:
             self.report["user namespace"] = str(error)
         for name, flag in (("network", 0x40000000), ("ipc", 0x08000000), ("process", 0x20000000)):
@@ -1114,9 +1254,14 @@ class Seal:
             except OSError as error:
                 self.report[name + " namespace"] = str(error)
         for name, file, before in zip(("network", "ipc"), ("net", "ipc"), ids, strict=True):
-            if not self.report[name + " namespace"] and os.stat("/proc/self/ns/" + file).st_ino == before:
+            if (
+                not self.report[name + " namespace"]
+                and os.stat("/proc/self/ns/" + file).st_ino == before
+            ):
                 self.report[name + " namespace"] = "the namespace did not change"
-        if not self.report["network namespace"] and any(name != "lo" for _, name in socket.if_nameindex()):
+        if not self.report["network namespace"] and any(
+            name != "lo" for _, name in socket.if_nameindex()
+        ):
             self.report["network namespace"] = "an interface is there"
 
     def apply(self) -> None:
@@ -1134,7 +1279,9 @@ class Seal:
                 self.kernel.unshare(0x20000)  # here, since the parent still needs the old tree
                 build_root(self.kernel, self.scratch, paths)
                 self.scratch = "/tmp"
-                self.report["mount namespace"] = "" if not os.path.exists(outside) else "a file outside can be seen"
+                self.report["mount namespace"] = (
+                    "" if not os.path.exists(outside) else "a file outside can be seen"
+                )
                 outside = "/canary"
             except OSError as error:
                 self.report["mount namespace"] = str(error)
@@ -1145,7 +1292,9 @@ class Seal:
         devices = [path for path in DEVICES if os.path.exists(path)]
         self.attempt("landlock", lambda: self.kernel.landlock(paths, [self.scratch], devices))
         if not self.report["landlock"]:
-            found = forbidden(lambda: open(outside).close(), 13) or forbidden(lambda: os.listdir("/"), 13)
+            found = forbidden(lambda: open(outside).close(), 13) or forbidden(
+                lambda: os.listdir("/"), 13
+            )
             self.report["landlock"] = (found and "reading a file outside " + found) or ""
         self.attempt("seccomp", self.filter_calls)
 
@@ -1181,7 +1330,11 @@ class Seal:
         self.kernel.install_filter(self.kernel.prepare_filter(base_filter(self.kernel.machine)))
 
     def machine_unknown(self) -> bool:
-        return self.kernel.machine not in CALLS or sys.byteorder != "little" or struct.calcsize("P") != 8
+        return (
+            self.kernel.machine not in CALLS
+            or sys.byteorder != "little"
+            or struct.calcsize("P") != 8
+        )
 
     def after_fork(self) -> None:
         """What a candidate loses on top of the zygote's seal."""
@@ -1261,7 +1414,11 @@ def make_scratch() -> str:
 def remove_scratch(scratch: str) -> None:
     """Undo make_scratch; no error if another process was faster."""
     base = os.path.dirname(scratch)
-    for remove, path in ((os.rmdir, scratch), (os.unlink, os.path.join(base, "canary")), (os.rmdir, base)):
+    for remove, path in (
+        (os.rmdir, scratch),
+        (os.unlink, os.path.join(base, "canary")),
+        (os.rmdir, base),
+    ):
         with contextlib.suppress(OSError):
             remove(path)
 
@@ -1287,13 +1444,17 @@ def zygote_loop(control: int, seal: Seal) -> None:
     seal.apply()
     contained = not seal.report["seccomp"]  # the candidate cannot have processes of its own
     os.environ.clear()
-    os.environ.update(PATH="/usr/bin:/bin", HOME=seal.scratch, TMPDIR=seal.scratch, LC_ALL="C.UTF-8")
+    os.environ.update(
+        PATH="/usr/bin:/bin", HOME=seal.scratch, TMPDIR=seal.scratch, LC_ALL="C.UTF-8"
+    )
     builtins.exit = builtins.quit = sys.exit  # the site module is not loaded
     sys.argv[:] = [""]
     gc.collect()
     gc.freeze()
     with contextlib.suppress(AttributeError):  # where the C library has it
-        seal.kernel.libc.malloc_trim(1 << 17)  # a fork pays for each page, also for what the compiler has freed
+        seal.kernel.libc.malloc_trim(
+            1 << 17
+        )  # a fork pays for each page, also for what the compiler has freed
     _fillers = open_pools()  # held for as long as the loop runs
     while True:
         command, ancillary, _, _ = requests.recvmsg(1, 64)
@@ -1376,14 +1537,18 @@ def empty_directory(path: str) -> None:
             try:
                 for inner in os.listdir(top):
                     counter += 1
-                    os.rename(os.path.join(top, inner), os.path.join(path, f"{counter}.{os.getpid()}"))
+                    os.rename(
+                        os.path.join(top, inner), os.path.join(path, f"{counter}.{os.getpid()}")
+                    )
                 os.rmdir(top)
             except OSError:
                 return  # a directory that cannot be read cannot hold anything of a program
         names = os.listdir(path)
 
 
-def candidate_main(candidate: Candidate, descriptors: tuple[int, ...], seal: Seal, command: bytes) -> None:
+def candidate_main(
+    candidate: Candidate, descriptors: tuple[int, ...], seal: Seal, command: bytes
+) -> None:
     """The life of a forked candidate; never returns."""
     try:
         if len(descriptors) == 3:
@@ -1407,11 +1572,20 @@ def warm_up(candidate: Candidate) -> None:
     judge, candidate.channel.descriptor = Channel(here.fileno(), pack=marshal.dumps), there.fileno()
     source = "import re\ndef f(a, *rest):\n    return [a, (rest, 'x', 1.5), {'k': a}]\nclass C:\n    x = 1\n"
     for _ in range(20):
-        judge.send({"program": marshal.dumps(compile_program(source)), "module": "solution", "names": ["f"]})
+        judge.send(
+            {
+                "program": marshal.dumps(compile_program(source)),
+                "module": "solution",
+                "names": ["f"],
+            }
+        )
         candidate.channel.send(candidate.load(candidate.channel.receive()))
         _, (function,), _ = judge.receive()
         numbers = {}
-        args = [encode(value, None, numbers, True) for value in ([1, 2], {"a": (1, 2.5)}, "x", {3}, None)]
+        args = [
+            encode(value, None, numbers, True)
+            for value in ([1, 2], {"a": (1, 2.5)}, "x", {3}, None)
+        ]
         for message in (["call", [function, 1, 2], {}], ["call", [function, *args], {}]):
             judge.send(message)
             candidate.answer(candidate.channel.receive())
@@ -1477,7 +1651,11 @@ class Session:
             self.finish("error", "MessageError: not a message")
         if message[0] == "timeout":
             self.executed = lines(message[2]) if len(message) > 2 else None
-            self.finish("timeout", "the CPU time is used up", number(message[1]) if len(message) > 1 else None)
+            self.finish(
+                "timeout",
+                "the CPU time is used up",
+                number(message[1]) if len(message) > 1 else None,
+            )
         return message
 
     def send(self, message) -> None:
@@ -1499,7 +1677,9 @@ class Session:
         numbers = {}
         try:
             sent = [encode(value, self.lend, numbers, True) for value in args]
-            keywords = {key: encode(value, self.lend, numbers, True) for key, value in kwargs.items()}
+            keywords = {
+                key: encode(value, self.lend, numbers, True) for key, value in kwargs.items()
+            }
         except RecursionError:
             self.finish("harness_error", "the arguments of a test are nested too deeply")
         self.send([operation, sent, keywords])
@@ -1573,7 +1753,13 @@ class Session:
             kind = self.exceptions.get(name) or EXCEPTIONS.get(name)
             if kind is not None:
                 break
-            if name in ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "SkipTest", "BaseException"):
+            if name in (
+                "SystemExit",
+                "KeyboardInterrupt",
+                "GeneratorExit",
+                "SkipTest",
+                "BaseException",
+            ):
                 break
         text = str(text)[:MAX_TEXT]
         name = str(names[0])[:100]
@@ -1622,7 +1808,10 @@ class Session:
             return ["B", name]
         if kind.__module__ == "re" and kind.__name__ == "Pattern":
             return ["re", value.pattern, value.flags]
-        if kind in (type(lend_test), type(len), type([].append)) or kind.__name__ in ("method", "partial"):
+        if kind in (type(lend_test), type(len), type([].append)) or kind.__name__ in (
+            "method",
+            "partial",
+        ):
             tag = "fn"
         elif hasattr(kind, "__next__"):
             tag = "it"
@@ -1631,7 +1820,10 @@ class Session:
         elif isinstance(value, type) and value.__module__ == TEST_MODULE:
             tag = "fn"
         else:
-            self.finish("harness_error", f"a test passes an object of type {kind.__name__}, which cannot cross")
+            self.finish(
+                "harness_error",
+                f"a test passes an object of type {kind.__name__}, which cannot cross",
+            )
         for index, lent in enumerate(self.lent):
             if lent is value:
                 return [tag, index]
@@ -1648,7 +1840,10 @@ class Session:
         except (MessageError, TypeError, ValueError, LookupError, AttributeError) as error:
             self.finish("error", f"MessageError: malformed callback: {type(error).__name__}")
         try:
-            reply = ["value", encode(self.use(kind, target, arguments, keywords), self.lend, {}, True)]
+            reply = [
+                "value",
+                encode(self.use(kind, target, arguments, keywords), self.lend, {}, True),
+            ]
         except Exception as error:
             reply = ["raised", type(error).__name__, str(error)[:MAX_TEXT]]
         self.send(reply)
@@ -1660,7 +1855,12 @@ class Session:
             return next(target)
         if kind == "call" and (own or callable(target)):
             return target(*args, **kwargs)
-        if own and kind in ("getattr", "setattr") and type(args[0]) is str and not args[0].startswith("_"):
+        if (
+            own
+            and kind in ("getattr", "setattr")
+            and type(args[0]) is str
+            and not args[0].startswith("_")
+        ):
             value = getattr(target, args[0]) if kind == "getattr" else setattr(target, *args)
             if isinstance(value, type(sys)):
                 raise AttributeError(args[0])
@@ -1701,7 +1901,13 @@ class Proxy:
         object.__setattr__(self, "_Proxy__kind", kind)
 
     def __getattr__(self, name):
-        if name.startswith("__") and name not in ("__name__", "__doc__", "__qualname__", "__dict__", "__wrapped__"):
+        if name.startswith("__") and name not in (
+            "__name__",
+            "__doc__",
+            "__qualname__",
+            "__dict__",
+            "__wrapped__",
+        ):
             raise AttributeError(name)
         return self.__session.ask("getattr", self, name)
 
@@ -1843,7 +2049,10 @@ class Plan:
     def __init__(self, setup: str, style: str, tests: list, entry_point: str | None):
         self.setup = compile(setup, "<setup>", "exec", dont_inherit=True) if setup.strip() else None
         sources = tests if style in ("assert", "unittest") else []
-        self.tests = [compile(test, f"<test {i}>", "exec", dont_inherit=True) for i, test in enumerate(sources)]
+        self.tests = [
+            compile(test, f"<test {i}>", "exec", dont_inherit=True)
+            for i, test in enumerate(sources)
+        ]
         self.entry = entry_point.split(".")[0] if entry_point else None
         self.small = style == "call" and len(to_json(tests)) < MAX_AHEAD
         self.names = sorted(free_names([setup, *sources]) | ({self.entry} if self.entry else set()))
@@ -1870,12 +2079,24 @@ def free_names(sources: list[str]) -> set[str]:
 
 def needs_inside(source: str) -> bool:
     """Whether unittest source reaches into the program: patches what it calls, or shares files with it."""
-    modules = {"mock", "unittest.mock", "tempfile", "os", "shutil", "pathlib", "io", "sys", "subprocess", "warnings"}
+    modules = {
+        "mock",
+        "unittest.mock",
+        "tempfile",
+        "os",
+        "shutil",
+        "pathlib",
+        "io",
+        "sys",
+        "subprocess",
+        "warnings",
+    }
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(alias.name in modules for alias in node.names):
             return True
         if isinstance(node, ast.ImportFrom) and (
-            node.module in modules or (node.module == "unittest" and any(a.name == "mock" for a in node.names))
+            node.module in modules
+            or (node.module == "unittest" and any(a.name == "mock" for a in node.names))
         ):
             return True
         if isinstance(node, ast.Name) and node.id in ("patch", "open", "mock"):
@@ -1940,7 +2161,9 @@ class Judge:
         key = (order["setup"], order["style"], order["entry_point"], to_json(order["tests"]))
         plan = self.plans.get(key)
         if plan is None:
-            plan = self.plans[key] = Plan(order["setup"], order["style"], order["tests"], order["entry_point"])
+            plan = self.plans[key] = Plan(
+                order["setup"], order["style"], order["tests"], order["entry_point"]
+            )
             if len(self.plans) > 256:
                 self.plans.popitem(last=False)
         return plan
@@ -1956,9 +2179,13 @@ class Judge:
         if plan.inside:
             return self.judge_inside(order)
         run = {"assert": run_asserts, "call": run_calls, "unittest": run_unittests}[style]
-        return self.run_program(order, plan.names, lambda session, found, note: run(order, plan, session, found, note))
+        return self.run_program(
+            order, plan.names, lambda session, found, note: run(order, plan, session, found, note)
+        )
 
-    def run_program(self, order: dict, names: list[str], run_tests, files=(), module="solution") -> dict:
+    def run_program(
+        self, order: dict, names: list[str], run_tests, files=(), module="solution"
+    ) -> dict:
         """Start a candidate, let `run_tests(session, values of the names, note)` use it, end it, sum up.
 
         note(status, message) is called once per test.
@@ -1999,9 +2226,16 @@ class Judge:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             status, seconds, killed = self.end(session.gone)
             connection.close()  # after the candidate's end, or it would wake up once more to find its input closed
-        died = session.gone and not killed and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        died = (
+            session.gone
+            and not killed
+            and os.WIFSIGNALED(status)
+            and os.WTERMSIG(status) == signal.SIGKILL
+        )
         if died and seconds < math.ceil(order["timeout"]):
-            raise HarnessError("the program was killed from outside")  # it cannot send itself a signal
+            raise HarnessError(
+                "the program was killed from outside"
+            )  # it cannot send itself a signal
         return self.sum_up(order, session, notes, end or session.end, status, seconds)
 
     def judge_inside(self, order: dict) -> dict:
@@ -2054,7 +2288,9 @@ class Judge:
             elif message[0] == "raise":
                 error = session.exception(message)
                 session.finish(
-                    "memory" if isinstance(error, MemoryError) else "error", error.from_program, session.line
+                    "memory" if isinstance(error, MemoryError) else "error",
+                    error.from_program,
+                    session.line,
                 )
             elif message[0] == "executed":
                 session.executed = lines(message[1])
@@ -2080,7 +2316,11 @@ class Judge:
         if seconds >= math.ceil(order["timeout"]) and status != "syntax_error":
             status, message = "timeout", f"used {seconds:.1f} of {order['timeout']:g} CPU seconds"
         if order["style"] == "stdio" and status in ("passed", "failed") and wait_status != 0:
-            status, message, passed = "error", f"the program ended with {os.waitstatus_to_exitcode(wait_status)}", 0
+            status, message, passed = (
+                "error",
+                f"the program ended with {os.waitstatus_to_exitcode(wait_status)}",
+                0,
+            )
         if status == "passed" and passed != total:
             status, message = "failed", f"{passed} of {total} tests ran to their end"
         if status == "passed" and not session.entry_calls:
@@ -2153,7 +2393,11 @@ def start(session: Session, names: list[str], entry: str | None) -> dict:
             if value == ["undefined"]:
                 continue
             # A module that the tests leave to the program to import: the judge's own, whatever the name holds there.
-            namespace[name] = __import__(name) if name in MODULES and name != entry else decode(value, session.borrow)
+            namespace[name] = (
+                __import__(name)
+                if name in MODULES and name != entry
+                else decode(value, session.borrow)
+            )
             if name == entry and type(value) is list and value[0] == "h":
                 session.entry = value[1]
         return namespace
@@ -2168,7 +2412,9 @@ def describe(error: BaseException) -> tuple[str, str]:
         return "memory", text or "MemoryError in a test"
     if text is not None:
         return "error", text
-    return ("error" if isinstance(error, NameError) else "failed"), f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"
+    return (
+        "error" if isinstance(error, NameError) else "failed"
+    ), f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"
 
 
 def guarded(session: Session, note, action, source: str = "") -> bool:
@@ -2179,7 +2425,10 @@ def guarded(session: Session, note, action, source: str = "") -> bool:
         raise
     except BaseException as error:
         status, message = describe(error)
-        note(status, f"{message} in: {source.strip()[:200]}" if source and status == "failed" else message)
+        note(
+            status,
+            f"{message} in: {source.strip()[:200]}" if source and status == "failed" else message,
+        )
         return False
     if session.end is not None:
         raise session.end
@@ -2218,7 +2467,9 @@ def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note)
     function = namespace.get(plan.entry)
     # All calls are on their way before the first result is back, where they fit into the socket: a wait costs more.
     early = type(function) is CallableProxy and not parents and plan.small
-    requests = deque(session.request("apply", (function, *test["args"]), {}) for test in order["tests"] if early)
+    requests = deque(
+        session.request("apply", (function, *test["args"]), {}) for test in order["tests"] if early
+    )
 
     def one(test):
         if plan.entry not in namespace:
@@ -2275,7 +2526,9 @@ def same(result, expected, atol: float) -> bool:
     if type(expected) is float and type(result) in (int, float):
         if math.isnan(expected):
             return math.isnan(result)
-        return result == expected or (atol > 0 and abs(result - expected) <= atol + 1e-7 * abs(expected) < math.inf)
+        return result == expected or (
+            atol > 0 and abs(result - expected) <= atol + 1e-7 * abs(expected) < math.inf
+        )
     return not isinstance(result, Proxy) and result == expected
 
 
@@ -2313,12 +2566,18 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
         suite = unittest.TestSuite(
             unittest.defaultTestLoader.loadTestsFromTestCase(kind)
             for kind in list(namespace.values())
-            if isinstance(kind, type) and issubclass(kind, unittest.TestCase) and kind.__module__ == TEST_MODULE
+            if isinstance(kind, type)
+            and issubclass(kind, unittest.TestCase)
+            and kind.__module__ == TEST_MODULE
         )
         sys.modules[TEST_MODULE] = type(sys)(TEST_MODULE)  # where unittest looks for setUpModule
         suite.run(Result())
 
-    guarded(session, lambda status, message="": note(status, message) if status != "passed" else None, run_all)
+    guarded(
+        session,
+        lambda status, message="": note(status, message) if status != "passed" else None,
+        run_all,
+    )
 
 
 INSIDE = """
@@ -2363,8 +2622,17 @@ def judge_answer(text: str, tests: list) -> dict:
     found = re.search(r"####\s*(\S[^\n]*)", text)
     boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
     answer = found.group(1) if found else boxed[-1] if boxed else None
-    passed = sum(answer is not None and plain_answer(answer) == plain_answer(test["answer"]) for test in tests)
-    message = "no answer" if answer is None else "" if passed == len(tests) else f"answer {answer[:100]!r}"
+    passed = sum(
+        answer is not None and plain_answer(answer) == plain_answer(test["answer"])
+        for test in tests
+    )
+    message = (
+        "no answer"
+        if answer is None
+        else ""
+        if passed == len(tests)
+        else f"answer {answer[:100]!r}"
+    )
     status = "passed" if passed == len(tests) else "failed"
     return {
         "status": status,
@@ -2393,7 +2661,9 @@ def same_output(output: bytes, expected: str) -> bool:
     """Whole outputs are equal, up to white space at line ends and at the end, and up to the spelling of numbers."""
     got = [line.rstrip() for line in output.decode("utf-8", "replace").rstrip().split("\n")]
     want = [line.rstrip() for line in expected.rstrip().split("\n")]
-    return len(got) == len(want) and all(a == b or same_numbers(a, b) for a, b in zip(got, want, strict=True))
+    return len(got) == len(want) and all(
+        a == b or same_numbers(a, b) for a, b in zip(got, want, strict=True)
+    )
 
 
 def same_numbers(line: str, expected: str) -> bool:
@@ -2401,7 +2671,11 @@ def same_numbers(line: str, expected: str) -> bool:
 
     a, b = line.split(), expected.split()
     try:
-        return len(a) == len(b) and len(line) < 1 << 16 and [Decimal(x) for x in a] == [Decimal(x) for x in b]
+        return (
+            len(a) == len(b)
+            and len(line) < 1 << 16
+            and [Decimal(x) for x in a] == [Decimal(x) for x in b]
+        )
     except InvalidOperation:
         return False
 
@@ -2420,7 +2694,9 @@ def judge_main(orders_descriptor: str, control_descriptor: str, launcher: str) -
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (JUDGE_MEMORY, JUDGE_MEMORY))
-    orders, control = (socket.socket(fileno=int(text)) for text in (orders_descriptor, control_descriptor))
+    orders, control = (
+        socket.socket(fileno=int(text)) for text in (orders_descriptor, control_descriptor)
+    )
     judge = Judge(Channel(orders.fileno()), control, int(launcher))
     with contextlib.suppress(EOFError):
         judge.serve()
@@ -2484,13 +2760,18 @@ class Worker:
         def launch(role, descriptors, *arguments):
             numbers = [str(descriptor) for descriptor in descriptors]
             process = subprocess.Popen(
-                [*command, role, *numbers, *map(str, arguments)], env=environment, pass_fds=descriptors, **quiet
+                [*command, role, *numbers, *map(str, arguments)],
+                env=environment,
+                pass_fds=descriptors,
+                **quiet,
             )
             self.processes.append(process)
             if hasattr(os, "sched_setaffinity"):
                 # The processes of a worker take turns, so they share a processor: no wake-up crosses to another one.
                 processors = sorted(os.sched_getaffinity(0))
-                chosen = processors[(os.getpid() + self.index) % len(processors)]  # by process: ranks differ
+                chosen = processors[
+                    (os.getpid() + self.index) % len(processors)
+                ]  # by process: ranks differ
                 with contextlib.suppress(OSError):
                     os.sched_setaffinity(process.pid, {chosen})
             return process.pid
@@ -2512,7 +2793,9 @@ class Worker:
 
         def on_wait():
             if processor_time(judge) - used > processor:
-                raise ProgramEnd("timeout", "the judge's CPU time is used up by what the program returned")
+                raise ProgramEnd(
+                    "timeout", "the judge's CPU time is used up by what the program returned"
+                )
             if time.monotonic() - begin > wall:
                 raise HarnessError(f"no verdict within {wall:g} seconds")
 
@@ -2551,7 +2834,9 @@ class Worker:
         judge.kill()
         judge.wait()
         try:
-            zygote.wait(10)  # it sees the judge's end and ends its candidate, itself and its namespaces
+            zygote.wait(
+                10
+            )  # it sees the judge's end and ends its candidate, itself and its namespaces
         except Exception:
             zygote.kill()
             zygote.wait()
@@ -2609,14 +2894,17 @@ class Sandbox:
         if isolation not in ("strict", "auto", "none"):
             raise ValueError(f"isolation: {isolation!r} is not one of strict, auto, none")
         if workers < 1 or not timeout > 0 or memory_mb < 64:
-            raise ValueError("workers, timeout and memory_mb must be at least 1, above 0 and at least 64")
+            raise ValueError(
+                "workers, timeout and memory_mb must be at least 1, above 0 and at least 64"
+            )
         self.timeout, self.memory, self.trace = float(timeout), int(memory_mb) << 20, bool(trace)
         self.orders = queue.SimpleQueue()
         self.checked = OrderedDict()
         self.workers = [Worker(self.memory, index) for index in range(workers)]
         started = queue.SimpleQueue()
         self.threads = [
-            threading.Thread(target=self.work, args=(worker, started), daemon=True) for worker in self.workers
+            threading.Thread(target=self.work, args=(worker, started), daemon=True)
+            for worker in self.workers
         ]
         for thread in self.threads:
             thread.start()
@@ -2632,9 +2920,14 @@ class Sandbox:
     def missing(self, isolation: str) -> str:
         """One line that names the absent layers that `isolation` needs, with the reasons; "" if there are none."""
         absent = (
-            [layer for layer in LAYERS if self.layers[layer]] if isolation == "strict" else containment(self.layers)
+            [layer for layer in LAYERS if self.layers[layer]]
+            if isolation == "strict"
+            else containment(self.layers)
         )
-        return (absent and "layers absent: " + "; ".join(f"{layer} ({self.layers[layer]})" for layer in absent)) or ""
+        return (
+            absent
+            and "layers absent: " + "; ".join(f"{layer} ({self.layers[layer]})" for layer in absent)
+        ) or ""
 
     def __enter__(self):
         return self
@@ -2671,14 +2964,21 @@ class Sandbox:
     def order(self, task: dict) -> dict:
         """What the judge needs of a task, checked; remembered, since a task usually has many programs."""
         try:
-            key = to_json([task.get(k) for k in ("task_id", "style", "setup", "tests", "entry_point", "timeout")])
+            key = to_json(
+                [
+                    task.get(k)
+                    for k in ("task_id", "style", "setup", "tests", "entry_point", "timeout")
+                ]
+            )
         except (AttributeError, TypeError, ValueError) as error:
             check_task(task)
             raise TaskError(f"task {task['task_id']}: tests: not JSON: {error}") from None
         if key not in self.checked:
             check_task(task)
             if len(key) > MAX_MESSAGE // 2:
-                raise TaskError(f"task {task['task_id']}: tests: {len(key)} bytes exceed {MAX_MESSAGE // 2}")
+                raise TaskError(
+                    f"task {task['task_id']}: tests: {len(key)} bytes exceed {MAX_MESSAGE // 2}"
+                )
             total = len(task["tests"])
             if task["style"] == "unittest":
                 total = sum(len(unittest_methods(test)) for test in task["tests"])
@@ -2752,7 +3052,12 @@ class Progress:
         bar = "#" * (30 * done // max(1, self.total))
         end = "\n" if done == self.total else ""
         rate = done / max(now - self.begin, 1e-9)
-        print(f"\r{self.label} [{bar:30}] {done}/{self.total} {rate:.0f}/s", end=end, file=sys.stderr, flush=True)
+        print(
+            f"\r{self.label} [{bar:30}] {done}/{self.total} {rate:.0f}/s",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class InputError(Exception):
@@ -2819,9 +3124,16 @@ def write_rows(path: str, rows: list[dict]) -> None:
 def run_command(options) -> None:
     tasks = read_tasks(options.tasks)
     samples = read_samples(options.samples, tasks)
-    with Sandbox(options.workers, options.timeout, options.memory_mb, options.isolation, options.trace) as sandbox:
-        verdicts = sandbox.judge([(task, program) for task, _, program in samples], progress="judging")
-    write_rows(options.out, [{**row, **verdict} for (_, row, _), verdict in zip(samples, verdicts, strict=True)])
+    with Sandbox(
+        options.workers, options.timeout, options.memory_mb, options.isolation, options.trace
+    ) as sandbox:
+        verdicts = sandbox.judge(
+            [(task, program) for task, _, program in samples], progress="judging"
+        )
+    write_rows(
+        options.out,
+        [{**row, **verdict} for (_, row, _), verdict in zip(samples, verdicts, strict=True)],
+    )
     counts = Counter(verdict["status"] for verdict in verdicts)
     judged = len(verdicts) - counts["harness_error"]
     for status in STATUSES:
@@ -2846,19 +3158,32 @@ def probe_command(options) -> None:
 def main() -> None:
     import argparse
 
-    parser = argparse.ArgumentParser(prog="sandbox.py", description="Run untrusted programs against tests.")
+    parser = argparse.ArgumentParser(
+        prog="sandbox.py", description="Run untrusted programs against tests."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="judge a file of samples")
     run.add_argument("--tasks", required=True, help="tasks.jsonl")
-    run.add_argument("--samples", required=True, help="samples.jsonl: task_id and solution, or completion")
-    run.add_argument("--out", required=True, help="verdicts.jsonl: the sample rows and their verdicts")
+    run.add_argument(
+        "--samples", required=True, help="samples.jsonl: task_id and solution, or completion"
+    )
+    run.add_argument(
+        "--out", required=True, help="verdicts.jsonl: the sample rows and their verdicts"
+    )
     run.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    run.add_argument("--timeout", type=float, default=3.0, help="CPU seconds a program, where its task gives none")
+    run.add_argument(
+        "--timeout",
+        type=float,
+        default=3.0,
+        help="CPU seconds a program, where its task gives none",
+    )
     run.add_argument("--isolation", choices=("auto", "strict", "none"), default="auto")
     run.add_argument("--trace", action="store_true", help="record the executed lines")
     probe = commands.add_parser("probe", help="show which layers hold on this machine")
     for command in (run, probe):
-        command.add_argument("--memory_mb", type=int, default=1024, help="address space of a program in MiB")
+        command.add_argument(
+            "--memory_mb", type=int, default=1024, help="address space of a program in MiB"
+        )
     options = parser.parse_args()
     try:
         {"run": run_command, "probe": probe_command}[options.command](options)

@@ -62,7 +62,9 @@ class Config:
         "micro"  # policy to start from (new head at zero); "micro": a new tiny model and tokenizer
     )
     objective: Literal["regression", "classification", "outcome", "ranking", "score"] = "regression"
-    score_pooling: Literal["last", "lines"] = "last"  # pairs.jsonl: the score at a text's last token, or the mean over
+    score_pooling: Literal["last", "lines"] = (
+        "last"  # pairs.jsonl: the score at a text's last token, or the mean over
+    )
     # those at its lines' ends, where a model that has learned labelled lines knows most
     vocab_size: int = 768  # micro: size of the new tokenizer
     hidden_size: int = 128  # micro: width of the new model
@@ -72,8 +74,12 @@ class Config:
     eval_steps: int = 100  # optimiser steps between evaluations
     max_steps: int = 600  # optimiser steps
     train_batch_size: int = 64  # rows (or pairs) an optimiser step, over all processes
-    per_device_train_batch_size: int = 32  # rows (or pairs) a forward pass; changes memory and speed, not the result
-    learning_rate: float = 5e-4  # peak; 2e-3 unlearned the tiny policy first; for a pretrained model 1e-5 is usual
+    per_device_train_batch_size: int = (
+        32  # rows (or pairs) a forward pass; changes memory and speed, not the result
+    )
+    learning_rate: float = (
+        5e-4  # peak; 2e-3 unlearned the tiny policy first; for a pretrained model 1e-5 is usual
+    )
     warmup_steps: int = 40
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.01
@@ -87,12 +93,16 @@ def check_classification_row(row: dict) -> None:
     metrics.check_prm_row(row)
     for index, label in enumerate(row["labels"]):
         if label is not None and not -1 <= label <= 1:
-            raise ValueError(f"field 'labels': item {index} must lie in [-1, 1] for --objective classification")
+            raise ValueError(
+                f"field 'labels': item {index} must lie in [-1, 1] for --objective classification"
+            )
 
 
 def check_outcome_row(row: dict) -> None:
     if row["status"] not in sandbox.OUTCOMES:
-        raise ValueError(f"field 'status' must be one of {', '.join(sandbox.OUTCOMES)}, got {row['status']!r}")
+        raise ValueError(
+            f"field 'status' must be one of {', '.join(sandbox.OUTCOMES)}, got {row['status']!r}"
+        )
     if not isinstance(row.get("terminated", True), bool):
         raise ValueError("field 'terminated' must be true or false")
 
@@ -101,13 +111,17 @@ def check_rated_row(row: dict) -> None:
     for field in ("chosen_rating", "rejected_rating"):
         rating = row.get(field)
         if not isinstance(rating, int | float) or isinstance(rating, bool) or not 0 <= rating <= 1:
-            raise ValueError(f"field {field!r} must be a number in [0, 1], as other rows have ratings")
+            raise ValueError(
+                f"field {field!r} must be a number in [0, 1], as other rows have ratings"
+            )
 
 
 def read_pairs(config: Config) -> list[dict]:
     """The two texts of each row of pairs.jsonl, a group of its own; with a `rating` for --objective score."""
     rows = common.read_jsonl(config.data, {**common.PROMPT_FIELDS, "chosen": str, "rejected": str})
-    rated = config.objective == "score" and any("chosen_rating" in row or "rejected_rating" in row for row in rows)
+    rated = config.objective == "score" and any(
+        "chosen_rating" in row or "rejected_rating" in row for row in rows
+    )
     if rated:
         rows = common.read_jsonl(config.data, common.PROMPT_FIELDS, check_rated_row)
     return [
@@ -124,12 +138,17 @@ def read_examples(config: Config) -> list[dict]:
     (bool): any preferred text of a group makes a pair with any other. Outcome rows without a verdict are left out.
     """
     if config.objective in ("regression", "classification"):
-        check = metrics.check_prm_row if config.objective == "regression" else check_classification_row
+        check = (
+            metrics.check_prm_row if config.objective == "regression" else check_classification_row
+        )
         rows = common.read_jsonl(config.data, metrics.PRM_FIELDS, check)
         return [row | {"text": "".join(row["completions"]), "eos": False} for row in rows]
     if config.objective == "score":
         return read_pairs(config)
-    if config.objective == "ranking" and "status" not in common.read_jsonl(config.data, common.PROMPT_FIELDS)[0]:
+    if (
+        config.objective == "ranking"
+        and "status" not in common.read_jsonl(config.data, common.PROMPT_FIELDS)[0]
+    ):
         return read_pairs(config)
     fields = {**common.PROMPT_FIELDS, "completion": str, "status": str}
     rows = common.read_jsonl(config.data, fields, check_outcome_row)
@@ -176,9 +195,13 @@ def draw_unit(unit: tuple[list[dict], ...], seed: int, step: int, place: int) ->
 def logits_at(model, rows: list[dict], table=None, score_pooling: str = "last") -> torch.Tensor:
     """Logits (B, P, C) at the last token of each text (P = 1), or, given the line table, of each line (P lines; the entry
     of a line that the row does not have is undefined), or the mean over the lines (P = 1, score_pooling "lines")."""
-    ids, mask = common.pad_pairs([row["prompt_ids"] for row in rows], [row["text_ids"] for row in rows])  # (B, L)
+    ids, mask = common.pad_pairs(
+        [row["prompt_ids"] for row in rows], [row["text_ids"] for row in rows]
+    )  # (B, L)
     if score_pooling == "lines":
-        return masking.mean_over_lines(model(input_ids=ids).logits.float(), ids, mask, table)[:, None]
+        return masking.mean_over_lines(model(input_ids=ids).logits.float(), ids, mask, table)[
+            :, None
+        ]
     if table is None:
         places = torch.tensor([[length_of(row) - 1] for row in rows], device=ids.device)  # (B, 1)
     else:
@@ -219,7 +242,9 @@ def logits_of_all(model, config: Config, examples: list[dict], table) -> list[to
     for start in range(0, len(order), config.per_device_train_batch_size):
         micro = order[start : start + config.per_device_train_batch_size]
         for i, row in zip(
-            micro, logits_at(model, [examples[i] for i in micro], table, config.score_pooling).cpu(), strict=True
+            micro,
+            logits_at(model, [examples[i] for i in micro], table, config.score_pooling).cpu(),
+            strict=True,
         ):
             logits[i] = row
     return logits
@@ -228,7 +253,9 @@ def logits_of_all(model, config: Config, examples: list[dict], table) -> list[to
 def evaluate(model, config: Config, examples: list[dict], table) -> dict:
     """Report on held-out examples; see metrics.py. Scores are what common.scores_of gives in reinforcement learning."""
     logits = logits_of_all(model, config, examples, table)
-    scores = [common.scores_of_logits(x, model.config.score_activation) for x in logits]  # each (P,)
+    scores = [
+        common.scores_of_logits(x, model.config.score_activation) for x in logits
+    ]  # each (P,)
     if config.objective in ("regression", "classification"):
         terms = [loss_terms(config.objective, x[None, : len(row["labels"])], [row])
                  for x, row in zip(logits, examples, strict=True)]  # fmt: skip
@@ -245,7 +272,10 @@ def evaluate(model, config: Config, examples: list[dict], table) -> dict:
     first, second = [a["number"] for a, _ in pairs], [b["number"] for _, b in pairs]
     preferred = torch.tensor([row["preferred"] for row in examples])
     texts = [a for a, _ in pairs] + [b for _, b in pairs]
-    kinds, dimensions = [a.get("kind") for a, _ in pairs], [a.get("meta", {}).get("dimension") for a, _ in pairs]
+    kinds, dimensions = (
+        [a.get("kind") for a, _ in pairs],
+        [a.get("meta", {}).get("dimension") for a, _ in pairs],
+    )
     return {
         "eval_loss": float(loss_terms(config.objective, logits[first + second], texts).mean()),
         **metrics.pair_report((logits[first] - logits[second]).flatten(), kinds, dimensions),
@@ -278,16 +308,24 @@ def centre(model, config: Config, units: list[tuple[list[dict], ...]], table) ->
 
 def main(config: Config) -> None:
     examples = read_examples(config)
-    if config.score_pooling == "lines" and (config.objective not in PAIRED or "status" in examples[0]):
-        raise InputError("--score_pooling lines is for the texts of pairs.jsonl, --objective ranking or score")
+    if config.score_pooling == "lines" and (
+        config.objective not in PAIRED or "status" in examples[0]
+    ):
+        raise InputError(
+            "--score_pooling lines is for the texts of pairs.jsonl, --objective ranking or score"
+        )
     common.check_model_folder(config.model_name_or_path)
     checkpoint = common.open_run(config)
     source = checkpoint or config.model_name_or_path
     num_labels = len(OUTCOMES) if config.objective == "outcome" else 1
     if source == "micro":
-        corpus = [text for row in examples for text in (row["prompt"].rstrip("\n") + "\n", row["text"])]
+        corpus = [
+            text for row in examples for text in (row["prompt"].rstrip("\n") + "\n", row["text"])
+        ]
         tokenizer = common.new_tokenizer(corpus, config.vocab_size)
-        model = common.new_model(tokenizer, config.hidden_size, config.num_hidden_layers, config.seed, num_labels)
+        model = common.new_model(
+            tokenizer, config.hidden_size, config.num_hidden_layers, config.seed, num_labels
+        )
     else:
         tokenizer = common.load_tokenizer(source)
         model = common.load_scorer(source, num_labels)
@@ -295,7 +333,9 @@ def main(config: Config) -> None:
         "regression": "none",
         "classification": "sigmoid_signed",
         "outcome": "expected_outcome",
-        "ranking": "sigmoid_signed" if "status" in examples[0] else "none",  # grpo.py takes the sigmoid itself
+        "ranking": "sigmoid_signed"
+        if "status" in examples[0]
+        else "none",  # grpo.py takes the sigmoid itself
         "score": "none",
     }[config.objective]
     model.config.score_pooling = config.score_pooling
@@ -306,13 +346,17 @@ def main(config: Config) -> None:
         head_bias(model)
     model = common.shard(model.train())
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
-    first_step = common.load_optimizers(checkpoint, {"": model}, {"": optimizer}) if checkpoint else 0
+    first_step = (
+        common.load_optimizers(checkpoint, {"": model}, {"": optimizer}) if checkpoint else 0
+    )
 
     encode(tokenizer, examples)
     table = None  # where scores are read: at the last token, or, with the line table, at the lines' ends
     if config.objective in ("regression", "classification"):
         table = common.line_table(tokenizer)
-        metrics.check_lines_have_tokens(config.data, examples, [row["text_ids"] for row in examples], table)
+        metrics.check_lines_have_tokens(
+            config.data, examples, [row["text_ids"] for row in examples], table
+        )
     elif config.score_pooling == "lines":
         table = common.line_table(tokenizer)
     held_out_tasks = {
@@ -322,7 +366,9 @@ def main(config: Config) -> None:
     fits = [row for row in examples if length_of(row) <= config.max_length]
     train = units_of(config, [row for row in fits if row["task_id"] not in held_out_tasks])
     held_out = units_of(config, [row for row in fits if row["task_id"] in held_out_tasks])
-    what = "rows" if config.objective not in PAIRED else "groups with a preferred and a rejected text"
+    what = (
+        "rows" if config.objective not in PAIRED else "groups with a preferred and a rejected text"
+    )
     if not train or not held_out:
         raise InputError(
             f"{config.data}: {len(train)} {what} to train on and {len(held_out)} held out; both are needed"
@@ -330,19 +376,33 @@ def main(config: Config) -> None:
     eval_examples = [row for unit in held_out for column in unit for row in column]
     if common.rank() == 0:
         too_long = len(examples) - len(fits)
-        print(f"{len(train)} {what} to train on, {len(held_out)} held out, {too_long} texts left out as too long")
+        print(
+            f"{len(train)} {what} to train on, {len(held_out)} held out, {too_long} texts left out as too long"
+        )
 
     bar = common.progress_bar("train_prm", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
         started = time.perf_counter()
-        lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps, config.lr_scheduler_type)
+        lr = common.lr_at(
+            step,
+            config.learning_rate,
+            config.warmup_steps,
+            config.max_steps,
+            config.lr_scheduler_type,
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        drawn = common.draw(len(train), config.train_batch_size, step, config.seed, "reward model rows")
+        drawn = common.draw(
+            len(train), config.train_batch_size, step, config.seed, "reward model rows"
+        )
         drawn = [draw_unit(train[i], config.seed, step, place) for place, i in enumerate(drawn)]
         batch = common.my_share(drawn)  # of (example,) or (preferred, rejected)
-        batch.sort(key=lambda unit: sum(map(length_of, unit)))  # rows of like length share a forward pass
-        counts = [sum(label is not None for label in unit[0].get("labels", [1])) for unit in batch]  # 1 a text or pair
+        batch.sort(
+            key=lambda unit: sum(map(length_of, unit))
+        )  # rows of like length share a forward pass
+        counts = [
+            sum(label is not None for label in unit[0].get("labels", [1])) for unit in batch
+        ]  # 1 a text or pair
         (num_terms,) = common.all_sum(sum(counts))
 
         loss_sum = 0.0
@@ -351,7 +411,9 @@ def main(config: Config) -> None:
             rows = [row for column in zip(*micro, strict=True) for row in column]
             logits = logits_at(model, rows, table, config.score_pooling)
             loss = loss_terms(config.objective, logits, rows).sum() / num_terms
-            (loss * common.world_size()).backward()  # FSDP averages gradients over processes; this makes it a sum
+            (
+                loss * common.world_size()
+            ).backward()  # FSDP averages gradients over processes; this makes it a sum
             loss_sum += loss.item()
         grad_norm = common.clip_gradients(model, config.max_grad_norm)
         optimizer.step()
@@ -363,7 +425,9 @@ def main(config: Config) -> None:
             centre(model, config, train, table)
         if (step + 1) % config.eval_steps == 0 or step + 1 == config.max_steps:
             report = evaluate(model, config, eval_examples, table)
-            log |= {name: value for name, value in report.items() if not isinstance(value, dict | list)}
+            log |= {
+                name: value for name, value in report.items() if not isinstance(value, dict | list)
+            }
         if common.rank() == 0:
             log["step_time"] = time.perf_counter() - started
             common.append_jsonl(f"{config.output_dir}/metrics.jsonl", [log])
@@ -371,12 +435,19 @@ def main(config: Config) -> None:
             bar.update()
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
             common.save_checkpoint(
-                config.output_dir, step + 1, {"": model}, {"": optimizer}, tokenizer, config.save_total_limit
+                config.output_dir,
+                step + 1,
+                {"": model},
+                {"": optimizer},
+                tokenizer,
+                config.save_total_limit,
             )
     bar.close()
     if common.rank() == 0:
         metrics.print_report(report)
-        common.write_text(f"{config.output_dir}/report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+        common.write_text(
+            f"{config.output_dir}/report.json", json.dumps(report, indent=2, allow_nan=False) + "\n"
+        )
     common.save_model(model, tokenizer, config.output_dir)
 
 

@@ -24,7 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # this file's own folder would hide the package `kernels`
+sys.path[0] = str(
+    Path(__file__).resolve().parents[1]
+)  # this file's own folder would hide the package `kernels`
 
 from kernels.advantages import gae, group_advantages  # noqa: E402
 from kernels.logprobs import token_logprobs  # noqa: E402
@@ -60,7 +62,9 @@ def checkpointed_logprobs(hidden, weight, targets, chunk=128):
 
 def trl_logprobs(hidden, weight, targets, columns=32768):
     """TRL's kernel; 32768 is the width that its trainers call it with."""
-    return ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, columns, None, 1.0, ("entropy",))[:2]
+    return ChunkedLogProbFunction.apply(
+        hidden, weight, None, targets, 1.0, columns, None, 1.0, ("entropy",)
+    )[:2]
 
 
 LOGPROBS: dict[str, Callable] = {
@@ -109,7 +113,9 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def interleaved(candidates: dict[str, Callable], rounds: int, device: torch.device) -> dict[str, float]:
+def interleaved(
+    candidates: dict[str, Callable], rounds: int, device: torch.device
+) -> dict[str, float]:
     """Median seconds of each candidate over `rounds` turns, after one turn that does not count."""
     seconds = {name: [] for name in candidates}
     for turn in range(rounds + 1):
@@ -121,10 +127,14 @@ def interleaved(candidates: dict[str, Callable], rounds: int, device: torch.devi
     return {name: sorted(s)[len(s) // 2] for name, s in seconds.items()}
 
 
-def logprob_inputs(tokens: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def logprob_inputs(
+    tokens: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, HIDDEN, generator=generator).to(device).requires_grad_()
-    weight = (torch.randn(VOCAB, HIDDEN, generator=generator) / HIDDEN**0.5).to(device).requires_grad_()
+    weight = (
+        (torch.randn(VOCAB, HIDDEN, generator=generator) / HIDDEN**0.5).to(device).requires_grad_()
+    )
     return hidden, weight, torch.randint(0, VOCAB, (tokens,), generator=generator).to(device)
 
 
@@ -140,7 +150,10 @@ def extra_memory(name: str, device: torch.device) -> float:
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         # not ru_maxrss: a child process starts with that of its parent
-        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 2**10
+        return (
+            int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))
+            / 2**10
+        )
 
     inputs = logprob_inputs(TOKENS, device)
     hidden, weight, targets = inputs
@@ -157,7 +170,9 @@ def logprobs_table(rounds: int, device: torch.device) -> None:
         for name, function in LOGPROBS.items():
             torch.testing.assert_close(function(*inputs)[0], reference, rtol=0, atol=1e-4, msg=name)
         forward = interleaved({n: partial(f, *inputs) for n, f in LOGPROBS.items()}, rounds, device)
-    both = interleaved({n: partial(forward_backward, f, *inputs) for n, f in LOGPROBS.items()}, rounds, device)
+    both = interleaved(
+        {n: partial(forward_backward, f, *inputs) for n, f in LOGPROBS.items()}, rounds, device
+    )
     print(f"\nLog-probs of {TOKENS} tokens, hidden size {HIDDEN}, vocabulary {VOCAB}, fp32\n")
     print("| | forward s | forward + backward s | extra MB |\n|---|---|---|---|")
     for name in LOGPROBS:
@@ -182,7 +197,9 @@ def gae_table(rounds: int, device: torch.device) -> None:
         }
         columns.append(interleaved(candidates, 4 * rounds, device))
     for name in columns[0]:
-        print(f"| {name} | " + " | ".join(f"{1e3 * c[name]:.3f}" for c in columns) + " |", flush=True)
+        print(
+            f"| {name} | " + " | ".join(f"{1e3 * c[name]:.3f}" for c in columns) + " |", flush=True
+        )
 
 
 def other_table(rounds: int, device: torch.device) -> None:
@@ -205,9 +222,13 @@ def other_table(rounds: int, device: torch.device) -> None:
         return line_index(ids, mask, table)
 
     candidates = {
-        "lines of 64 x 128 tokens: decode every prefix": partial(decoded_line_index, tokenizer, ids, mask),
+        "lines of 64 x 128 tokens: decode every prefix": partial(
+            decoded_line_index, tokenizer, ids, mask
+        ),
         "lines of 64 x 128 tokens: ours, with the line ends": lines,
-        "advantages of 64 groups of 8: loop over groups": partial(loop_group_advantages, rewards, groups),
+        "advantages of 64 groups of 8: loop over groups": partial(
+            loop_group_advantages, rewards, groups
+        ),
         "advantages of 64 groups of 8: ours": partial(group_advantages, rewards, groups),
     }
     print("\n| | ms a call |\n|---|---|")
@@ -216,7 +237,9 @@ def other_table(rounds: int, device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--rounds", default=5, type=int)
     parser.add_argument("--only", choices=["logprobs", "gae", "other"])

@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from unittest import mock
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # this file's own folder would hide the package `kernels`
+sys.path[0] = str(
+    Path(__file__).resolve().parents[1]
+)  # this file's own folder would hide the package `kernels`
 
 import torch  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
@@ -37,10 +39,17 @@ SETTINGS = [
 def generate(model, prompts, num_samples, max_new_tokens, temperature, eos_ids, seeds):
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=model.device)
-    attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    attention = torch.tensor(
+        [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
+    )
     torch.manual_seed(seeds[0])
     if temperature:
-        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "num_return_sequences": num_samples}
+        how = {
+            "do_sample": True,
+            "temperature": temperature,
+            "top_k": 0,
+            "num_return_sequences": num_samples,
+        }
     else:
         how = {"do_sample": False}
         ids, attention = (x.repeat_interleave(num_samples, 0) for x in (ids, attention))
@@ -60,7 +69,11 @@ def one_row_per_sample(*args):
         return sampling.sample(*args)
 
 
-CANDIDATES = {"generate": generate, "ours, one row per sample": one_row_per_sample, "ours": sampling.sample}
+CANDIDATES = {
+    "generate": generate,
+    "ours, one row per sample": one_row_per_sample,
+    "ours": sampling.sample,
+}
 
 
 def clock(device: torch.device) -> float:
@@ -71,7 +84,9 @@ def clock(device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", default=5, type=int)
@@ -95,17 +110,29 @@ def main() -> None:
     model = LlamaForCausalLM(config).to(args.device, getattr(torch, args.dtype)).eval()
     name = torch.cuda.get_device_name() if args.device.type == "cuda" else "CPU, one thread"
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{name}, torch {torch.__version__}, {args.dtype}, Llama of {size:.2f}M parameters; tokens per second\n")
-    print("| | " + " | ".join(CANDIDATES) + " | ours / generate |\n|---" + "|---" * (len(CANDIDATES) + 1) + "|")
+    print(
+        f"{name}, torch {torch.__version__}, {args.dtype}, Llama of {size:.2f}M parameters; tokens per second\n"
+    )
+    print(
+        "| | "
+        + " | ".join(CANDIDATES)
+        + " | ours / generate |\n|---"
+        + "|---" * (len(CANDIDATES) + 1)
+        + "|"
+    )
     rng = random.Random(0)
     for name, num_prompts, num_samples, low, high, new, ending in SETTINGS:
         prompts = [
-            [rng.randrange(args.vocab_size // 2) for _ in range(rng.randint(low, high))] for _ in range(num_prompts)
+            [rng.randrange(args.vocab_size // 2) for _ in range(rng.randint(low, high))]
+            for _ in range(num_prompts)
         ]
         eos_ids = list(range(args.vocab_size - round(ending * args.vocab_size), args.vocab_size))
         seeds = list(range(num_prompts * num_samples))
         if args.dtype == "float32":  # bf16 ties break differently in another layout
-            greedy = [f(model, prompts, num_samples, 8, 0.0, eos_ids, seeds)[:2] for f in CANDIDATES.values()]
+            greedy = [
+                f(model, prompts, num_samples, 8, 0.0, eos_ids, seeds)[:2]
+                for f in CANDIDATES.values()
+            ]
             for ids, mask in greedy[1:]:
                 if not torch.equal(ids[mask], greedy[0][0][greedy[0][1]]):
                     sys.exit(f"{name}: greedy completions differ from those of generate")
@@ -113,12 +140,17 @@ def main() -> None:
         for turn in range(args.rounds + 1):
             for candidate, function in CANDIDATES.items():
                 start = clock(args.device)
-                _, mask, *_ = function(model, prompts, num_samples, new, 1.0, eos_ids, [s + 1000 * turn for s in seeds])
+                _, mask, *_ = function(
+                    model, prompts, num_samples, new, 1.0, eos_ids, [s + 1000 * turn for s in seeds]
+                )
                 if turn:
                     speed[candidate].append(int(mask.sum()) / (clock(args.device) - start))
         median = [sorted(s)[len(s) // 2] for s in speed.values()]
         print(
-            f"| {name} | " + " | ".join(f"{m:,.0f}" for m in median) + f" | {median[-1] / median[0]:.2f} |", flush=True
+            f"| {name} | "
+            + " | ".join(f"{m:,.0f}" for m in median)
+            + f" | {median[-1] / median[0]:.2f} |",
+            flush=True,
         )
 
 

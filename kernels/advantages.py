@@ -46,7 +46,9 @@ def _back(x: Tensor, order: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float | Tensor) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al., 2016, eq. 16) over the valid tokens of each row.
 
     rewards, values (B, T), mask (B, T) bool -> advantages, returns (B, T), 0 where the mask is off. Masked positions
@@ -57,7 +59,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float 
     order, valid, (r, v, *each) = _without_holes(mask, rewards, values, *each)
     r, v = torch.where(valid, r, 0), torch.where(valid, v, 0)
     delta = r - v
-    delta[:, :-1].add_(v[:, 1:], alpha=gamma)  # 0 after the last valid token; what is before the first stays there
+    delta[:, :-1].add_(
+        v[:, 1:], alpha=gamma
+    )  # 0 after the last valid token; what is before the first stays there
     decay = torch.where(valid, gamma * each[0], 0) if each else gamma * lam
     scanned = _reverse_scan_each(delta, decay) if each else _reverse_scan(delta, decay)
     advantages = torch.where(mask, _back(scanned, order), 0)
@@ -72,7 +76,9 @@ def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
 
 
 @torch.no_grad()
-def group_advantages(rewards: Tensor, groups: Tensor, scale: str = "std", eps: float = 1e-4) -> Tensor:
+def group_advantages(
+    rewards: Tensor, groups: Tensor, scale: str = "std", eps: float = 1e-4
+) -> Tensor:
     """Rewards relative to their group. rewards (N,), groups (N,) long, any ids in any order -> (N,).
 
     scale "std": (r - mean) / (std + eps), std with Bessel's correction (GRPO, Shao et al., 2024); "none": r - mean
@@ -84,7 +90,9 @@ def group_advantages(rewards: Tensor, groups: Tensor, scale: str = "std", eps: f
         raise ValueError(f'scale must be "std", "none" or "leave_one_out", not {scale!r}')
     given = ~rewards.isnan()
     _, index = groups.unique(return_inverse=True)
-    r = torch.where(given, rewards, 0).double()  # fp32 residue over a std of nearly 0 has become an advantage of 4000
+    r = torch.where(
+        given, rewards, 0
+    ).double()  # fp32 residue over a std of nearly 0 has become an advantage of 4000
     num = int(index.max()) + 1 if len(index) else 0
 
     def total(x: Tensor) -> Tensor:

@@ -43,19 +43,31 @@ def _at_target(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, tile: tuple[int, int]):
+    def forward(
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        tile: tuple[int, int],
+    ):
         ctx.set_materialize_grads(False)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         logprobs, entropy, logz = torch.empty(3, len(hidden), dtype=dtype, device=hidden.device)
         buffers = torch.empty(
-            2, min(tile[0], len(hidden)) * min(tile[1], len(weight)), dtype=dtype, device=hidden.device
+            2,
+            min(tile[0], len(hidden)) * min(tile[1], len(weight)),
+            dtype=dtype,
+            device=hidden.device,
         )
         with torch.autocast(hidden.device.type, enabled=False):
             for i in range(0, len(hidden), tile[0]):
                 rows = slice(i, i + tile[0])
                 h, y = hidden[rows], targets[rows]
                 peak = h.new_full((len(h), 1), torch.finfo(dtype).min, dtype=dtype)
-                total, weighted, z_y = torch.zeros(3, len(h), 1, dtype=dtype, device=h.device)  # sums of e^z, z e^z
+                total, weighted, z_y = torch.zeros(
+                    3, len(h), 1, dtype=dtype, device=h.device
+                )  # sums of e^z, z e^z
                 for j in range(0, len(weight), tile[1]):
                     w = weight[j : j + tile[1]]
                     z = _logits(h, w, temperature, buffers[0])
@@ -65,7 +77,9 @@ class _TokenLogprobs(torch.autograd.Function):
                     z -= peak
                     e = torch.exp(z, out=buffers[1][: z.numel()].view_as(z))
                     shift = old - peak
-                    weighted = (weighted + total * shift) * shift.exp() + torch.linalg.vecdot(e, z)[:, None]
+                    weighted = (weighted + total * shift) * shift.exp() + torch.linalg.vecdot(e, z)[
+                        :, None
+                    ]
                     total = total * shift.exp() + e.sum(1, keepdim=True)
                 log_total = total.log()
                 logz[rows] = (log_total + peak).squeeze(1)
@@ -85,7 +99,10 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden, dtype=dtype) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=dtype) if ctx.needs_input_grad[1] else None
         buffers = torch.empty(
-            2, min(tile[0], len(hidden)) * min(tile[1], len(weight)), dtype=dtype, device=hidden.device
+            2,
+            min(tile[0], len(hidden)) * min(tile[1], len(weight)),
+            dtype=dtype,
+            device=hidden.device,
         )
         with torch.autocast(hidden.device.type, enabled=False):
             for i in range(0, len(hidden), tile[0]):
@@ -100,7 +117,13 @@ class _TokenLogprobs(torch.autograd.Function):
                         dz = z.exp_().mul_(-g)
                     else:
                         p = torch.exp(z, out=buffers[1][: z.numel()].view_as(z))
-                        dz = z.add_(entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(g).mul_(p).neg_()
+                        dz = (
+                            z.add_(entropy[rows, None])
+                            .mul_(grad_entropy[rows, None])
+                            .add_(g)
+                            .mul_(p)
+                            .neg_()
+                        )
                     column, here = _at_target(y, j, len(w))
                     dz.scatter_add_(1, column, torch.where(here, g, 0))
                     dz /= ctx.temperature
@@ -114,7 +137,11 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, tile: tuple[int, int] | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    tile: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target and entropy (in nats) of each distribution softmax(hidden @ weight.T / temperature).
 
@@ -184,12 +211,22 @@ def check_plain_head(model: nn.Module) -> None:
     model.train(mode)
     name = type(model).__name__
     if getattr(head, "bias", None) is not None:
-        raise ValueError(f"the output layer of {name} has a bias; completion_logprobs needs logits = hidden @ W^T")
-    if "planted" not in seen or not torch.allclose(logits.float(), seen["planted"].float(), rtol=1e-2, atol=1e-2):
-        raise ValueError(f"{name} changes its logits after the output layer (softcapping or a scale): not supported")
+        raise ValueError(
+            f"the output layer of {name} has a bias; completion_logprobs needs logits = hidden @ W^T"
+        )
+    if "planted" not in seen or not torch.allclose(
+        logits.float(), seen["planted"].float(), rtol=1e-2, atol=1e-2
+    ):
+        raise ValueError(
+            f"{name} changes its logits after the output layer (softcapping or a scale): not supported"
+        )
     close = {"rtol": 1e-2, "atol": 1e-2 * hidden.float().abs().max().item()}
     if not torch.allclose(seen["hidden"].float(), hidden.float(), **close):
-        raise ValueError(f"{name} changes the hidden states between backbone and output layer: not supported")
+        raise ValueError(
+            f"{name} changes the hidden states between backbone and output layer: not supported"
+        )
     plain = (hidden @ head.weight.T).float()
-    if not torch.allclose(seen["logits"].float(), plain, rtol=1e-2, atol=1e-2 * plain.abs().max().item()):
+    if not torch.allclose(
+        seen["logits"].float(), plain, rtol=1e-2, atol=1e-2 * plain.abs().max().item()
+    ):
         raise ValueError(f"the output layer of {name} is not hidden @ W^T; this is not supported")

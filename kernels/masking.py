@@ -34,7 +34,10 @@ def line_table(tokenizer) -> LineTable:
     special = set(tokenizer.all_special_ids)
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     # Alone, a part of a multi-byte character decodes to U+FFFD, which breaks no line, as the whole character does not.
-    texts = [tokenizer.decode([i], skip_special_tokens=False, clean_up_tokenization_spaces=False) for i in range(size)]
+    texts = [
+        tokenizer.decode([i], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for i in range(size)
+    ]
     texts.append("")  # ids beyond the tokenizer: models pad their vocabulary
     return LineTable(
         breaks=torch.tensor([len(re.findall(r"\r\n|\r|\n", t)) for t in texts]),
@@ -59,7 +62,12 @@ def _breaks(ids: Tensor, mask: Tensor, table: LineTable) -> tuple[Tensor, Tensor
     content = mask & table.content[known]
     breaks = torch.where(content, table.breaks[known], 0)
     # "\r" then "\n" in the next token is one terminator, and it ends in that next token.
-    joined = content[:, :-1] & content[:, 1:] & table.ends_cr[known[:, :-1]] & table.starts_lf[known[:, 1:]]
+    joined = (
+        content[:, :-1]
+        & content[:, 1:]
+        & table.ends_cr[known[:, :-1]]
+        & table.starts_lf[known[:, 1:]]
+    )
     breaks[:, :-1] -= joined.long()
     return content, breaks, known
 
@@ -95,7 +103,9 @@ def line_end_positions(ids: Tensor, mask: Tensor, table: LineTable, num_lines: i
     Two lines share a position if one token ends both. Lines beyond num_lines are left out.
     """
     ended = _ended(ids, mask, table).cumsum(1)
-    line = torch.arange(1, num_lines + 1, device=ids.device).expand(len(ids), num_lines).contiguous()
+    line = (
+        torch.arange(1, num_lines + 1, device=ids.device).expand(len(ids), num_lines).contiguous()
+    )
     return torch.where(line <= ended[:, -1:], torch.searchsorted(ended, line), -1)
 
 
@@ -113,7 +123,9 @@ def line_tokens(ids: Tensor, mask: Tensor, table: LineTable, lines: Tensor) -> T
     content, breaks, known = _breaks(ids, mask, table)
     first = breaks.cumsum(1) - breaks
     last = first + breaks - (table.closed[known] & (breaks > 0)).long()
-    before = torch.cat([lines.new_zeros(len(lines), 1), lines], 1).cumsum(1)  # (B, L + 1) given lines before line i
+    before = torch.cat([lines.new_zeros(len(lines), 1), lines], 1).cumsum(
+        1
+    )  # (B, L + 1) given lines before line i
     end = (last + 1).clamp(max=lines.shape[1])
     return content & (before.gather(1, end) > before.gather(1, first.clamp(max=lines.shape[1])))
 
@@ -124,7 +136,9 @@ def _characters(ids: Tensor, mask: Tensor, table: LineTable) -> tuple[Tensor, Te
     known = ids.clamp(max=len(table.content) - 1)
     size = torch.where(mask, table.start[known + 1] - table.start[known], 0)  # (B, T)
     flat = size.flatten()
-    token = torch.arange(len(flat), device=ids.device).repeat_interleave(flat)  # (N,) of N characters in all
+    token = torch.arange(len(flat), device=ids.device).repeat_interleave(
+        flat
+    )  # (N,) of N characters in all
     index = torch.arange(len(token), device=ids.device)
     code = table.codes[table.start[known.flatten()[token]] + index - (flat.cumsum(0) - flat)[token]]
     row, in_row = token // max(num_tokens, 1), size.sum(1)
@@ -148,7 +162,9 @@ def _find(codes: Tensor, text: str, at_least: Tensor) -> Tensor:
     return torch.where(found, column, width).amin(1) if width else at_least
 
 
-def span(ids: Tensor, mask: Tensor, table: LineTable, opening: str | None, closing: str | None) -> Tensor:
+def span(
+    ids: Tensor, mask: Tensor, table: LineTable, opening: str | None, closing: str | None
+) -> Tensor:
     """Tokens of the text between two markers, as "<think>" and "</think>". ids, mask (B, T) -> (B, T) bool.
 
     On for tokens with at least one character after the first `opening` (None: the beginning) and before the first
@@ -181,13 +197,17 @@ def stop_table(table: LineTable, strings: list[str]) -> Tensor:
     state = {p: i for i, p in enumerate(prefixes)}
     final = len(prefixes)
     alphabet = sorted(set("".join(strings)))
-    step = torch.zeros(final + 1, len(alphabet) + 1, dtype=torch.long)  # per character; the last one is any other
+    step = torch.zeros(
+        final + 1, len(alphabet) + 1, dtype=torch.long
+    )  # per character; the last one is any other
     step[final] = final
     for p in prefixes:
         for k, c in enumerate(alphabet):
             suffixes = [(p + c)[i:] for i in range(len(p) + 2)]
             step[state[p], k] = (
-                final if set(suffixes) & set(strings) else next(state[x] for x in suffixes if x in state)
+                final
+                if set(suffixes) & set(strings)
+                else next(state[x] for x in suffixes if x in state)
             )
     letter = torch.full((int(table.codes.max()) + 1 if len(table.codes) else 1,), len(alphabet))
     for k, c in enumerate(alphabet):
@@ -203,7 +223,9 @@ def stop_table(table: LineTable, strings: list[str]) -> Tensor:
 
 
 CODE, COMMENT, BLANK, DOCSTRING = range(4)  # kinds of line
-_OTHER, _SPACE, _NEWLINE, _SKIP, _HASH, _SINGLE, _DOUBLE, _BACKSLASH, _OPEN, _CLOSE, _PREFIX = range(11)
+_OTHER, _SPACE, _NEWLINE, _SKIP, _HASH, _SINGLE, _DOUBLE, _BACKSLASH, _OPEN, _CLOSE, _PREFIX = (
+    range(11)
+)
 _IN_CODE, _IN_COMMENT, _JOINED, _STRINGS = range(4)  # states; those of strings are _STRINGS and up
 
 
@@ -222,7 +244,12 @@ def _lexer() -> Tensor:
         two, text, escape, triple, triple_escape, close_one, close_two = range(first + 1, first + 8)
         for default, on_quote, on_backslash, on_newline in (
             (text, two, escape, _IN_CODE),  # one: the first quote
-            (None, triple, _JOINED, _IN_CODE),  # two: the empty string, or the beginning of a triple quote
+            (
+                None,
+                triple,
+                _JOINED,
+                _IN_CODE,
+            ),  # two: the empty string, or the beginning of a triple quote
             (text, _IN_CODE, escape, _IN_CODE),
             (text, text, text, text),
             (triple, close_one, triple_escape, triple),
@@ -264,7 +291,9 @@ def line_kinds(ids: Tensor, mask: Tensor, table: LineTable, num_lines: int) -> T
     if width == 0 or num_lines == 0:
         return kinds
     here = codes >= 0
-    classes = _character_classes().to(ids.device)[codes.clamp(0, 127)].masked_fill(codes > 127, _OTHER)
+    classes = (
+        _character_classes().to(ids.device)[codes.clamp(0, 127)].masked_fill(codes > 127, _OTHER)
+    )
     classes = classes.masked_fill(~here, _SKIP)
     classes[:, :-1][(codes[:, :-1] == ord("\r")) & (codes[:, 1:] == ord("\n"))] = _SKIP
     lexer = _lexer().to(ids.device)
@@ -280,12 +309,24 @@ def line_kinds(ids: Tensor, mask: Tensor, table: LineTable, num_lines: int) -> T
     in_comment = (after == _IN_COMMENT) | (before == _IN_COMMENT)
     in_string[:, :-1] |= (classes[:, :-1] == _PREFIX) & is_quote[:, 1:] & ~in_comment[:, :-1]
     joins = after == _JOINED
-    in_code = here & ~in_string & ~in_comment & ~newline & ~joins & (classes != _SPACE) & (classes != _SKIP)
+    in_code = (
+        here
+        & ~in_string
+        & ~in_comment
+        & ~newline
+        & ~joins
+        & (classes != _SPACE)
+        & (classes != _SKIP)
+    )
     in_string &= here & (classes != _SKIP)
-    depth = ((in_code & (classes == _OPEN)).long() - (in_code & (classes == _CLOSE)).long()).cumsum(1)
+    depth = ((in_code & (classes == _OPEN)).long() - (in_code & (classes == _CLOSE)).long()).cumsum(
+        1
+    )
     ends_statement = newline & (after == _IN_CODE) & (before != _JOINED) & (depth <= 0)
 
-    def any_per(group: Tensor, flag: Tensor) -> Tensor:  # (B, C), (B, C) -> (B, C + 1): is the flag on in the group
+    def any_per(
+        group: Tensor, flag: Tensor
+    ) -> Tensor:  # (B, C), (B, C) -> (B, C + 1): is the flag on in the group
         return torch.zeros_like(states).scatter_add_(1, group, flag.long()) > 0
 
     statement = ends_statement.cumsum(1) - ends_statement.long()

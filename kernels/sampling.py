@@ -42,7 +42,9 @@ def sample(
     """
     rows = len(prompts) * num_samples
     if len(seeds) != rows:
-        raise ValueError(f"{len(prompts)} prompts x {num_samples} samples need {rows} seeds, not {len(seeds)}")
+        raise ValueError(
+            f"{len(prompts)} prompts x {num_samples} samples need {rows} seeds, not {len(seeds)}"
+        )
     if not all(prompts):
         raise ValueError("a prompt has no tokens")
     if temperature < 0:
@@ -54,9 +56,13 @@ def sample(
     eos = torch.tensor(eos_ids, dtype=torch.long, device=device)
 
     longest = max(map(len, prompts))
-    prompt_ids = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts], device=device)  # (P, L)
+    prompt_ids = torch.tensor(
+        [[pad_id] * (longest - len(p)) + p for p in prompts], device=device
+    )  # (P, L)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
-    real = torch.arange(longest, device=device) >= longest - lengths[:, None]  # (P, L), False at the padding
+    real = (
+        torch.arange(longest, device=device) >= longest - lengths[:, None]
+    )  # (P, L), False at the padding
     accepted = inspect.signature(model.forward).parameters
     # transformers has renamed it; a cache that a model's forward drops would leave each token alone with itself
     cache_name = next((name for name in ("cache", "past_key_values") if name in accepted), None)
@@ -72,7 +78,11 @@ def sample(
     kv = getattr(out, cache_name)
     full = [type(layer).__name__ == "DynamicLayer" for layer in kv.layers]
     # A mask of our own needs attention to all the past, by code that takes one, and positions that we can name.
-    explicit = all(full) and model.config._attn_implementation in ("sdpa", "eager") and "position_ids" in accepted
+    explicit = (
+        all(full)
+        and model.config._attn_implementation in ("sdpa", "eager")
+        and "position_ids" in accepted
+    )
     slots = _slots(longest, num_samples, max_new_tokens) if explicit else 1
     kv.batch_repeat_interleave(num_samples // slots)
     for layer, plain in zip(kv.layers, full, strict=True):
@@ -120,19 +130,25 @@ def sample(
         width = max(left)
         if width * sum(n > 0 for n in left) <= COMPACT * row.numel():
             keep = torch.tensor([i for i, n in enumerate(left) if n], device=device)
-            order = (~alive[keep]).int().argsort(dim=1, stable=True)[:, :width]  # the samples still alive first
+            order = (
+                (~alive[keep]).int().argsort(dim=1, stable=True)[:, :width]
+            )  # the samples still alive first
             row, token, state = (x[keep].gather(1, order) for x in (row, token, state))
             position = position[keep]
             attention = attention[keep]
             if explicit:
-                attention = attention.gather(2, order[:, None, :, None].expand(-1, 1, -1, attention.shape[3]))
+                attention = attention.gather(
+                    2, order[:, None, :, None].expand(-1, 1, -1, attention.shape[3])
+                )
             if len(keep) < len(left):
                 kv.batch_select_indices(keep)
         width = row.shape[1]
         length += width
         if explicit:
             attention[..., length - width : length].diagonal(dim1=2, dim2=3).fill_(0)
-        out = forward(token, attention[..., :length], (position + t).expand_as(token), **{cache_name: kv})
+        out = forward(
+            token, attention[..., :length], (position + t).expand_as(token), **{cache_name: kv}
+        )
         logits = out.logits
     return ids[:rows, : t + 1], mask[:rows, : t + 1], logprobs[:rows, : t + 1]
 
@@ -170,7 +186,10 @@ def _in_place(layer_class: type) -> type:
 
 def _reserve(layer, room: int) -> None:
     """Give a layer of the KV cache room for `room` more tokens. The model goes on with its own cache, and sees nothing."""
-    layer.buffers = [torch.cat([x, x.new_empty(*x.shape[:2], room, x.shape[3])], 2) for x in (layer.keys, layer.values)]
+    layer.buffers = [
+        torch.cat([x, x.new_empty(*x.shape[:2], room, x.shape[3])], 2)
+        for x in (layer.keys, layer.values)
+    ]
     layer.__class__ = _in_place(type(layer))
 
 

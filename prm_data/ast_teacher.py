@@ -168,11 +168,36 @@ FAMILIES = [family.split() for family in re.split(r"\n|   ", SIBLINGS)]
 
 # What calls of these return, as far as `kind` cares.
 RESULTS = {
-    "number": {"len", "sum", "int", "abs", "round", "float", "pow", "ord", "count", "index", "find", "sqrt", "floor"},
+    "number": {
+        "len",
+        "sum",
+        "int",
+        "abs",
+        "round",
+        "float",
+        "pow",
+        "ord",
+        "count",
+        "index",
+        "find",
+        "sqrt",
+        "floor",
+    },
     "list": {"list", "sorted", "split"},
     "dict": {"dict", "defaultdict", "Counter"},
     "str": {"str", "join", "lower", "upper", "strip", "replace", "chr", "format"},
-    "bool": {"bool", "isinstance", "any", "all", "startswith", "endswith", "isdigit", "isalpha", "isupper", "islower"},
+    "bool": {
+        "bool",
+        "isinstance",
+        "any",
+        "all",
+        "startswith",
+        "endswith",
+        "isdigit",
+        "isalpha",
+        "isupper",
+        "islower",
+    },
 }
 KINDS = {int: "number", float: "number", bool: "bool", str: "str", bytes: "str"}
 SEQUENCES = ("list", "str", "sequence")
@@ -185,7 +210,17 @@ SHORT = ("x", "item", "i", "elem", "v", "k")  # and new names for those of compr
 IDLE = re.compile(r"\s*(\w+) = \1\n")  # a deletion in disguise
 OPERATOR = r"(?:[<>=!]=|\*\*|//|[-+*/%<>&|^])"
 
-ATOMS = (ast.Name, ast.Constant, ast.Call, ast.Attribute, ast.Subscript, ast.List, ast.ListComp, ast.Dict, ast.Set)
+ATOMS = (
+    ast.Name,
+    ast.Constant,
+    ast.Call,
+    ast.Attribute,
+    ast.Subscript,
+    ast.List,
+    ast.ListComp,
+    ast.Dict,
+    ast.Set,
+)
 BUILTINS = frozenset(dir(builtins))
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 HEADERS = {  # compound statements, and the fields that stand before the colon
@@ -221,7 +256,10 @@ class Variant:
         if self.text:
             return self.start - 2 + self.text.count("\n")
         rest = enumerate(source_lines(self.apply(source))[self.start - 1 :], self.start - 1)
-        return next((index for index, line in rest if line.strip() and not line.lstrip().startswith("#")), None)
+        return next(
+            (index for index, line in rest if line.strip() and not line.lstrip().startswith("#")),
+            None,
+        )
 
 
 def ast_variants(
@@ -241,13 +279,17 @@ def ast_variants(
     if unit not in ("line", "block"):
         raise ValueError(f"unit is {unit!r}; it must be 'line' or 'block'")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a program may hold "\d" or `x is 1`; that is its own business
+        warnings.simplefilter(
+            "ignore"
+        )  # a program may hold "\d" or `x is 1`; that is its own business
         program = Program(source)
         seen, variants = {source}, []
         for piece in line_units(program) if unit == "line" else block_units(program):
             rng = random.Random(f"{seed} {piece.start} {piece.end}")
             propose = line_proposals if unit == "line" else block_proposals
-            proposals = [item for item in propose(program, piece, donors, rng) if item[1] in intents]
+            proposals = [
+                item for item in propose(program, piece, donors, rng) if item[1] in intents
+            ]
             limit = len(proposals)
             if max_per_line is not None:
                 proposals, limit = taking_turns(proposals, rng), max_per_line
@@ -255,10 +297,17 @@ def ast_variants(
             for operator, intent, change in proposals:
                 if kept == limit:
                     break
-                start, end, text, form = splice(program, piece, change) if isinstance(change, list) else change
+                start, end, text, form = (
+                    splice(program, piece, change) if isinstance(change, list) else change
+                )
                 variant = Variant(start, end, text, operator, intent)
                 result = variant.apply(source)
-                if form not in forms and result not in seen and not IDLE.fullmatch(text) and compiles(result):
+                if (
+                    form not in forms
+                    and result not in seen
+                    and not IDLE.fullmatch(text)
+                    and compiles(result)
+                ):
                     forms.add(form)
                     seen.add(result)
                     variants.append(variant)
@@ -285,7 +334,9 @@ class Program:
 
     def __init__(self, source: str):
         if re.search(r"\r(?!\n|$)", source):
-            raise ValueError("the source has a carriage return inside a line; its line ends must be newlines")
+            raise ValueError(
+                "the source has a carriage return inside a line; its line ends must be newlines"
+            )
         try:
             self.tree = ast.parse(source)
         except (SyntaxError, ValueError) as error:  # ValueError: a null byte
@@ -302,16 +353,24 @@ class Program:
                     self.block.update(dict.fromkeys(value, value))
         words = set(re.findall(r"\w+", source))
         self.fresh = next(
-            name for name in (*FRESH, *(f"value_{n}" for n in range(len(words) + 1))) if name not in words
+            name
+            for name in (*FRESH, *(f"value_{n}" for n in range(len(words) + 1)))
+            if name not in words
         )
         self.short = [name for name in SHORT if name not in words]
-        self.step = next(filter(None, (re.match(r"[ \t]*", line)[0] for line in self.lines)), "    ")
+        self.step = next(
+            filter(None, (re.match(r"[ \t]*", line)[0] for line in self.lines)), "    "
+        )
         self.variable_names, self.defined, self.strings = set(), set(), []
         for node, above in self.parent.items():
             match node:
                 case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
                     self.variable_names.add(name)
-                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                case (
+                    ast.FunctionDef(name=name)
+                    | ast.AsyncFunctionDef(name=name)
+                    | ast.ClassDef(name=name)
+                ):
                     self.defined.add(name)
                 case ast.alias(name=name, asname=other):
                     self.defined.add(other or name.split(".")[0])
@@ -328,9 +387,15 @@ class Program:
         if isinstance(node, tuple):
             return node
         places = []
-        for line, column in ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)):
+        for line, column in (
+            (node.lineno, node.col_offset),
+            (node.end_lineno, node.end_col_offset),
+        ):
             text = self.lines[line - 1]
-            places.append(self.starts[line - 1] + (column if text.isascii() else len(text.encode()[:column].decode())))
+            places.append(
+                self.starts[line - 1]
+                + (column if text.isascii() else len(text.encode()[:column].decode()))
+            )
         return places[0], places[1]
 
     def outer(self, node) -> tuple[int, int]:
@@ -365,7 +430,9 @@ class Program:
             above = self.parent[node]
             if isinstance(above, (*FUNCTIONS, ast.Lambda)) and node is not above.args:
                 names += [argument.arg for argument in arguments(above)]
-            elif hasattr(above, "generators") and not (isinstance(node, ast.comprehension) and child is node.iter):
+            elif hasattr(above, "generators") and not (
+                isinstance(node, ast.comprehension) and child is node.iter
+            ):
                 names += [name.id for part in above.generators for name in names_in(part.target)]
             if isinstance(above, (*FUNCTIONS, ast.Module)):
                 names += [name for name, bound_at in self.bound(above) if bound_at < line]
@@ -390,7 +457,12 @@ def called(node: ast.AST) -> str:
 
 def arguments(function) -> list[ast.arg]:
     args = function.args
-    return [*args.posonlyargs, *args.args, *args.kwonlyargs, *filter(None, (args.vararg, args.kwarg))]
+    return [
+        *args.posonlyargs,
+        *args.args,
+        *args.kwonlyargs,
+        *filter(None, (args.vararg, args.kwarg)),
+    ]
 
 
 def bindings(scope: ast.AST) -> list[tuple[str, int]]:
@@ -400,7 +472,9 @@ def bindings(scope: ast.AST) -> list[tuple[str, int]]:
         node = stack.pop()
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.append((node.id, node.lineno))
-        elif not (isinstance(node, (*FUNCTIONS, ast.ClassDef, ast.Lambda)) or hasattr(node, "generators")):
+        elif not (
+            isinstance(node, (*FUNCTIONS, ast.ClassDef, ast.Lambda)) or hasattr(node, "generators")
+        ):
             stack += ast.iter_child_nodes(node)
     return sorted(found, key=lambda pair: pair[1])
 
@@ -419,7 +493,9 @@ def kinds_of_names(tree: ast.AST) -> dict[str, str]:
                 facts = [(node.target, "number")]
             elif called(node) == "range":
                 facts = [(argument, "number") for argument in node.args]
-            elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub | ast.Div | ast.FloorDiv | ast.Pow):
+            elif isinstance(node, ast.BinOp) and isinstance(
+                node.op, ast.Sub | ast.Div | ast.FloorDiv | ast.Pow
+            ):
                 facts = [(node.left, "number"), (node.right, "number")]
             elif isinstance(node, ast.Compare) and kind(node.comparators[0], kinds) == "number":
                 facts = [(node.left, "number")]
@@ -458,7 +534,9 @@ def kind(node: ast.AST, names: dict[str, str]) -> str | None:
             return kind(operand, names)
         case ast.BinOp(left=left, op=ast.Add() | ast.Mult(), right=right):
             sides = [kind(left, names), kind(right, names)]
-            return next((side for side in ("list", "str", "sequence", "number") if side in sides), None)
+            return next(
+                (side for side in ("list", "str", "sequence", "number") if side in sides), None
+            )
         case ast.BinOp():
             return "number"
         case ast.Subscript(value=value, slice=ast.Slice()):
@@ -492,7 +570,11 @@ def make_unit(program: Program, start: int, end: int, statements: list) -> Unit:
     alone = program.span(statements[0])[0] == program.starts[start - 1] + len(indent)
     alone = alone and all(one.end_lineno < two.lineno for one, two in pairwise(statements))
     unit = Unit(start, end, statements, indent, alone)
-    for unit.before in (opened, f"{opened}{indent}if 0:\n{indent} pass\n", f"{opened}{indent}try:\n{indent} pass\n"):
+    for unit.before in (
+        opened,
+        f"{opened}{indent}if 0:\n{indent} pass\n",
+        f"{opened}{indent}try:\n{indent} pass\n",
+    ):
         for unit.after in ("", f"{indent} pass\n"):
             unit.form = form_of(unit, text)
             if unit.form:
@@ -556,7 +638,9 @@ def own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
             for name in HEADERS.get(type(node), node._fields):
                 value = getattr(node, name, None)
                 if isinstance(value, ast.AST | list) and name not in ("annotation", "returns"):
-                    stack += [child for child in (value if isinstance(value, list) else [value]) if child]
+                    stack += [
+                        child for child in (value if isinstance(value, list) else [value]) if child
+                    ]
 
 
 # Rules: match a pattern, fill a rewrite, splice it in
@@ -572,8 +656,13 @@ def rules(table: str) -> list[tuple[str, list[ast.stmt], list[str]]]:
     for line in table.strip().splitlines():
         operator, entries = re.split(r" {2,}", line, maxsplit=1)
         for entry in re.split(r" {3,}", entries):
-            left, both, right = re.split(r" (<?)-> ", entry.replace("\\n", "\n").replace("\\t", "    "))
-            for pattern, rewrites in ((left, right.split(" ; ")), *([(right, [left])] if both else ())):
+            left, both, right = re.split(
+                r" (<?)-> ", entry.replace("\\n", "\n").replace("\\t", "    ")
+            )
+            for pattern, rewrites in (
+                (left, right.split(" ; ")),
+                *([(right, [left])] if both else ()),
+            ):
                 found.append((operator, ast.parse(pattern).body, rewrites))
     return found
 
@@ -582,7 +671,11 @@ def rules(table: str) -> list[tuple[str, list[ast.stmt], list[str]]]:
 def rules_by_shape() -> dict[tuple, list]:
     """{shape of the root of the pattern: [(operator, intent, pattern, rewrites)]} of the rules for a single node."""
     table: dict[tuple, list] = {}
-    for intent, text in ("mutate", MUTATIONS), ("refactor", REFACTORINGS), ("test", TEST_REFACTORINGS):
+    for intent, text in (
+        ("mutate", MUTATIONS),
+        ("refactor", REFACTORINGS),
+        ("test", TEST_REFACTORINGS),
+    ):
         for operator, (node,), rewrites in rules(text):
             # A pattern that is an expression matches anywhere, unless the rewrite is a statement.
             statement = any("\n" in rewrite or "+= " in rewrite for rewrite in rewrites)
@@ -599,7 +692,9 @@ def shape(node: ast.AST) -> tuple:
 
 def matches(pattern, node, found: dict, kinds: dict) -> bool:
     """Whether `node` has the form of `pattern`; fills `found` with the parts that the capital letters stand for."""
-    letter = pattern.id if isinstance(pattern, ast.Name) else pattern if isinstance(pattern, str) else ""
+    letter = (
+        pattern.id if isinstance(pattern, ast.Name) else pattern if isinstance(pattern, str) else ""
+    )
     if len(letter) == 1 and letter.isupper():
         if not suits(letter, node, kinds):
             return False
@@ -626,7 +721,11 @@ def suits(letter: str, node, kinds: dict) -> bool:
         return False
     if letter in "NX":
         literal = isinstance(node, ast.Constant)
-        return literal and type(node.value) is int if letter == "N" else not literal and not isinstance(node, ast.Name)
+        return (
+            literal and type(node.value) is int
+            if letter == "N"
+            else not literal and not isinstance(node, ast.Name)
+        )
     if letter == "Q" and isinstance(node, ast.Constant):
         return False
     known = kind(node, kinds) if letter in "KQSGPR" else None
@@ -636,7 +735,13 @@ def suits(letter: str, node, kinds: dict) -> bool:
 
 def as_text(part: ast.AST | str) -> str:
     """What a part of a rule says; a name is the same whether it is read or set."""
-    return part if isinstance(part, str) else part.id if isinstance(part, ast.Name) else ast.unparse(part)
+    return (
+        part
+        if isinstance(part, str)
+        else part.id
+        if isinstance(part, ast.Name)
+        else ast.unparse(part)
+    )
 
 
 def filled(program: Program, node, rewrites: list[str], found: dict) -> Iterator[list]:
@@ -647,7 +752,9 @@ def filled(program: Program, node, rewrites: list[str], found: dict) -> Iterator
         if program.shadowed.intersection(re.findall(r"\w+", rewrite)):
             continue  # it calls `sum`, and the program has a variable of that name
         parts = []
-        for text, letter, how in re.findall(r"(.*?)(?:\b([A-Z])(next|prev|neg)?\b|$)", rewrite, re.DOTALL):
+        for text, letter, how in re.findall(
+            r"(.*?)(?:\b([A-Z])(next|prev|neg)?\b|$)", rewrite, re.DOTALL
+        ):
             parts.append(respaced(text, *examples))
             if how:
                 parts += shifted(found[letter], how, tight(OPERATOR, *examples))
@@ -682,8 +789,15 @@ def shifted(node: ast.expr, how: str, compact: bool) -> list:
     if step is None:
         return ["-", node]
     left, added = node, step
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub) and type(number(node.right)) is int:
-        left, added = node.left, step + number(node.right) * (1 if isinstance(node.op, ast.Add) else -1)
+    if (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Add | ast.Sub)
+        and type(number(node.right)) is int
+    ):
+        left, added = (
+            node.left,
+            step + number(node.right) * (1 if isinstance(node.op, ast.Add) else -1),
+        )
     sign = "+" if added > 0 else "-"
     return [left, sign if compact else f" {sign} ", str(abs(added))] if added else [left]
 
@@ -693,7 +807,9 @@ def number(node) -> int | float | None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = number(node.operand)
         return None if value is None else -value
-    return node.value if isinstance(node, ast.Constant) and type(node.value) in (int, float) else None
+    return (
+        node.value if isinstance(node, ast.Constant) and type(node.value) in (int, float) else None
+    )
 
 
 def splice(program: Program, unit: Unit, edits: list) -> tuple[int, int, str, str | None]:
@@ -703,11 +819,21 @@ def splice(program: Program, unit: Unit, edits: list) -> tuple[int, int, str, st
     spliced in is the text with the fewest parentheses that parses to the same tree, the ones of the source among them.
     """
     parts = [part for _, parts in edits for part in parts]
-    loose = [id(part) for part in parts if isinstance(part, ast.expr) and not isinstance(part, (*ATOMS, ast.Starred))]
+    loose = [
+        id(part)
+        for part in parts
+        if isinstance(part, ast.expr) and not isinstance(part, (*ATOMS, ast.Starred))
+    ]
     if not unit.alone and any("\n" in part for part in parts if isinstance(part, str)):
         return unit.start, unit.end, "", None
     meaning = form_of(unit, rendered(program, unit, edits, loose, True))
-    choices = [([], False), ([], True), *(([one], False) for one in loose), (loose, False), (loose, True)]
+    choices = [
+        ([], False),
+        ([], True),
+        *(([one], False) for one in loose),
+        (loose, False),
+        (loose, True),
+    ]
     for wrapped, whole in choices if meaning else ():
         text = rendered(program, unit, edits, wrapped, whole)
         if form_of(unit, text) == meaning:
@@ -735,7 +861,9 @@ def rendered(program: Program, unit: Unit, edits: list, wrapped: list[int], whol
 # What is proposed for a line
 
 
-def line_proposals(program: Program, unit: Unit, donors: Sequence[str], rng: random.Random) -> Iterator[tuple]:
+def line_proposals(
+    program: Program, unit: Unit, donors: Sequence[str], rng: random.Random
+) -> Iterator[tuple]:
     """(operator, intent, change) for one line; a change is a list of edits, or what `splice` returns for one."""
     for statement in unit.statements:
         nodes = list(own_nodes(statement))
@@ -753,7 +881,9 @@ def rule_edits(program: Program, node: ast.AST) -> Iterator[tuple]:
     """The tables of rules at the top of the file."""
     for operator, intent, pattern, rewrites in rules_by_shape().get(shape(node), ()):
         found: dict = {}
-        if (intent != "test" or is_test(program, node)) and matches(pattern, node, found, program.kinds):
+        if (intent != "test" or is_test(program, node)) and matches(
+            pattern, node, found, program.kinds
+        ):
             for parts in filled(program, node, rewrites, found):
                 yield operator, "refactor" if intent == "test" else intent, [(node, parts)]
 
@@ -790,7 +920,11 @@ def boolean_edits(program: Program, node: ast.BoolOp, rng: random.Random) -> Ite
     for left_out in range(len(node.values)):
         values = node.values[:left_out] + node.values[left_out + 1 :]
         yield "boolean", "mutate", [(node, interleaved(values, f" {here} "))]
-    yield "commute", "refactor", [(program.outer(first), [second]), (program.outer(second), [first])]
+    yield (
+        "commute",
+        "refactor",
+        [(program.outer(first), [second]), (program.outer(second), [first])],
+    )
     if is_test(program, node):
         yield "negate", "mutate", [(node, ["not (", program.span(node), ")"])]
         if not rest:
@@ -807,7 +941,11 @@ def test_edits(program: Program, node: ast.expr, rng: random.Random) -> Iterator
 def constant_edits(program: Program, nodes: list, rng: random.Random) -> Iterator[tuple]:
     """A literal off by one, zero, of the other sign, emptied, or another one of the program; all equal ones at once."""
     numbers: dict = {}
-    inner = {node.operand for node in nodes if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)}
+    inner = {
+        node.operand
+        for node in nodes
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    }
     for node in nodes:
         value = number(node)
         if value is not None and node not in inner:
@@ -820,7 +958,11 @@ def constant_edits(program: Program, nodes: list, rng: random.Random) -> Iterato
             for changed in (value + 1, value - 1, 0, -value):
                 if not right or changed > 0:
                     yield "constant", "mutate", [(node, [str(round(changed, 6))])]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node in program.strings:
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node in program.strings
+        ):
             others = [other for other in program.strings if other.value != node.value]
             quote = program.text(node)[-1]
             yield "constant", "mutate", [(node, [quote * 2 if node.value else f"{quote} {quote}"])]
@@ -835,7 +977,11 @@ def variable_edits(program: Program, node: ast.Name, rng: random.Random) -> Iter
     """Another variable of the same place, and of the same kind where that is known."""
     above = program.parent[node]
     if node.id in program.variable_names and isinstance(above, ast.stmt | ast.expr | ast.keyword):
-        names = [name for name in program.variables(node) if name != node.id and name in program.variable_names]
+        names = [
+            name
+            for name in program.variables(node)
+            if name != node.id and name in program.variable_names
+        ]
         kinds = program.kinds
         names = [name for name in names if kinds.get(name) == kinds.get(node.id)]
         stored = isinstance(node.ctx, ast.Store)
@@ -844,13 +990,17 @@ def variable_edits(program: Program, node: ast.Name, rng: random.Random) -> Iter
                 yield "variable", "mutate", [(node, [name])]
 
 
-def sibling_edits(program: Program, node: ast.Name | ast.Attribute, rng: random.Random) -> Iterator[tuple]:
+def sibling_edits(
+    program: Program, node: ast.Name | ast.Attribute, rng: random.Random
+) -> Iterator[tuple]:
     """One function or method of a family in place of another."""
     name = node.id if isinstance(node, ast.Name) else node.attr
     if not (isinstance(node, ast.Name) and name in program.variable_names):
         above = program.parent[node]
         single = isinstance(above, ast.Call) and len(above.args) == 1 and not above.keywords
-        for other in dict.fromkeys(other for family in FAMILIES if name in family for other in family):
+        for other in dict.fromkeys(
+            other for family in FAMILIES if name in family for other in family
+        ):
             if other != name and (other != "sum" or single):
                 yield (
                     "sibling",
@@ -866,13 +1016,19 @@ def argument_edits(program: Program, node: ast.Call, rng: random.Random) -> Iter
     for one, two in pairwise(arguments):
         if name not in ("min", "max", "gcd") and (name != "range" or one is arguments[0]):
             yield "argument", "mutate", [(program.outer(one), [two]), (program.outer(two), [one])]
-    for index, (start, end) in enumerate(spans if len(spans) > 1 and name not in ("min", "max", "range") else ()):
+    for index, (start, end) in enumerate(
+        spans if len(spans) > 1 and name not in ("min", "max", "range") else ()
+    ):
         gap = (spans[index - 1][1], end) if index else (start, spans[1][0])
         yield "argument", "mutate", [(gap, [""])]
     for argument in arguments if name != "range" else ():
         if kind(argument, program.kinds) == "number" and number(argument) is None:
             for how in ("next", "prev"):
-                yield "argument", "mutate", [(argument, shifted(argument, how, tight(OPERATOR, program.text(node))))]
+                yield (
+                    "argument",
+                    "mutate",
+                    [(argument, shifted(argument, how, tight(OPERATOR, program.text(node))))],
+                )
 
 
 def parameter_edits(program: Program, node: ast.arguments, rng: random.Random) -> Iterator[tuple]:
@@ -882,7 +1038,9 @@ def parameter_edits(program: Program, node: ast.arguments, rng: random.Random) -
             yield "parameters", "mutate", [(one, [two]), (two, [one])]
 
 
-def iterable_edits(program: Program, node: ast.For | ast.comprehension, rng: random.Random) -> Iterator[tuple]:
+def iterable_edits(
+    program: Program, node: ast.For | ast.comprehension, rng: random.Random
+) -> Iterator[tuple]:
     """A loop that misses the first or the last element."""
     if isinstance(node.iter, ast.Name | ast.Attribute | ast.Subscript):
         for bounds in ("[1:]", "[:-1]"):
@@ -891,7 +1049,11 @@ def iterable_edits(program: Program, node: ast.For | ast.comprehension, rng: ran
 
 def rename_edits(program: Program, node: ast.expr, rng: random.Random) -> Iterator[tuple]:
     """Another name for a variable that lives on this line alone: that of a comprehension or a lambda."""
-    scopes = [child for child in ast.walk(node) if isinstance(child, ast.Lambda) or hasattr(child, "generators")]
+    scopes = [
+        child
+        for child in ast.walk(node)
+        if isinstance(child, ast.Lambda) or hasattr(child, "generators")
+    ]
     if len(scopes) > 1:  # the same name may mean two things
         return
     if isinstance(node, ast.Lambda):
@@ -899,17 +1061,25 @@ def rename_edits(program: Program, node: ast.expr, rng: random.Random) -> Iterat
     else:
         outside = {name.id for name in names_in(node.generators[0].iter)}
         targets = {
-            name.id: None for part in node.generators for name in names_in(part.target) if name.id not in outside
+            name.id: None
+            for part in node.generators
+            for name in names_in(part.target)
+            if name.id not in outside
         }
     for name, argument in targets.items():
-        places = [child for child in names_in(node) if child.id == name] + [argument] * (argument is not None)
+        places = [child for child in names_in(node) if child.id == name] + [argument] * (
+            argument is not None
+        )
         for new in program.short[:2]:
             yield "rename", "refactor", [(place, [new]) for place in places]
 
 
 def extract_edits(program: Program, statement: ast.stmt) -> Iterator[tuple]:
     """A part of the expression computed on a line of its own before; only a part that is evaluated in any case."""
-    if not isinstance(statement, ast.Return | ast.Assign | ast.AugAssign | ast.Expr) or not statement.value:
+    if (
+        not isinstance(statement, ast.Return | ast.Assign | ast.AugAssign | ast.Expr)
+        or not statement.value
+    ):
         return
     start, end = program.span(statement)
     stack, found = [statement.value], []
@@ -917,9 +1087,9 @@ def extract_edits(program: Program, statement: ast.stmt) -> Iterator[tuple]:
         node = stack.pop(0)
         if isinstance(node, ast.BinOp | ast.Call) and node is not statement.value:
             found.append(node)
-        if not isinstance(node, ast.BoolOp | ast.IfExp | ast.Lambda | ast.JoinedStr) and not hasattr(
-            node, "generators"
-        ):
+        if not isinstance(
+            node, ast.BoolOp | ast.IfExp | ast.Lambda | ast.JoinedStr
+        ) and not hasattr(node, "generators"):
             stack += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
     for node in found[:2]:
         low, high = program.outer(node)
@@ -935,11 +1105,15 @@ EDITORS = {
     ast.arguments: (parameter_edits,),
     ast.For: (iterable_edits,),
     ast.comprehension: (iterable_edits,),
-    **dict.fromkeys((ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp, ast.Lambda), (rename_edits,)),
+    **dict.fromkeys(
+        (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp, ast.Lambda), (rename_edits,)
+    ),
 }
 
 
-def statement_changes(program: Program, unit: Unit, donors: Sequence[str], rng: random.Random) -> Iterator[tuple]:
+def statement_changes(
+    program: Program, unit: Unit, donors: Sequence[str], rng: random.Random
+) -> Iterator[tuple]:
     """The statement deleted, doubled, exchanged with the next one, or replaced; a foreign one before it."""
     (statement,) = unit.statements
     start, end, block = unit.start, unit.end, program.block[statement]
@@ -949,13 +1123,22 @@ def statement_changes(program: Program, unit: Unit, donors: Sequence[str], rng: 
     elif not isinstance(statement, ast.Pass):
         yield "delete", "mutate", (start, end, f"{unit.indent}pass\n", "pass")
     needs, sets = names_used(statement)
-    if isinstance(statement, ast.AugAssign | ast.Expr) or needs & sets:  # others do nothing when they run twice
+    if (
+        isinstance(statement, ast.AugAssign | ast.Expr) or needs & sets
+    ):  # others do nothing when they run twice
         yield "insert", "mutate", (end + 1, end, text, f"twice {start}")
     following = block[block.index(statement) + 1 :]
-    if following and type(following[0]) not in (*HEADERS, *SKIPPED, ast.Return) and following[0].lineno > end:
+    if (
+        following
+        and type(following[0]) not in (*HEADERS, *SKIPPED, ast.Return)
+        and following[0].lineno > end
+    ):
         until = following[0].end_lineno
         if len(following) == 1 or following[1].lineno > until:
-            swapped = program.lines[following[0].lineno - 1 : until] + program.lines[end : following[0].lineno - 1]
+            swapped = (
+                program.lines[following[0].lineno - 1 : until]
+                + program.lines[end : following[0].lineno - 1]
+            )
             intent = "refactor" if independent(statement, following[0]) else "mutate"
             yield "swap", intent, (start, until, "".join([*swapped, text]), f"swap {start}")
 
@@ -964,7 +1147,9 @@ def statement_changes(program: Program, unit: Unit, donors: Sequence[str], rng: 
     foreign = [lent_by_donor(rng.choice(donors)) for _ in range(30 if donors else 0)]
     for operator, pools in ("replace", [program.lent()] * 30), ("donor", foreign):
         picks = [rng.choice(pool) for pool in pools if pool]
-        picks.sort(key=lambda pick: not pick[1])  # those that use something of this program before `return True`
+        picks.sort(
+            key=lambda pick: not pick[1]
+        )  # those that use something of this program before `return True`
         fitting = {lent: sets for lent, needs, sets in picks if needs <= names and lent not in text}
         for lent in list(fitting)[:2]:
             line = f"{unit.indent}{lent}\n"
@@ -996,7 +1181,9 @@ def lent_by(program: Program) -> list[tuple[str, frozenset, frozenset]]:
     """(text, names that it needs, names that it sets) of the one-line simple statements of a program."""
     simple = [node for node in program.block if type(node) not in (*HEADERS, *SKIPPED, ast.Pass)]
     lent = {program.text(node): names_used(node) for node in simple if not is_docstring(node)}
-    free = BUILTINS - program.shadowed  # `return sum` needs a variable where the lender has one of that name
+    free = (
+        BUILTINS - program.shadowed
+    )  # `return sum` needs a variable where the lender has one of that name
     return [(text, needs - free, sets) for text, (needs, sets) in lent.items() if "\n" not in text]
 
 
@@ -1029,7 +1216,9 @@ def block_units(program: Program) -> list[Unit]:
             body = [child for child in statement.body if not is_docstring(child)]
             if len(body) > 1 and body[0].lineno > header_end(program, statement):
                 units.append(make_unit(program, body[0].lineno, body[-1].end_lineno, body))
-        elif type(statement) in HEADERS and not (isinstance(statement, ast.ClassDef) or is_elif(program, statement)):
+        elif type(statement) in HEADERS and not (
+            isinstance(statement, ast.ClassDef) or is_elif(program, statement)
+        ):
             units.append(make_unit(program, statement.lineno, statement.end_lineno, [statement]))
     return units
 
@@ -1042,13 +1231,23 @@ def is_elif(program: Program, statement: ast.stmt) -> bool:
     return program.source.startswith("elif", program.span(statement)[0])
 
 
-def block_proposals(program: Program, unit: Unit, donors: Sequence[str], rng: random.Random) -> Iterator[tuple]:
+def block_proposals(
+    program: Program, unit: Unit, donors: Sequence[str], rng: random.Random
+) -> Iterator[tuple]:
     """(operator, intent, change) for one block: changes of several of its lines, and of its structure."""
-    pieces = [piece for piece in program.pieces() if unit.start <= piece.start and piece.end <= unit.end]
+    pieces = [
+        piece for piece in program.pieces() if unit.start <= piece.start and piece.end <= unit.end
+    ]
     for intent in ("mutate", "refactor") * 4 if len(pieces) > 1 else ():
         lines, changed = program.lines[: unit.end], 0
-        for piece in sorted(rng.sample(pieces, min(len(pieces), 3)), key=lambda piece: -piece.start):
-            changes = [change for _, meant, change in line_proposals(program, piece, (), rng) if meant == intent]
+        for piece in sorted(
+            rng.sample(pieces, min(len(pieces), 3)), key=lambda piece: -piece.start
+        ):
+            changes = [
+                change
+                for _, meant, change in line_proposals(program, piece, (), rng)
+                if meant == intent
+            ]
             start, end, text, form = pick_spliced(program, piece, changes, rng)
             if form and changed < 2 and end <= unit.end:
                 lines[start - 1 : end] = text.splitlines(keepends=True)
@@ -1081,7 +1280,12 @@ def structure_changes(program: Program, unit: Unit, statement: ast.stmt) -> Iter
     if following and not isinstance(following[0], ast.Return):
         first, last = following[0].lineno, following[0].end_lineno
         moved = [*lines[first - 1 : last], *lines[end : first - 1], *lines[start - 1 : end]]
-        yield change("swap", "refactor" if independent(statement, following[0]) else "mutate", "".join(moved), last)
+        yield change(
+            "swap",
+            "refactor" if independent(statement, following[0]) else "mutate",
+            "".join(moved),
+            last,
+        )
     body, other = getattr(statement, "body", []), getattr(statement, "orelse", [])
     if not body or body[0].lineno <= start or isinstance(statement, ast.Try | ast.TryStar):
         return
@@ -1099,21 +1303,33 @@ def structure_changes(program: Program, unit: Unit, statement: ast.stmt) -> Iter
         and not is_elif(program, other[0])
         and other[0].lineno > body[-1].lineno + 1
     ):
-        branches = "".join(lines[other[0].lineno - 1 : end]) + f"{unit.indent}else:\n" + "".join(inside)
+        branches = (
+            "".join(lines[other[0].lineno - 1 : end]) + f"{unit.indent}else:\n" + "".join(inside)
+        )
         yield change("branches", "mutate", header + branches)
         piece = next(piece for piece in program.pieces() if piece.start == start)
-        *_, text, form = splice(program, piece, [(statement.test, negated(program, statement.test))])
+        *_, text, form = splice(
+            program, piece, [(statement.test, negated(program, statement.test))]
+        )
         if form:
             yield change("branches", "refactor", text + branches)
     match statement:
-        case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Name(id="range"), args=[*low, high]), orelse=[]):
+        case ast.For(
+            target=ast.Name(id=name),
+            iter=ast.Call(func=ast.Name(id="range"), args=[*low, high]),
+            orelse=[],
+        ):
             loose = any(
-                isinstance(node, ast.Continue) or is_set(node, name) for part in body for node in ast.walk(part)
+                isinstance(node, ast.Continue) or is_set(node, name)
+                for part in body
+                for node in ast.walk(part)
             )
             if len(low) < 2 and not loose:
                 begin = f"{unit.indent}{name} = {program.text(low[0]) if low else 0}\n"
                 test = f"{unit.indent}while {name} < {program.text(high)}:\n"
-                yield change("while", "refactor", begin + test + "".join(inside) + f"{deeper}{name} += 1\n")
+                yield change(
+                    "while", "refactor", begin + test + "".join(inside) + f"{deeper}{name} += 1\n"
+                )
 
 
 def block_rules(program: Program, statement: ast.stmt) -> Iterator[tuple]:
@@ -1126,8 +1342,12 @@ def block_rules(program: Program, statement: ast.stmt) -> Iterator[tuple]:
             window, found = block[max(first, 0) : first + len(wanted)], {}
             if first < 0 or not matches(wanted, window, found, program.kinds):
                 continue
-            inputs = [name.id for letter in "CD" if letter in found for name in names_in(found[letter])]
-            if operator != "loop" or found["V"].id not in inputs:  # a loop that looks at what it has built so far
+            inputs = [
+                name.id for letter in "CD" if letter in found for name in names_in(found[letter])
+            ]
+            if (
+                operator != "loop" or found["V"].id not in inputs
+            ):  # a loop that looks at what it has built so far
                 unit = make_unit(program, window[0].lineno, window[-1].end_lineno, window)
                 span = program.span(window[0])[0], program.span(window[-1])[1]
                 for parts in filled(program, span, rewrites, found):

@@ -27,7 +27,10 @@ from time import time
 import common
 from common import InputError
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the first retry; doubled each time, up to the longest
+FIRST_WAIT, LONGEST_WAIT = (
+    1.0,
+    60.0,
+)  # seconds before the first retry; doubled each time, up to the longest
 LONGEST_RETRY_AFTER = 600.0  # seconds that a server may ask us to wait
 MAX_BYTES = 16 << 20  # of one reply
 TRY_AGAIN = (408, 409, 425, 429)  # and all from 500
@@ -60,7 +63,13 @@ class Teacher:
         timeout: float = 120.0,
         seed: int = 0,
     ):
-        if concurrency < 1 or max_new_tokens < 1 or max_retries < 0 or temperature < 0 or not timeout > 0:
+        if (
+            concurrency < 1
+            or max_new_tokens < 1
+            or max_retries < 0
+            or temperature < 0
+            or not timeout > 0
+        ):
             raise InputError(
                 "a teacher needs at least 1 new token and 1 request at a time, a temperature and a number of retries of "
                 "0 or more, and a timeout above 0"
@@ -78,7 +87,11 @@ class Teacher:
             self.policy = common.shard(common.load_policy(name).eval())
         if self.cache.is_file():
             common.write_text(self.cache, "".join(common.whole_lines(self.cache)))
-            for row in common.read_jsonl(self.cache, {"key": str, "answer": str}) if self.cache.stat().st_size else []:
+            for row in (
+                common.read_jsonl(self.cache, {"key": str, "answer": str})
+                if self.cache.stat().st_size
+                else []
+            ):
                 self.note(row)
 
     def ask(self, prompts: list[str | list[dict]], desc: str) -> list[str | None]:
@@ -92,7 +105,9 @@ class Teacher:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             sampling = [self.temperature, self.max_new_tokens, self.seed]
             text = json.dumps([self.name, self.model, messages, *sampling])
-            keys.append(hashlib.blake2b(f"{text} {samples[text]}".encode(), digest_size=16).hexdigest())
+            keys.append(
+                hashlib.blake2b(f"{text} {samples[text]}".encode(), digest_size=16).hexdigest()
+            )
             samples[text] += 1
             if keys[-1] not in self.answers:
                 waiting[keys[-1]] = messages
@@ -105,14 +120,21 @@ class Teacher:
 
     def keep(self, key: str, answer: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Notes an answer, and appends it to the cache at once."""
-        row = {"key": key, "answer": answer, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        row = {
+            "key": key,
+            "answer": answer,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+        }
         with self.lock:
             common.append_jsonl(self.cache, [row])
             self.note(row)
 
     def note(self, row: dict) -> None:
         self.answers[row["key"]] = row["answer"]
-        self.tokens.update({name: row.get(name, 0) for name in ("prompt_tokens", "completion_tokens")})
+        self.tokens.update(
+            {name: row.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
+        )
 
     def seed_for(self, key: str) -> int:
         return common.seed_of(self.seed, "teacher", key) % 2**31  # what every server takes
@@ -123,14 +145,20 @@ class Teacher:
         rows = [(key, encode(self.tokenizer, messages)) for key, messages in waiting.items()]
         for start in range(0, len(rows), self.concurrency):
             batch = rows[start : start + self.concurrency]
-            fitting = [row for row in batch if longest is None or len(row[1]) + self.max_new_tokens <= longest]
+            fitting = [
+                row
+                for row in batch
+                if longest is None or len(row[1]) + self.max_new_tokens <= longest
+            ]
             if fitting:
                 seeds = [self.seed_for(key) for key, _ in fitting]
                 rollout = common.roll_out(
                     self.policy, self.tokenizer, [prompt for _, prompt in fitting],
                     1, self.max_new_tokens, self.temperature, seeds,
                 )  # fmt: skip
-                for (key, prompt), completion, text in zip(fitting, rollout.completions, rollout.texts, strict=True):
+                for (key, prompt), completion, text in zip(
+                    fitting, rollout.completions, rollout.texts, strict=True
+                ):
                     if text.strip():
                         self.keep(key, text, len(prompt), len(completion))
             bar.update(len(batch))
@@ -139,31 +167,43 @@ class Teacher:
         """Answers of the endpoint, several requests at a time. Raises InputError where it refuses or is silent."""
         stop, enough, number, failed, silent = threading.Event(), max(4, self.concurrency), 0, 0, 0
         with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self.request, key, messages, stop) for key, messages in waiting.items()]
+            futures = [
+                pool.submit(self.request, key, messages, stop) for key, messages in waiting.items()
+            ]
             try:
                 for future in as_completed(futures):
                     reason, replied = future.result()
-                    if reason == STOPPED:  # by a refusal of another prompt, which comes up here in its turn
+                    if (
+                        reason == STOPPED
+                    ):  # by a refusal of another prompt, which comes up here in its turn
                         continue
                     number += 1
                     failed += reason is not None
                     silent = 0 if replied else silent + 1
                     useless = not self.answers and number >= min(enough, len(futures))
                     if useless or silent >= enough:
-                        raise InputError(f"{self.name}: no answer to {failed} of {number} prompts; the last: {reason}")
+                        raise InputError(
+                            f"{self.name}: no answer to {failed} of {number} prompts; the last: {reason}"
+                        )
                     if failed:
                         bar.set_postfix(missing=failed, refresh=False)
                     bar.update()
             finally:
                 stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)  # what has been sent already is still kept
+                pool.shutdown(
+                    wait=False, cancel_futures=True
+                )  # what has been sent already is still kept
 
-    def request(self, key: str, messages: list[dict], stop: threading.Event) -> tuple[str | None, bool]:
+    def request(
+        self, key: str, messages: list[dict], stop: threading.Event
+    ) -> tuple[str | None, bool]:
         """Asks until an answer has come: why none did (None: it did), and whether the server replied to the last try."""
         order = {"model": self.model, "messages": messages, "temperature": self.temperature}
         order |= {"max_tokens": self.max_new_tokens, "seed": self.seed_for(key)}
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.name}/chat/completions", json.dumps(order).encode(), headers)
+        request = urllib.request.Request(
+            f"{self.name}/chat/completions", json.dumps(order).encode(), headers
+        )
         if self.key:
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         for attempt in range(self.max_retries + 1):
@@ -221,7 +261,9 @@ def encode(tokenizer, messages: list[dict]) -> list[int]:
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return tokenizer(text, add_special_tokens=False).input_ids
-    return common.encode_prompt(tokenizer, {"prompt": "\n\n".join(message["content"] for message in messages)})
+    return common.encode_prompt(
+        tokenizer, {"prompt": "\n\n".join(message["content"] for message in messages)}
+    )
 
 
 def read_reply(body: bytes) -> tuple[str, int, int]:
@@ -235,7 +277,9 @@ def read_reply(body: bytes) -> tuple[str, int, int]:
         raise ValueError("the answer is empty")
     usage = usage if isinstance(usage, dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    text = text.encode(errors="replace").decode()  # JSON may hold half a surrogate pair, which no file can
+    text = text.encode(
+        errors="replace"
+    ).decode()  # JSON may hold half a surrogate pair, which no file can
     return text, *(count if isinstance(count, int) else 0 for count in counts)
 
 

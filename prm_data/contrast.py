@@ -60,25 +60,35 @@ KINDS = ("optimisation", "degradation", "strong")
 class Config:
     tasks: str  # tasks.jsonl
     output_file: str  # pairs.jsonl
-    lines_file: str | None = None  # rules: prm.jsonl of the same reasonings with the exact label of each line
+    lines_file: str | None = (
+        None  # rules: prm.jsonl of the same reasonings with the exact label of each line
+    )
     num_scrambled: int = 16  # lines_file: scrambled reference plans a task besides
     method: Literal["contrast"] = "contrast"
-    samples: str | None = None  # samples.jsonl or verdicts.jsonl of a policy whose reasoning is the base
-    from_verdicts: str | None = None  # verdicts.jsonl: a benchmark of sound and unsound samples, nothing is rewritten
-    teacher: str = (
-        "rules"  # who rewrites: rules on plan lines; or the URL of a chat endpoint, a model folder, a hub name
+    samples: str | None = (
+        None  # samples.jsonl or verdicts.jsonl of a policy whose reasoning is the base
     )
+    from_verdicts: str | None = (
+        None  # verdicts.jsonl: a benchmark of sound and unsound samples, nothing is rewritten
+    )
+    teacher: str = "rules"  # who rewrites: rules on plan lines; or the URL of a chat endpoint, a model folder, a hub name
     teacher_model: str | None = None  # which model of the endpoint
     teacher_temperature: float = 0.8
     max_new_tokens: int = 1024  # of one answer
     concurrency: int = 8  # requests at the same time, or prompts a batch of a local teacher
-    kinds: list[Literal["optimisation", "degradation", "strong"]] = field(default_factory=lambda: list(KINDS))
-    dimensions: list[Literal["factual", "rigour", "coherence"]] = field(default_factory=lambda: list(DIMENSIONS))
+    kinds: list[Literal["optimisation", "degradation", "strong"]] = field(
+        default_factory=lambda: list(KINDS)
+    )
+    dimensions: list[Literal["factual", "rigour", "coherence"]] = field(
+        default_factory=lambda: list(DIMENSIONS)
+    )
     num_bases: int = 2  # policy samples a task that are rewritten, the first ones that differ
     reference_bases: bool = True  # reference plans are rewritten besides
     num_degraded: int = 2  # degraded versions of a base a dimension
     num_pairs: int = 1  # --from_verdicts: pairs a task at most
-    match_length: float | None = 0.15  # lengths differ by this share at most, and lines and tags are alike; none: off
+    match_length: float | None = (
+        0.15  # lengths differ by this share at most, and lines and tags are alike; none: off
+    )
     seed: int = 0
 
 
@@ -122,7 +132,9 @@ OPPOSITES = [
     ("before", "after"), ("increase", "decrease"), ("ascending", "descending"), ("always", "never"),
 ]  # fmt: skip
 OPPOSITE_OF = {a: b for pair in OPPOSITES for a, b in (pair, pair[::-1])}
-OPPOSITE_WORD = re.compile("|".join(rf"\b{word}\b" for word in sorted(OPPOSITE_OF, key=len, reverse=True)))
+OPPOSITE_WORD = re.compile(
+    "|".join(rf"\b{word}\b" for word in sorted(OPPOSITE_OF, key=len, reverse=True))
+)
 VAGUE = [
     "do this",
     "handle this step",
@@ -152,13 +164,17 @@ def plan_lines(text: str) -> list[str]:
 def plan_accuracy(reference: list[str], text: str | None) -> float:
     """Share of plan lines that are the reference's, place by place, of the longer plan's lines; 0 for no reasoning."""
     lines = plan_lines(text or "")
-    return sum(a == b for a, b in zip(lines, reference, strict=False)) / max(len(lines), len(reference), 1)
+    return sum(a == b for a, b in zip(lines, reference, strict=False)) / max(
+        len(lines), len(reference), 1
+    )
 
 
 def opposite(line: str) -> str | None:
     """The line with the last word that has an opposite replaced by it; None where no word has one."""
     *_, found = [None, *OPPOSITE_WORD.finditer(line)]
-    return line[: found.start()] + OPPOSITE_OF[found.group()] + line[found.end() :] if found else None
+    return (
+        line[: found.start()] + OPPOSITE_OF[found.group()] + line[found.end() :] if found else None
+    )
 
 
 def near_length(texts: list[str], line: str, rng: random.Random) -> str:
@@ -173,7 +189,11 @@ def wrong_number(lines: list[str], i: int, rng: random.Random) -> list[str] | No
     found = rng.choice(numbers)
     right = int(found.group())
     value = rng.choice([n for n in range(max(0, right - 3), right + 4) if n != right])
-    return [*lines[:i], f"{lines[i][: found.start()]}{value}{lines[i][found.end() :]}", *lines[i + 1 :]]
+    return [
+        *lines[:i],
+        f"{lines[i][: found.start()]}{value}{lines[i][found.end() :]}",
+        *lines[i + 1 :],
+    ]
 
 
 def wrong_operation(lines: list[str], i: int, rng: random.Random) -> list[str] | None:
@@ -215,7 +235,13 @@ OPERATORS = {
     "rigour": [swapped, contradictory, unjustified],
     "coherence": [duplicated, irrelevant, vague],
 }
-SCRAMBLERS = (wrong_number, wrong_number, wrong_operation, swapped, swapped)  # places and numbers are learned last
+SCRAMBLERS = (
+    wrong_number,
+    wrong_number,
+    wrong_operation,
+    swapped,
+    swapped,
+)  # places and numbers are learned last
 
 
 def scrambled(reference: list[str], rng: random.Random) -> list[str]:
@@ -240,7 +266,9 @@ def opening_of(line: str) -> str:
     return " ".join(line.split()[:2])
 
 
-def optimise(lines: list[str], dimension: str, reference: list[str], known: set[str]) -> list[str] | None:
+def optimise(
+    lines: list[str], dimension: str, reference: list[str], known: set[str]
+) -> list[str] | None:
     """The plan with every line that fails in this dimension put right; None where none does, or lines are missing."""
     if len(lines) != len(reference):
         return None
@@ -250,7 +278,9 @@ def optimise(lines: list[str], dimension: str, reference: list[str], known: set[
     return fixed if any(wrong) else None
 
 
-def degrade(lines: list[str], dimension: str, reference: list[str], rng: random.Random, count: int) -> list[tuple]:
+def degrade(
+    lines: list[str], dimension: str, reference: list[str], rng: random.Random, count: int
+) -> list[tuple]:
     """Up to `count` versions (operator's name, lines) with fewer right lines, operators in turn, places by chance."""
     right = plan_accuracy(reference, "\n".join(lines))
     operators, versions = rng.sample(OPERATORS[dimension], len(OPERATORS[dimension])), []
@@ -267,14 +297,18 @@ def degrade(lines: list[str], dimension: str, reference: list[str], rng: random.
 
 def form_of(text: str) -> tuple:
     """What must be alike in a pair: the number of lines, the tags, the list marks and headings."""
-    return text.count("\n"), re.findall(r"</?\w+>|^\s*(?:[-*#]+|\d+[.)])", re.sub(r"\d+", "0", text), re.MULTILINE)
+    return text.count("\n"), re.findall(
+        r"</?\w+>|^\s*(?:[-*#]+|\d+[.)])", re.sub(r"\d+", "0", text), re.MULTILINE
+    )
 
 
 def matched(chosen: str, rejected: str, match_length: float | None) -> bool:
     """Whether length and form do not tell the two texts apart."""
     if match_length is None:
         return True
-    return form_of(chosen) == form_of(rejected) and abs(len(chosen) - len(rejected)) <= match_length * len(chosen)
+    return form_of(chosen) == form_of(rejected) and abs(
+        len(chosen) - len(rejected)
+    ) <= match_length * len(chosen)
 
 
 def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
@@ -358,12 +392,27 @@ def pairs_of(task: dict, base: str, versions: dict, kinds: list[str]) -> list[di
     return rows
 
 
-def row_of(task: dict, chosen: str, rejected: str, kind: str, dimension: str, operator: str) -> dict:
+def row_of(
+    task: dict, chosen: str, rejected: str, kind: str, dimension: str, operator: str
+) -> dict:
     """One row of pairs.jsonl."""
-    meta = {"dimension": dimension, "operator": operator, "steps": task.get("meta", {}).get("steps")}
-    row = {"prompt": task["prompt"], "chosen": chosen, "rejected": rejected, "task_id": task["task_id"], "kind": kind}
+    meta = {
+        "dimension": dimension,
+        "operator": operator,
+        "steps": task.get("meta", {}).get("steps"),
+    }
+    row = {
+        "prompt": task["prompt"],
+        "chosen": chosen,
+        "rejected": rejected,
+        "task_id": task["task_id"],
+        "kind": kind,
+    }
     if task.get("meta", {}).get("plan"):  # a scalar rating, for train_prm.py --objective score
-        row |= {f"{side}_rating": plan_accuracy(task["meta"]["plan"], row[side]) for side in ("chosen", "rejected")}
+        row |= {
+            f"{side}_rating": plan_accuracy(task["meta"]["plan"], row[side])
+            for side in ("chosen", "rejected")
+        }
     return row | {"meta": meta}
 
 
@@ -372,7 +421,9 @@ def line_rows(bases: list[tuple[dict, str]], versions: list[dict], config: Confi
     texts = defaultdict(dict)  # of a task, each once, in order
     for (task, base), by_dimension in zip(bases, versions, strict=True):
         better_and_worse = [
-            text for better, worse in by_dimension.values() for text in (better, *(t for _, t in worse))
+            text
+            for better, worse in by_dimension.values()
+            for text in (better, *(t for _, t in worse))
         ]
         texts[task["task_id"]] |= dict.fromkeys(filter(None, [base, *better_and_worse]), task)
     for task in {task["task_id"]: task for task, _ in bases}.values():
@@ -380,10 +431,14 @@ def line_rows(bases: list[tuple[dict, str]], versions: list[dict], config: Confi
         plans = [scrambled(task["meta"]["plan"], rng) for _ in range(config.num_scrambled)]
         texts[task["task_id"]] |= dict.fromkeys([normal("\n".join(lines)) for lines in plans], task)
     rows = []
-    for text, task in ((text, task) for by_text in texts.values() for text, task in by_text.items()):
+    for text, task in (
+        (text, task) for by_text in texts.values() for text, task in by_text.items()
+    ):
         lines, reference, labels = text.splitlines(keepends=True), iter(task["meta"]["plan"]), []
         for line in lines:  # a blank line is no step
-            labels.append((1.0 if line.strip() == next(reference, None) else -1.0) if line.strip() else None)
+            labels.append(
+                (1.0 if line.strip() == next(reference, None) else -1.0) if line.strip() else None
+            )
         rows.append({
             "prompt": task["prompt"], "completions": lines, "labels": labels, "task_id": task["task_id"],
             "origin": "contrast", "meta": {"steps": task["meta"].get("steps")},
@@ -394,7 +449,9 @@ def line_rows(bases: list[tuple[dict, str]], versions: list[dict], config: Confi
 def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
     """Every pair of a sound and an unsound reasoning of one task; see the module's docstring."""
     fields = {"task_id": str, "completion": str, "status": str}
-    by_task = defaultdict(lambda: ({}, {}))  # texts that are sound, and that are not, each once, in order
+    by_task = defaultdict(
+        lambda: ({}, {})
+    )  # texts that are sound, and that are not, each once, in order
     plans = {task["task_id"]: task.get("meta", {}).get("plan") for task in tasks}
     for row in common.read_jsonl(config.from_verdicts, fields):
         text, plan = common.reasoning_of(row["completion"]), plans.get(row["task_id"])
@@ -409,7 +466,9 @@ def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
         sound, unsound = by_task[task["task_id"]]
         for rejected in unsound:
             faults = faults_of(plan_lines(rejected), plans[task["task_id"]], known)
-            rows += [row_of(task, chosen, rejected, "verdict", faults, "policy") for chosen in sound]
+            rows += [
+                row_of(task, chosen, rejected, "verdict", faults, "policy") for chosen in sound
+            ]
     return rows
 
 
@@ -433,7 +492,9 @@ def print_table(made: list[dict], kept: list[dict]) -> None:
         longer = [len(row["chosen"]) > len(row["rejected"]) for row in filter(here, kept)
                   if len(row["chosen"]) != len(row["rejected"])]  # fmt: skip
         share = f"{sum(longer) / len(longer):.3f}" if longer else ""
-        print(f"{kind:<13} {dimension:<10} {sum(map(here, made)):>7} {sum(map(here, kept)):>7} {share:>17}")
+        print(
+            f"{kind:<13} {dimension:<10} {sum(map(here, made)):>7} {sum(map(here, kept)):>7} {share:>17}"
+        )
 
 
 def main(config: Config) -> None:
@@ -445,11 +506,15 @@ def main(config: Config) -> None:
             raise ValueError(
                 "field 'meta' must hold 'plan', the reference's plan lines: --teacher rules starts from it"
             )
-        if plan is not None and not (isinstance(plan, list) and plan and all(isinstance(line, str) for line in plan)):
+        if plan is not None and not (
+            isinstance(plan, list) and plan and all(isinstance(line, str) for line in plan)
+        ):
             raise ValueError("field 'meta': 'plan' must be a list of str")
 
     if config.lines_file is not None and not rules:
-        raise InputError("--lines_file needs --teacher rules: nobody else knows which lines are right")
+        raise InputError(
+            "--lines_file needs --teacher rules: nobody else knows which lines are right"
+        )
     if config.samples is not None and config.from_verdicts is not None:
         raise InputError("give either --samples or --from_verdicts")
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
@@ -469,10 +534,14 @@ def main(config: Config) -> None:
         rng.shuffle(kept)
         numbers = Counter()
         kept = [
-            row for row in kept if not numbers.update([row["task_id"]]) and numbers[row["task_id"]] <= config.num_pairs
+            row
+            for row in kept
+            if not numbers.update([row["task_id"]]) and numbers[row["task_id"]] <= config.num_pairs
         ]
     if not kept:
         raise InputError(f"{config.tasks}: no pair is left")
     tasks_left = len({row["task_id"] for row in kept})
-    print(f"{len(kept)} pairs from {tasks_left} of {len(tasks)} tasks; {len(made) - len(kept)} left out")
+    print(
+        f"{len(kept)} pairs from {tasks_left} of {len(tasks)} tasks; {len(made) - len(kept)} left out"
+    )
     common.write_jsonl(config.output_file, kept)

@@ -94,10 +94,15 @@ def is_complete(config) -> bool:
     """Whether config.output_file holds the result of these flags; InputError where it is of others. Keeps the flags
     beside it, for the next run to compare with."""
     output = Path(config.output_file)
-    kept, flags = output.with_name(output.name + ".run_config.json"), json.dumps(dataclasses.asdict(config), indent=2)
+    kept, flags = (
+        output.with_name(output.name + ".run_config.json"),
+        json.dumps(dataclasses.asdict(config), indent=2),
+    )
     if output.is_file():
         if not kept.is_file() or kept.read_text(encoding="utf-8") != flags + "\n":
-            raise InputError(f"{output}: exists, made with other flags; choose another --output_file or delete it")
+            raise InputError(
+                f"{output}: exists, made with other flags; choose another --output_file or delete it"
+            )
         print(f"{output} is complete; nothing to do")
         return True
     common.write_text(kept, flags + "\n")
@@ -126,7 +131,9 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
 def row_of(task: dict, sample: dict, handles: list) -> dict:
     """A sample's row of prm.jsonl; the lines that the task gives away (`prefix`) belong to no completion."""
     given = task.get("prefix", "").count("\n")
-    changed = [i - given for i, handle in enumerate(handles) if handle not in (None, 1.0) and i >= given]
+    changed = [
+        i - given for i, handle in enumerate(handles) if handle not in (None, 1.0) and i >= given
+    ]
     meta = {"changed": changed, "steps": task.get("meta", {}).get("steps")}
     meta |= {"status": sample["status"]} if "status" in sample else {}
     row = {"prompt": task["prompt"], "completions": lines_of(sample["solution"])[given:],
@@ -138,9 +145,13 @@ def main(config: Config) -> None:
     def check(row):
         sandbox.check_task(row)
         if not isinstance(row.get("solution"), str):
-            raise ValueError("field 'solution' must be str: --method gold compares with reference programs")
+            raise ValueError(
+                "field 'solution' must be str: --method gold compares with reference programs"
+            )
 
-    tasks = {row["task_id"]: row for row in common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)}
+    tasks = {
+        row["task_id"]: row for row in common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
+    }
     samples = read_samples(config, tasks)
     if is_complete(config):
         return
@@ -155,12 +166,16 @@ def main(config: Config) -> None:
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         asked = {name: None for name in (sample["task_id"] for sample in samples)}
         references = {name: runner.submit(tasks[name], tasks[name]["solution"]) for name in asked}
-        failing = {name for name, future in references.items() if future.result()["status"] != "passed"}
+        failing = {
+            name for name, future in references.items() if future.result()["status"] != "passed"
+        }
         for sample in samples:
             if sample["task_id"] in failing:
                 bar.update()
                 continue
-            waiting.append((sample, submit(runner, tasks[sample["task_id"]], sample["solution"], cache)))
+            waiting.append(
+                (sample, submit(runner, tasks[sample["task_id"]], sample["solution"], cache))
+            )
             if len(waiting) > 64:  # enough that no worker waits for this loop
                 collect()
         while waiting:
@@ -168,9 +183,13 @@ def main(config: Config) -> None:
     bar.close()
     rows = [row for row in rows if any(label is not None for label in row["labels"])]
     if not rows:
-        raise InputError(f"{config.samples}: no line of a task whose reference passes its tests; nothing to label")
+        raise InputError(
+            f"{config.samples}: no line of a task whose reference passes its tests; nothing to label"
+        )
     counts = Counter(label for row in rows for label in row["labels"])
-    print(f"{len(rows)} rows from {len(asked) - len(failing)} tasks ({len(failing)} left out: the reference fails)")
+    print(
+        f"{len(rows)} rows from {len(asked) - len(failing)} tasks ({len(failing)} left out: the reference fails)"
+    )
     print(f"lines: {counts[1.0]} positive, {counts[-1.0]} negative, {counts[None]} without label; "
           f"{len(cache)} programs executed")  # fmt: skip
     common.write_jsonl(config.output_file, rows)

@@ -79,7 +79,13 @@ mistake. The program must still compile, and must give a wrong result for some i
     "refactor": """Rewrite {place} in a different way so that the program stays correct: it must still give the same
 result for every input.""",
 }
-OPERATIONAL = ("teacher_concurrency", "teacher_max_retries", "teacher_timeout", "sandbox_workers", "outcomes_file")
+OPERATIONAL = (
+    "teacher_concurrency",
+    "teacher_max_retries",
+    "teacher_timeout",
+    "sandbox_workers",
+    "outcomes_file",
+)
 
 
 @dataclass
@@ -91,7 +97,9 @@ class Config:
     teacher_model: str | None = None  # the endpoint's name for its model
     teacher_temperature: float = 0.8
     teacher_max_new_tokens: int = 512  # tokens of an answer
-    teacher_concurrency: int = 8  # requests at the same time, or prompts in a batch of a local model
+    teacher_concurrency: int = (
+        8  # requests at the same time, or prompts in a batch of a local model
+    )
     teacher_max_retries: int = 5  # of a request that fails, after growing waits
     teacher_timeout: float = 120.0  # seconds of a request
     num_variants: int = 1  # versions of a unit that a language model is asked for, with each intent
@@ -100,19 +108,31 @@ class Config:
         default_factory=lambda: ["mutate", "refactor"]
     )  # what it is asked for
     num_donors: int = 8  # other tasks whose statements the teacher may borrow, a task
-    max_variants_per_line: int | None = 8  # versions of a unit by the rules, operators in turn; none: all
-    exclude_misconceptions: bool = False  # leave out, of the rules' versions, each that writes one of the lines of
+    max_variants_per_line: int | None = (
+        8  # versions of a unit by the rules, operators in turn; none: all
+    )
+    exclude_misconceptions: bool = (
+        False  # leave out, of the rules' versions, each that writes one of the lines of
+    )
     # meta.misconceptions: what the micro benchmark's policy gets wrong is then nothing that the labels show
     equivalent: Literal["drop", "positive"] = "drop"  # what becomes of mutations that still pass
     packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
     rows_per_task: int = 4  # program packing: rows a task
     change_rate: float = 0.4  # program packing: share of statements that are replaced
-    shift_rate: float = 0.15  # program packing: share of rows with one deleted, inserted or moved statement besides
+    shift_rate: float = (
+        0.15  # program packing: share of rows with one deleted, inserted or moved statement besides
+    )
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a reference, where the task sets none
-    variant_timeout: float = 1.0  # CPU seconds a changed program; ten times its reference's where that is more
-    balance: bool = False  # leave out some changes whose label is the more frequent one, drawn at random
-    outcomes_file: str | None = None  # every executed program with its verdict, for outcome reward models
+    variant_timeout: float = (
+        1.0  # CPU seconds a changed program; ten times its reference's where that is more
+    )
+    balance: bool = (
+        False  # leave out some changes whose label is the more frequent one, drawn at random
+    )
+    outcomes_file: str | None = (
+        None  # every executed program with its verdict, for outcome reward models
+    )
     seed: int = 0
 
 
@@ -138,7 +158,10 @@ def given_lines(task: dict) -> int:
 def rule_variants(task: dict, tasks: list[dict], config: Config) -> list[ast_teacher.Variant]:
     """The embedded teacher's variants of a task; some of the other tasks lend it statements."""
     rng = random.Random(common.seed_of(config.seed, "donors", task["task_id"]))
-    donors = [tasks[i]["solution"] for i in rng.sample(range(len(tasks)), min(config.num_donors, len(tasks)))]
+    donors = [
+        tasks[i]["solution"]
+        for i in rng.sample(range(len(tasks)), min(config.num_donors, len(tasks)))
+    ]
     variants = ast_teacher.ast_variants(
         task["solution"], unit=config.unit, donors=[donor for donor in donors if donor != task["solution"]],
         max_per_line=config.max_variants_per_line, intents=config.intents,
@@ -155,16 +178,22 @@ def prompts_of(task: dict, config: Config) -> list[tuple[ast_teacher.Unit, str, 
     program = "".join(f"{number:>3}  {line}" for number, line in enumerate(lines, 1))
     units = ast_teacher.line_units if config.unit == "line" else ast_teacher.block_units
     for unit in units(ast_teacher.Program(task["solution"])):
-        place = f"line {unit.start}" if unit.start == unit.end else f"lines {unit.start} to {unit.end}"
+        place = (
+            f"line {unit.start}" if unit.start == unit.end else f"lines {unit.start} to {unit.end}"
+        )
         text = "".join(lines[unit.start - 1 : unit.end])
         for intent in config.intents if unit.start > given_lines(task) else ():
             goal = GOALS[intent].format(place=place)
-            prompt = PROMPT.format(problem=task["prompt"].strip(), program=program, unit=text, goal=goal)
+            prompt = PROMPT.format(
+                problem=task["prompt"].strip(), program=program, unit=text, goal=goal
+            )
             asked += [(unit, intent, prompt)] * config.num_variants
     return asked
 
 
-def model_variants(teacher: chat.Teacher, tasks: list[dict], config: Config) -> dict[str, tuple[list, dict]]:
+def model_variants(
+    teacher: chat.Teacher, tasks: list[dict], config: Config
+) -> dict[str, tuple[list, dict]]:
     """By task_id: a language model's variants of the task, and counts of the answers that gave none."""
     asked = [(task, *rest) for task in tasks for rest in prompts_of(task, config)]
     answers = teacher.ask([prompt for *_, prompt in asked], "teacher's answers")
@@ -192,16 +221,29 @@ def read_answer(source: str, unit: ast_teacher.Unit, answer: str) -> str | None:
     the unit, the unit's part is taken. Dropped are answers that repeat the function around the unit with other changes,
     or a body below what was a header alone.
     """
-    fence = re.search(r"```[^\n]*\n(.*?)^[ \t]*```", common.unix(answer.rpartition("</think>")[2]), re.DOTALL | re.M)
+    fence = re.search(
+        r"```[^\n]*\n(.*?)^[ \t]*```",
+        common.unix(answer.rpartition("</think>")[2]),
+        re.DOTALL | re.M,
+    )
     if not fence:
         return None
-    given, lines = ast_teacher.source_lines(source), ast_teacher.source_lines(textwrap.dedent(fence[1]))
-    before, old, after = given[: unit.start - 1], given[unit.start - 1 : unit.end], given[unit.end :]
+    given, lines = (
+        ast_teacher.source_lines(source),
+        ast_teacher.source_lines(textwrap.dedent(fence[1])),
+    )
+    before, old, after = (
+        given[: unit.start - 1],
+        given[unit.start - 1 : unit.end],
+        given[unit.end :],
+    )
     last = len(lines) - len(after)
     if last > len(before) and lines[: len(before)] == before and lines[last:] == after:
         lines = lines[len(before) : last]
     text = textwrap.indent(textwrap.dedent(without_comments("".join(lines))), unit.indent)
-    around, repeated = (set(re.findall(r"^\s*(?:def|class) (\w+)", code, re.M)) for code in ("".join(before), text))
+    around, repeated = (
+        set(re.findall(r"^\s*(?:def|class) (\w+)", code, re.M)) for code in ("".join(before), text)
+    )
     headers = [code.rstrip().endswith(":") for code in (without_comments("".join(old)), text)]
     return None if not text or around & repeated or headers[0] != headers[1] else text
 
@@ -209,7 +251,9 @@ def read_answer(source: str, unit: ast_teacher.Unit, answer: str) -> str | None:
 def without_comments(code: str) -> str:
     """Code without its comments and without blank lines."""
     lines = ast_teacher.source_lines(code)
-    with contextlib.suppress(tokenize.TokenError, SyntaxError):  # lines of a program need not be a whole one
+    with contextlib.suppress(
+        tokenize.TokenError, SyntaxError
+    ):  # lines of a program need not be a whole one
         for token in tokenize.generate_tokens(io.StringIO(code).readline):
             if token.type == tokenize.COMMENT:
                 row, column = token.start
@@ -227,34 +271,51 @@ def meaning(source: str) -> str | None:
             return None
 
 
-def execute(tasks: list[dict], config: Config, progress: Path, teacher: chat.Teacher | None) -> None:
+def execute(
+    tasks: list[dict], config: Config, progress: Path, teacher: chat.Teacher | None
+) -> None:
     """Runs every reference, then every variant of those that pass, and appends a line a task to the progress file."""
     with open(progress, encoding="utf-8") as file:
         done = {json.loads(line)["task_id"] for line in list(file)[1:]}
     left = [task for task in tasks if task["task_id"] not in done]
-    waiting = deque()  # tasks whose programs are with the sandbox, so that its workers never wait for the rules
+    waiting = (
+        deque()
+    )  # tasks whose programs are with the sandbox, so that its workers never wait for the rules
     clock = time.perf_counter()
 
     def note(task, reference, variants, dropped):
         nonlocal clock
         before, clock = clock, time.perf_counter()
-        row = {"task_id": task["task_id"], "reference": reference, "variants": variants, "dropped": dropped}
+        row = {
+            "task_id": task["task_id"],
+            "reference": reference,
+            "variants": variants,
+            "dropped": dropped,
+        }
         common.append_jsonl(progress, [row | {"seconds": clock - before}])
         bar.update()
 
     def collect():
         task, variants, dropped, futures = waiting.popleft()
         statuses = [future.result()["status"] for future in futures]
-        rows = [dataclasses.asdict(v) | {"status": s} for v, s in zip(variants, statuses, strict=True)]
+        rows = [
+            dataclasses.asdict(v) | {"status": s} for v, s in zip(variants, statuses, strict=True)
+        ]
         note(task, "passed", rows, dropped)
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         verdicts = runner.judge([(task, task["solution"]) for task in left])
         if teacher:
             started = time.perf_counter()
-            passing = [task for task, verdict in zip(left, verdicts, strict=True) if verdict["status"] == "passed"]
+            passing = [
+                task
+                for task, verdict in zip(left, verdicts, strict=True)
+                if verdict["status"] == "passed"
+            ]
             found = model_variants(teacher, passing, config)
-            clock += time.perf_counter() - started  # the seconds in the report are those of execution
+            clock += (
+                time.perf_counter() - started
+            )  # the seconds in the report are those of execution
         bar = common.progress_bar("tasks executed", len(tasks), len(done))
         for task, verdict in zip(left, verdicts, strict=True):
             if verdict["status"] != "passed":
@@ -262,7 +323,9 @@ def execute(tasks: list[dict], config: Config, progress: Path, teacher: chat.Tea
                 continue
             # A mutation often makes an endless loop: it need not get the seconds that a slow right program may.
             limit = max(config.variant_timeout, 10 * verdict["seconds"])
-            variants, dropped = found[task["task_id"]] if teacher else (rule_variants(task, tasks, config), {})
+            variants, dropped = (
+                found[task["task_id"]] if teacher else (rule_variants(task, tasks, config), {})
+            )
             programs = [variant.apply(task["solution"]) for variant in variants]
             futures = [runner.submit(task | {"timeout": limit}, program) for program in programs]
             waiting.append((task, variants, dropped, futures))
@@ -276,16 +339,34 @@ def execute(tasks: list[dict], config: Config, progress: Path, teacher: chat.Tea
 def prefix_rows(task: dict, verified: list[tuple[ast_teacher.Variant, float]]) -> list[dict]:
     """The paper's rows of a task: the reference with all its labels, and each changed line at the end of its prefix."""
     lines, marked = ast_teacher.source_lines(task["solution"]), labelled_lines(task["solution"])
-    rows = [row_of(task, lines, [1.0 if i in marked else None for i in range(len(lines))], "reference", [], [])]
+    rows = [
+        row_of(
+            task,
+            lines,
+            [1.0 if i in marked else None for i in range(len(lines))],
+            "reference",
+            [],
+            [],
+        )
+    ]
     for variant, label in verified:
-        changed, index = ast_teacher.source_lines(variant.apply(task["solution"])), variant.label_line(task["solution"])
+        changed, index = (
+            ast_teacher.source_lines(variant.apply(task["solution"])),
+            variant.label_line(task["solution"]),
+        )
         if index is not None:
             labels = [None] * index + [label]
-            rows.append(row_of(task, changed[: index + 1], labels, variant.intent, [index], [variant.operator]))
+            rows.append(
+                row_of(
+                    task, changed[: index + 1], labels, variant.intent, [index], [variant.operator]
+                )
+            )
     return rows
 
 
-def program_rows(task: dict, verified: list[tuple[ast_teacher.Variant, float]], config: Config) -> list[dict]:
+def program_rows(
+    task: dict, verified: list[tuple[ast_teacher.Variant, float]], config: Config
+) -> list[dict]:
     """Rows that hold many verified changes each, one a line at most; a label stays with its line.
 
     A deleted, inserted or moved line shifts what follows against the prompt, so a row holds one such change at most.
@@ -300,9 +381,15 @@ def program_rows(task: dict, verified: list[tuple[ast_teacher.Variant, float]], 
     rows = []
     for number in range(config.rows_per_task):
         rng = random.Random(common.seed_of(config.seed, "packing", task["task_id"], number))
-        chosen = {i: rng.choice(in_place[i]) for i in sorted(in_place) if rng.random() < config.change_rate}
+        chosen = {
+            i: rng.choice(in_place[i])
+            for i in sorted(in_place)
+            if rng.random() < config.change_rate
+        }
         out = [chosen[i][0].text if i in chosen else line for i, line in enumerate(lines)]
-        labels = [chosen[i][1] if i in chosen else 1.0 if i in marked else None for i in range(len(lines))]
+        labels = [
+            chosen[i][1] if i in chosen else 1.0 if i in marked else None for i in range(len(lines))
+        ]
         changed, operators = sorted(chosen), [chosen[i][0].operator for i in sorted(chosen)]
         if shifting and rng.random() < config.shift_rate:
             variant, label = rng.choice(shifting)
@@ -320,14 +407,30 @@ def program_rows(task: dict, verified: list[tuple[ast_teacher.Variant, float]], 
     return rows
 
 
-def row_of(task: dict, lines: list[str], labels: list, origin: str, changed: list[int], operators: list[str]) -> dict:
+def row_of(
+    task: dict,
+    lines: list[str],
+    labels: list,
+    origin: str,
+    changed: list[int],
+    operators: list[str],
+) -> dict:
     """One row of prm.jsonl; the lines that the task gives away (`prefix`) belong to no completion."""
     given = given_lines(task)
     changed = [index - given for index in changed if index >= given]
-    row = {"prompt": task["prompt"], "completions": lines[given:], "labels": labels[given:], "task_id": task["task_id"]}
+    row = {
+        "prompt": task["prompt"],
+        "completions": lines[given:],
+        "labels": labels[given:],
+        "task_id": task["task_id"],
+    }
     row |= {
         "origin": origin,
-        "meta": {"changed": changed, "operators": operators, "steps": task.get("meta", {}).get("steps")},
+        "meta": {
+            "changed": changed,
+            "operators": operators,
+            "steps": task.get("meta", {}).get("steps"),
+        },
     }
     return row | ({"prefix": task["prefix"]} if task.get("prefix") else {})
 
@@ -335,7 +438,10 @@ def row_of(task: dict, lines: list[str], labels: list, origin: str, changed: lis
 def variants_of(result: dict) -> list[tuple[ast_teacher.Variant, str]]:
     """The variants of a line of the progress file, each with its status."""
     return [
-        (ast_teacher.Variant(**{name: value for name, value in row.items() if name != "status"}), row["status"])
+        (
+            ast_teacher.Variant(**{name: value for name, value in row.items() if name != "status"}),
+            row["status"],
+        )
         for row in result["variants"]
     ]
 
@@ -361,16 +467,23 @@ def outcome_rows(tasks: list[dict], results: dict[str, dict]) -> list[dict]:
         result, prefix = results[task["task_id"]], task.get("prefix", "")
         programs = [(task["solution"], result["reference"], "reference")]
         programs += [
-            (variant.apply(task["solution"]), status, variant.intent) for variant, status in variants_of(result)
+            (variant.apply(task["solution"]), status, variant.intent)
+            for variant, status in variants_of(result)
         ]
         for program, status, origin in programs:
-            row = {"task_id": task["task_id"], "prompt": task["prompt"], "completion": program[len(prefix) :]}
+            row = {
+                "task_id": task["task_id"],
+                "prompt": task["prompt"],
+                "completion": program[len(prefix) :],
+            }
             row |= {"status": status, "origin": origin} | ({"prefix": prefix} if prefix else {})
             rows += [row] if status != "harness_error" else []
     return rows
 
 
-def report_of(tasks: list[dict], results: dict[str, dict], rows: list[dict], teacher: chat.Teacher | None) -> dict:
+def report_of(
+    tasks: list[dict], results: dict[str, dict], rows: list[dict], teacher: chat.Teacher | None
+) -> dict:
     """What the teacher made, what execution said of it, and the labels that came of it."""
     table, dropped = defaultdict(Counter), Counter()
     for result in results.values():
@@ -399,7 +512,13 @@ def report_of(tasks: list[dict], results: dict[str, dict], rows: list[dict], tea
         marked = labelled_lines(task["solution"])
         for index, line in enumerate(ast_teacher.source_lines(task["solution"])):
             if index >= given_lines(task) and index not in marked:
-                silent["comment" if line.lstrip().startswith("#") else "other" if line.strip() else "blank"] += 1
+                silent[
+                    "comment"
+                    if line.lstrip().startswith("#")
+                    else "other"
+                    if line.strip()
+                    else "blank"
+                ] += 1
     return {
         "tasks": len(tasks), "failing_references": failing, "rows": len(rows), "operators": operators,
         "total": {name: sum(row[name] for row in operators) for name in names},
@@ -416,25 +535,42 @@ def report_of(tasks: list[dict], results: dict[str, dict], rows: list[dict], tea
 
 def print_report(report: dict, config: Config) -> None:
     total = report["total"]
-    print(f"{'intent':<9} {'operator':<14}" + "".join(f"{name:>11}" for name in total) + f"{'pass rate':>11}")
+    print(
+        f"{'intent':<9} {'operator':<14}"
+        + "".join(f"{name:>11}" for name in total)
+        + f"{'pass rate':>11}"
+    )
     for row in [*report["operators"], {"intent": "all", "operator": ""} | total]:
         judged = row["made"] - row["unjudged"]
         rate = f"{row['passed'] / judged:>11.3f}" if judged else f"{'-':>11}"
-        print(f"{row['intent']:<9} {row['operator']:<14}" + "".join(f"{row[name]:>11}" for name in total) + rate)
+        print(
+            f"{row['intent']:<9} {row['operator']:<14}"
+            + "".join(f"{row[name]:>11}" for name in total)
+            + rate
+        )
     failing, labels, changed = report["failing_references"], report["labels"], report["changed"]
     print(
         f"{report['rows']} rows from {report['tasks'] - failing} tasks ({failing} left out: the reference fails its tests)"
     )
-    print(f"lines: {labels['positive']} positive, {labels['negative']} negative, {labels['none']} without label")
+    print(
+        f"lines: {labels['positive']} positive, {labels['negative']} negative, {labels['none']} without label"
+    )
     ratio = changed["negative"] / max(1, changed["positive"])
-    print(f"changed lines: {changed['positive']} positive, {changed['negative']} negative ({ratio:.2f} to one)")
+    print(
+        f"changed lines: {changed['positive']} positive, {changed['negative']} negative ({ratio:.2f} to one)"
+    )
     kept = "dropped" if config.equivalent == "drop" else "labelled positive"
     print(
         f"changes: {total['equivalent']} equivalent (mutated and still passing; {kept}), "
         f"{total['unjudged']} dropped without a verdict"
     )
     if report["teacher"]:
-        print("teacher: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report["teacher"].items()))
+        print(
+            "teacher: "
+            + ", ".join(
+                f"{count} {name.replace('_', ' ')}" for name, count in report["teacher"].items()
+            )
+        )
     print(
         f"{report['executions']} programs in {report['seconds']:.0f} s ({report['programs_per_second']:.1f} a second)"
     )
@@ -444,9 +580,15 @@ def main(config: Config) -> None:
     def check(row):
         sandbox.check_task(row)
         if not isinstance(row.get("solution"), str):
-            raise ValueError("field 'solution' must be str: --method mutate starts from reference programs")
-        if config.exclude_misconceptions and not isinstance(row.get("meta", {}).get("misconceptions"), list):
-            raise ValueError("field 'meta' must hold 'misconceptions', a list of lines, for --exclude_misconceptions")
+            raise ValueError(
+                "field 'solution' must be str: --method mutate starts from reference programs"
+            )
+        if config.exclude_misconceptions and not isinstance(
+            row.get("meta", {}).get("misconceptions"), list
+        ):
+            raise ValueError(
+                "field 'meta' must hold 'misconceptions', a list of lines, for --exclude_misconceptions"
+            )
         if not row["solution"].startswith(row.get("prefix") or ""):
             raise ValueError("field 'solution' must start with the field 'prefix'")
         try:
@@ -467,11 +609,19 @@ def main(config: Config) -> None:
     progress, outputs = output.with_name(output.name + ".progress"), [output]
     if config.outcomes_file:
         outputs.append(Path(config.outcomes_file))
-    flags = json.dumps({name: value for name, value in dataclasses.asdict(config).items() if name not in OPERATIONAL})
+    flags = json.dumps(
+        {
+            name: value
+            for name, value in dataclasses.asdict(config).items()
+            if name not in OPERATIONAL
+        }
+    )
     if progress.is_file():
         kept = common.whole_lines(progress)
         if not kept or kept[0] != flags + "\n":
-            raise InputError(f"{progress}: holds a run with other flags; choose another --output_file or delete it")
+            raise InputError(
+                f"{progress}: holds a run with other flags; choose another --output_file or delete it"
+            )
         if all(path.is_file() for path in outputs):
             print(f"{output} is complete; nothing to do")
             return
@@ -490,15 +640,24 @@ def main(config: Config) -> None:
     verified = {}
     for task in tasks:
         if results[task["task_id"]]["reference"] == "passed":
-            labels = [(v, label_of(v, s, config.equivalent)) for v, s in variants_of(results[task["task_id"]])]
-            verified[task["task_id"]] = [(variant, label) for variant, label in labels if label is not None]
+            labels = [
+                (v, label_of(v, s, config.equivalent))
+                for v, s in variants_of(results[task["task_id"]])
+            ]
+            verified[task["task_id"]] = [
+                (variant, label) for variant, label in labels if label is not None
+            ]
     if config.balance:
         verified = balanced(verified, config.seed)
     rows = []
     for task in tasks:
         if task["task_id"] in verified:
             changes = verified[task["task_id"]]
-            rows += prefix_rows(task, changes) if config.packing == "prefix" else program_rows(task, changes, config)
+            rows += (
+                prefix_rows(task, changes)
+                if config.packing == "prefix"
+                else program_rows(task, changes, config)
+            )
     rows = [row for row in rows if any(label is not None for label in row["labels"])]
     if not rows:
         raise InputError(f"{config.tasks}: no reference passes its tests; nothing can be labelled")

@@ -18,10 +18,14 @@ from kernels import masking
 from prm_data import gold, search
 
 
-def at_line_ends(labels: list[list[float | None]], rollout: common.Rollout, table: masking.LineTable) -> torch.Tensor:
+def at_line_ends(
+    labels: list[list[float | None]], rollout: common.Rollout, table: masking.LineTable
+) -> torch.Tensor:
     """Labels of the lines of each completion, None for none, as a tensor (N, T)."""
     width = max(map(len, labels), default=0)
-    places = masking.line_end_positions(rollout.ids, rollout.mask, table, width).tolist()  # (N, lines), -1 beyond
+    places = masking.line_end_positions(
+        rollout.ids, rollout.mask, table, width
+    ).tolist()  # (N, lines), -1 beyond
     at_ends = torch.full(rollout.ids.shape, torch.nan)
     for i, row in enumerate(labels):
         for place, label in zip(places[i], row, strict=False):
@@ -30,10 +34,15 @@ def at_line_ends(labels: list[list[float | None]], rollout: common.Rollout, tabl
     return at_ends.to(rollout.ids.device)
 
 
-def start_gold(runner: sandbox.Sandbox, tasks: list[dict], texts: list[str], cache: dict) -> list[list]:
+def start_gold(
+    runner: sandbox.Sandbox, tasks: list[dict], texts: list[str], cache: dict
+) -> list[list]:
     """Starts what has to run for the exact labels of N completions; handles for gold_labels. cache: see gold.submit."""
     programs = [common.extract_program(task, text) for task, text in zip(tasks, texts, strict=True)]
-    return [gold.submit(runner, task, program, cache) for task, program in zip(tasks, programs, strict=True)]
+    return [
+        gold.submit(runner, task, program, cache)
+        for task, program in zip(tasks, programs, strict=True)
+    ]
 
 
 def num_executions(handles: list[list]) -> int:
@@ -55,7 +64,9 @@ def gold_labels(
 ) -> torch.Tensor:
     """Exact labels (N, T), once they have run."""
     rows = zip(tasks, rollout.texts, handles, strict=True)
-    return at_line_ends([line_labels(task, text, gold.labels(row)) for task, text, row in rows], rollout, table)
+    return at_line_ends(
+        [line_labels(task, text, gold.labels(row)) for task, text, row in rows], rollout, table
+    )
 
 
 def latest_rollouts(config, tasks: list[dict]) -> list[dict]:
@@ -75,7 +86,16 @@ def latest_rollouts(config, tasks: list[dict]) -> list[dict]:
 
 
 def refresh(
-    prm, optimizer, window: list[dict], policy, tokenizer, table, runner, cache: dict, step: int, config
+    prm,
+    optimizer,
+    window: list[dict],
+    policy,
+    tokenizer,
+    table,
+    runner,
+    cache: dict,
+    step: int,
+    config,
 ) -> tuple[float, Counter]:
     """Goes on training a PRM on rollouts drawn from `window` (latest_rollouts) and labelled now, as train_prm.py does:
     the mean over labelled lines of (score - label)^2.
@@ -83,14 +103,19 @@ def refresh(
     Returns the mean loss over the steps, and what the labels cost: completions, executions.
     """
     size = config.prm_refresh_steps * config.prm_refresh_batch_size
-    rows = [window[i] for i in common.shuffled(len(window), config.seed, "prm refresh", step)[:size]]
+    rows = [
+        window[i] for i in common.shuffled(len(window), config.seed, "prm refresh", step)[:size]
+    ]
     tasks, ids, texts = ([row[name] for row in rows] for name in ("task", "ids", "text"))
     prompts = [common.encode_prompt(tokenizer, task) for task in tasks]
     mask = common.pad([[1] * len(row) for row in ids]).bool()  # (N, T)
     rollout = common.Rollout(prompts, ids, texts, common.pad(ids), mask, logprobs=None)
     if config.prm_refresh_labels == "gold":
         handles = start_gold(runner, tasks, texts, cache)
-        labels, cost = gold_labels(handles, tasks, rollout, table), Counter(executions=num_executions(handles))
+        labels, cost = (
+            gold_labels(handles, tasks, rollout, table),
+            Counter(executions=num_executions(handles)),
+        )
     else:
         found, cost = search.label_responses(
             policy, tokenizer, table, runner, tasks, prompts, ids, [row["passed"] for row in rows],
@@ -104,7 +129,9 @@ def refresh(
 
     losses = []
     for k in range(config.prm_refresh_steps):
-        batch = common.draw(len(rows), config.prm_refresh_batch_size, k, config.seed, f"prm refresh batch {step}")
+        batch = common.draw(
+            len(rows), config.prm_refresh_batch_size, k, config.seed, f"prm refresh batch {step}"
+        )
         num_labels = (~labels[batch].isnan()).sum().clamp(min=1)
         loss_sum = 0.0
         for start in range(0, len(batch), config.per_device_train_batch_size):

@@ -39,13 +39,19 @@ from prm_data import gold
 class Config:
     output_file: str  # pairs.jsonl
     method: Literal["rank"] = "rank"
-    pairs: Literal["response", "step"] = "response"  # whole samples, or one line after the same lines
+    pairs: Literal["response", "step"] = (
+        "response"  # whole samples, or one line after the same lines
+    )
     tasks: str | None = None  # response: tasks.jsonl that was sampled from
-    samples: str | None = None  # response: samples.jsonl of eval.py; for --rank_by tests its verdicts.jsonl
+    samples: str | None = (
+        None  # response: samples.jsonl of eval.py; for --rank_by tests its verdicts.jsonl
+    )
     rank_by: Literal["prm", "tests"] = "prm"  # response: score of --prm, or passing before failing
     prm: str | None = None  # response: line-level reward model
     aggregate: Literal["sum", "mean", "min"] = "mean"  # response: one score from those of the lines
-    min_margin: float | None = None  # response: pairs further apart than this; none: the best against the worst alone
+    min_margin: float | None = (
+        None  # response: pairs further apart than this; none: the best against the worst alone
+    )
     data: str | None = None  # step: prm.jsonl of --method mutate --packing prefix
     max_pairs_per_task: int = 8
     per_device_eval_batch_size: int = 64  # response: samples a forward pass of the PRM
@@ -53,69 +59,107 @@ class Config:
 
 
 @torch.no_grad()
-def prm_scores(model, tokenizer, tasks: list[dict], completions: list[str], config: Config) -> list[float]:
+def prm_scores(
+    model, tokenizer, tasks: list[dict], completions: list[str], config: Config
+) -> list[float]:
     """One score a completion: those of its lines, each read at the line's last token, aggregated. NaN without a line."""
     table = common.line_table(tokenizer)
     prompts = [common.encode_prompt(tokenizer, task) for task in tasks]
     texts = [tokenizer(text, add_special_tokens=False).input_ids for text in completions]
     scores = [float("nan")] * len(texts)
-    order = sorted((i for i in range(len(texts)) if texts[i]), key=lambda i: len(prompts[i]) + len(texts[i]))
+    order = sorted(
+        (i for i in range(len(texts)) if texts[i]), key=lambda i: len(prompts[i]) + len(texts[i])
+    )
     bar = common.progress_bar("samples scored", len(order))
     for start in range(0, len(order), config.per_device_eval_batch_size):
         rows = order[start : start + config.per_device_eval_batch_size]
-        ids, mask = common.pad_pairs([prompts[i] for i in rows], [texts[i] for i in rows])  # (B, L), (B, L)
+        ids, mask = common.pad_pairs(
+            [prompts[i] for i in rows], [texts[i] for i in rows]
+        )  # (B, L), (B, L)
         ends = masking.line_ends(ids, mask, table)  # (B, L)
         values = common.scores_of(model, ids)  # (B, L)
         for i, row, at_end in zip(rows, values, ends, strict=True):
             lines = row[at_end]  # (lines,)
             if len(lines):
-                scores[i] = float({"sum": torch.sum, "mean": torch.mean, "min": torch.min}[config.aggregate](lines))
+                scores[i] = float(
+                    {"sum": torch.sum, "mean": torch.mean, "min": torch.min}[config.aggregate](
+                        lines
+                    )
+                )
         bar.update(len(rows))
     bar.close()
     return scores
 
 
-def best_pairs(scores: list[float], min_margin: float | None, max_pairs: int, seed: int) -> list[tuple[int, int]]:
+def best_pairs(
+    scores: list[float], min_margin: float | None, max_pairs: int, seed: int
+) -> list[tuple[int, int]]:
     """Pairs (chosen, rejected) of indices into scores, widest first, ties in the seed's order. NaN is never paired."""
     places = [i for i in common.shuffled(len(scores), seed, "rank ties") if scores[i] == scores[i]]
     least = 0.0 if min_margin is None else min_margin
-    found = [(i, j) for i in places for j in places if scores[i] > scores[j] and scores[i] - scores[j] > least]
+    found = [
+        (i, j)
+        for i in places
+        for j in places
+        if scores[i] > scores[j] and scores[i] - scores[j] > least
+    ]
     found.sort(key=lambda pair: scores[pair[1]] - scores[pair[0]])
     return found[: 1 if min_margin is None else max_pairs]
 
 
 def response_pairs(config: Config) -> list[dict]:
-    tasks = {task["task_id"]: task for task in common.read_jsonl(config.tasks, common.PROMPT_FIELDS)}
+    tasks = {
+        task["task_id"]: task for task in common.read_jsonl(config.tasks, common.PROMPT_FIELDS)
+    }
 
     def check(row):
         if row["task_id"] not in tasks:
             raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
         if config.rank_by == "tests" and not isinstance(row.get("status"), str):
-            raise ValueError("field 'status' must be str: --rank_by tests reads the verdicts.jsonl of eval.py")
+            raise ValueError(
+                "field 'status' must be str: --rank_by tests reads the verdicts.jsonl of eval.py"
+            )
 
     samples = {}
     for row in common.read_jsonl(config.samples, {"task_id": str, "completion": str}, check):
-        samples.setdefault((row["task_id"], row["completion"]), row)  # identical completions are one
+        samples.setdefault(
+            (row["task_id"], row["completion"]), row
+        )  # identical completions are one
     rows = [row for row in samples.values() if row.get("terminated", True)]
     if config.rank_by == "tests":
         value = {"passed": 1.0, "harness_error": float("nan")}
         scores = [value.get(row["status"], 0.0) for row in rows]
     else:
-        model, tokenizer = common.shard(common.load_scorer(config.prm).eval()), common.load_tokenizer(config.prm)
+        model, tokenizer = (
+            common.shard(common.load_scorer(config.prm).eval()),
+            common.load_tokenizer(config.prm),
+        )
         row_tasks = [tasks[row["task_id"]] for row in rows]
-        scores = prm_scores(model, tokenizer, row_tasks, [row["completion"] for row in rows], config)
+        scores = prm_scores(
+            model, tokenizer, row_tasks, [row["completion"] for row in rows], config
+        )
     of_task = defaultdict(list)
     for row, score in zip(rows, scores, strict=True):
         of_task[row["task_id"]].append((row, score))
     pairs = []
     for name, scored in of_task.items():
         seed = common.seed_of(config.seed, "rank", name)
-        for i, j in best_pairs([score for _, score in scored], config.min_margin, config.max_pairs_per_task, seed):
+        for i, j in best_pairs(
+            [score for _, score in scored], config.min_margin, config.max_pairs_per_task, seed
+        ):
             (chosen, high), (rejected, low) = scored[i], scored[j]
             meta = {"rank_by": config.rank_by, "score_chosen": high, "score_rejected": low}
-            meta |= {"status_chosen": chosen.get("status"), "status_rejected": rejected.get("status")}
-            pairs.append(pair_of(tasks[name], chosen["completion"], rejected["completion"], "response", meta))
-    right = sum(pair["meta"]["status_chosen"] == "passed" != pair["meta"]["status_rejected"] for pair in pairs)
+            meta |= {
+                "status_chosen": chosen.get("status"),
+                "status_rejected": rejected.get("status"),
+            }
+            pairs.append(
+                pair_of(tasks[name], chosen["completion"], rejected["completion"], "response", meta)
+            )
+    right = sum(
+        pair["meta"]["status_chosen"] == "passed" != pair["meta"]["status_rejected"]
+        for pair in pairs
+    )
     print(f"{len(rows)} distinct samples of {len(of_task)} tasks; "
           f"{right} of {len(pairs)} pairs are known to pass against fail")  # fmt: skip
     return pairs
@@ -135,7 +179,10 @@ def step_pairs(config: Config) -> list[dict]:
         if not fits or place >= len(reference["labels"]) or (reference["labels"][place] or 0) <= 0:
             left_out += 1  # a block that begins above its last line, or the reference has no statement in this place
             continue
-        chosen, rejected = "".join([*before, reference["completions"][place]]), "".join(row["completions"])
+        chosen, rejected = (
+            "".join([*before, reference["completions"][place]]),
+            "".join(row["completions"]),
+        )
         if chosen != rejected and (row["task_id"], rejected) not in seen:
             seen.add((row["task_id"], rejected))
             meta = {"line": place, "operators": row.get("meta", {}).get("operators")}
@@ -151,7 +198,13 @@ def step_pairs(config: Config) -> list[dict]:
 
 def pair_of(task: dict, chosen: str, rejected: str, kind: str, meta: dict) -> dict:
     """One row of pairs.jsonl. `complete` says whether the texts end where a completion ends."""
-    row = {"prompt": task["prompt"], "chosen": chosen, "rejected": rejected, "task_id": task["task_id"], "kind": kind}
+    row = {
+        "prompt": task["prompt"],
+        "chosen": chosen,
+        "rejected": rejected,
+        "task_id": task["task_id"],
+        "kind": kind,
+    }
     return (
         row
         | {"complete": kind == "response", "meta": meta}

@@ -68,18 +68,30 @@ from prm_data import gold
 @dataclass
 class Config:
     tasks: str  # tasks.jsonl
-    model_name_or_path: list[str]  # policies that answer; the paper: four checkpoints along a baseline RL run
+    model_name_or_path: list[
+        str
+    ]  # policies that answer; the paper: four checkpoints along a baseline RL run
     output_file: str  # prm.jsonl
     method: Literal["search"] = "search"
     num_generations: int = 4  # responses a prompt and policy (the paper gives no number)
     num_completions: int = 20  # K: completions of a prefix
-    completer: str | None = None  # model that completes prefixes; none: the policy that wrote the response
+    completer: str | None = (
+        None  # model that completes prefixes; none: the policy that wrote the response
+    )
     search: Literal["binary", "linear", "exhaustive"] = "binary"  # which prefixes are asked
-    labels: Literal["hard", "soft", "marginal"] = "hard"  # any of K passes, or the share that does, or its change
-    share_completions: bool = False  # a passing completion counts for every response that begins as it does (ours)
+    labels: Literal["hard", "soft", "marginal"] = (
+        "hard"  # any of K passes, or the share that does, or its change
+    )
+    share_completions: bool = (
+        False  # a passing completion counts for every response that begins as it does (ours)
+    )
     mask_after_first_error: bool = False  # no label after the first bad line
-    neutral_comments: bool = True  # comments, blank lines and docstrings have 0 (the paper); else their prefix's label
-    data_selection: Literal["full", "remove_hard", "medium_only", "revised_only"] = "full"  # prompts that are kept
+    neutral_comments: bool = (
+        True  # comments, blank lines and docstrings have 0 (the paper); else their prefix's label
+    )
+    data_selection: Literal["full", "remove_hard", "medium_only", "revised_only"] = (
+        "full"  # prompts that are kept
+    )
     temperature: float = 1.0  # of responses and completions
     max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
     batch_size: int = 64  # prompts or prefixes a sampling batch
@@ -130,7 +142,9 @@ class Labelled(NamedTuple):
     kinds: list[int]  # T, of masking.line_kinds
     passed: bool
     first_bad: int | None  # line from 1 at which it is lost; None if it passes, or was not judged
-    probes: list[tuple[int, int, int]]  # prefixes asked, line 0 is the prompt: line, passing and judged completions
+    probes: list[
+        tuple[int, int, int]
+    ]  # prefixes asked, line 0 is the prompt: line, passing and judged completions
     judged: bool  # no prefix was left without a verdict
 
     @property
@@ -141,7 +155,10 @@ class Labelled(NamedTuple):
         return self.first_bad > 1 or any(passing for line, passing, _ in self.probes if line)
 
     def labels(
-        self, labels: str = "hard", neutral_comments: bool = True, mask_after_first_error: bool = False
+        self,
+        labels: str = "hard",
+        neutral_comments: bool = True,
+        mask_after_first_error: bool = False,
     ) -> list[float | None] | None:
         """The labels of the lines (T,), by the flags of Config; None where a prefix got no verdict."""
         if not self.judged:
@@ -205,14 +222,23 @@ def label_responses(
         return [], Counter()
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     lines = [gold.lines_of(text) for text in texts]
-    ids, mask = common.pad(completions), common.pad([[1] * len(row) for row in completions]).bool()  # (N, T), (N, T)
+    ids, mask = (
+        common.pad(completions),
+        common.pad([[1] * len(row) for row in completions]).bool(),
+    )  # (N, T), (N, T)
     width = max(map(len, lines), default=0)
     ends = masking.line_end_positions(ids, mask, table, width).tolist()  # (N, lines)
     kinds = masking.line_kinds(ids, mask, table, width).tolist()  # (N, lines)
-    ends = [[0] + [end + 1 for end in row if end >= 0] for row in ends]  # tokens of the prefix up to line m
+    ends = [
+        [0] + [end + 1 for end in row if end >= 0] for row in ends
+    ]  # tokens of the prefix up to line m
     kinds = [[kind for kind in row if kind >= 0] for row in kinds]
     # Any passing completion settles a hard label, so the second half of them is often not needed.
-    portion = num_completions // 2 if search != "exhaustive" and num_completions % 2 == 0 else num_completions
+    portion = (
+        num_completions // 2
+        if search != "exhaustive" and num_completions % 2 == 0
+        else num_completions
+    )
 
     cost, verdicts = Counter(probes=0, completions=0, completion_tokens=0, executions=0), {}
     passing_texts = defaultdict(set)  # by task
@@ -281,7 +307,8 @@ def label_responses(
                 first_bad[i] = m + 1
 
     return [
-        Labelled(lines[i], kinds[i], passed[i], first_bad[i], probes[i], i not in unjudged) for i in range(len(tasks))
+        Labelled(lines[i], kinds[i], passed[i], first_bad[i], probes[i], i not in unjudged)
+        for i in range(len(tasks))
     ], cost
 
 
@@ -295,7 +322,9 @@ def is_kept(selection: str, n_pass: int, n_fail: int, n_revised: int) -> bool:
     }[selection]
 
 
-def search_chunk(config: Config, policy, completer, tokenizer, table, runner, tasks: list[dict], index: int) -> dict:
+def search_chunk(
+    config: Config, policy, completer, tokenizer, table, runner, tasks: list[dict], index: int
+) -> dict:
     """Responses of one policy to some tasks, labelled: one line of the progress file."""
     started, responses, futures = time.perf_counter(), [], []
     for start in range(0, len(tasks), config.batch_size):
@@ -311,7 +340,9 @@ def search_chunk(config: Config, policy, completer, tokenizer, table, runner, ta
         responses += zip(keys, rollout.prompts, rollout.completions, strict=True)
     statuses = [future.result()["status"] for future in futures]
     judged = [i for i, status in enumerate(statuses) if status != "harness_error"]
-    keys, prompts, completions = zip(*(responses[i] for i in judged), strict=True) if judged else ([], [], [])
+    keys, prompts, completions = (
+        zip(*(responses[i] for i in judged), strict=True) if judged else ([], [], [])
+    )
     passed = [statuses[i] == "passed" for i in judged]
     labelled, cost = label_responses(
         completer, tokenizer, table, runner, [task for task, _ in keys], prompts, completions, passed,
@@ -319,16 +350,26 @@ def search_chunk(config: Config, policy, completer, tokenizer, table, runner, ta
         config.num_completions, config.search, config.labels != "hard", config.temperature, config.max_completion_length,
         config.batch_size, config.share_completions,
     )  # fmt: skip
-    rows = [{"task_id": task["task_id"], **result._asdict()} for (task, _), result in zip(keys, labelled, strict=True)]
+    rows = [
+        {"task_id": task["task_id"], **result._asdict()}
+        for (task, _), result in zip(keys, labelled, strict=True)
+    ]
     cost.update(responses=len(responses), response_tokens=sum(len(ids) for _, _, ids in responses))
     cost.update(executions=len(responses), unjudged=len(responses) - len(judged))
-    return {"policy": index, "responses": rows, "cost": dict(cost) | {"seconds": time.perf_counter() - started}}
+    return {
+        "policy": index,
+        "responses": rows,
+        "cost": dict(cost) | {"seconds": time.perf_counter() - started},
+    }
 
 
 def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
     """Searches chunk by chunk, policy after policy, and appends a line a chunk to the progress file."""
     chunks = [tasks[i : i + config.chunk_size] for i in range(0, len(tasks), config.chunk_size)]
-    total, done = len(chunks) * len(config.model_name_or_path), len(common.whole_lines(progress)) - 1
+    total, done = (
+        len(chunks) * len(config.model_name_or_path),
+        len(common.whole_lines(progress)) - 1,
+    )
     if done == total:
         return
     bar = common.progress_bar("chunks searched", total, done)
@@ -340,15 +381,23 @@ def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
             tokenizer = common.load_tokenizer(path)
             table = common.line_table(tokenizer)
             policy = common.shard(common.load_policy(path).eval())
-            completer = common.shard(common.load_policy(config.completer).eval()) if config.completer else policy
+            completer = (
+                common.shard(common.load_policy(config.completer).eval())
+                if config.completer
+                else policy
+            )
             for number in left:
-                chunk = search_chunk(config, policy, completer, tokenizer, table, runner, chunks[number], index)
+                chunk = search_chunk(
+                    config, policy, completer, tokenizer, table, runner, chunks[number], index
+                )
                 common.append_jsonl(progress, [chunk])
                 bar.update()
     bar.close()
 
 
-def rows_and_report(config: Config, tasks: list[dict], chunks: list[dict]) -> tuple[list[dict], dict]:
+def rows_and_report(
+    config: Config, tasks: list[dict], chunks: list[dict]
+) -> tuple[list[dict], dict]:
     """Rows of prm.jsonl, in the order of the tasks, and the report."""
     cost, by_task = Counter(), defaultdict(list)
     for chunk in chunks:
@@ -359,7 +408,11 @@ def rows_and_report(config: Config, tasks: list[dict], chunks: list[dict]) -> tu
                 by_task[response["task_id"]].append((chunk["policy"], result))
             else:
                 cost["unjudged"] += 1
-    rows, first_bad, kept = [], Counter(), Counter(dict.fromkeys(Config.__annotations__["data_selection"].__args__, 0))
+    rows, first_bad, kept = (
+        [],
+        Counter(),
+        Counter(dict.fromkeys(Config.__annotations__["data_selection"].__args__, 0)),
+    )
     everything = [result for responses in by_task.values() for _, result in responses]
     for task in tasks:
         responses = by_task[task["task_id"]]
@@ -374,13 +427,31 @@ def rows_and_report(config: Config, tasks: list[dict], chunks: list[dict]) -> tu
         for policy, result in responses:
             if not result.lines:
                 continue
-            labels = result.labels(config.labels, config.neutral_comments, config.mask_after_first_error)
-            meta = {"policy": policy, "passed": result.passed, "first_bad": result.first_bad, "revised": result.revised}
-            meta |= {"probes": len(result.probes), "steps": task.get("meta", {}).get("steps"), **stats}
-            row = {"prompt": task["prompt"], "completions": result.lines, "labels": labels, "task_id": task["task_id"]}
+            labels = result.labels(
+                config.labels, config.neutral_comments, config.mask_after_first_error
+            )
+            meta = {
+                "policy": policy,
+                "passed": result.passed,
+                "first_bad": result.first_bad,
+                "revised": result.revised,
+            }
+            meta |= {
+                "probes": len(result.probes),
+                "steps": task.get("meta", {}).get("steps"),
+                **stats,
+            }
+            row = {
+                "prompt": task["prompt"],
+                "completions": result.lines,
+                "labels": labels,
+                "task_id": task["task_id"],
+            }
             row |= {"origin": "search", "meta": meta}
             rows.append(row | ({"prefix": task["prefix"]} if task.get("prefix") else {}))
-    first_bad = Counter(result.first_bad for result in everything if not result.passed and result.lines)
+    first_bad = Counter(
+        result.first_bad for result in everything if not result.passed and result.lines
+    )
     labels = Counter(
         "none" if x is None else "zero" if x == 0 else "positive" if x > 0 else "negative"
         for row in rows for x in row["labels"]
@@ -392,7 +463,8 @@ def rows_and_report(config: Config, tasks: list[dict], chunks: list[dict]) -> tu
         "failed": sum(not result.passed for result in everything),
         "revised": sum(result.revised for result in everything),
         "first_bad_before_last_line": sum(
-            not result.passed and bool(result.lines) and result.first_bad < len(result.lines) for result in everything
+            not result.passed and bool(result.lines) and result.first_bad < len(result.lines)
+            for result in everything
         ),
         "first_bad": {str(line): first_bad[line] for line in sorted(first_bad)},
         "rows": len(rows),
@@ -407,35 +479,56 @@ def main(config: Config) -> None:
     if len({task["task_id"] for task in tasks}) < len(tasks):
         raise InputError(f"{config.tasks}: a task_id occurs twice")
     if config.labels != "hard" and config.search != "exhaustive":
-        raise InputError(f"--labels {config.labels} needs --search exhaustive: a share for every line")
-    if min(config.num_generations, config.num_completions, config.batch_size, config.chunk_size) < 1:
-        raise InputError("--num_generations, --num_completions, --batch_size and --chunk_size must be at least 1")
+        raise InputError(
+            f"--labels {config.labels} needs --search exhaustive: a share for every line"
+        )
+    if (
+        min(config.num_generations, config.num_completions, config.batch_size, config.chunk_size)
+        < 1
+    ):
+        raise InputError(
+            "--num_generations, --num_completions, --batch_size and --chunk_size must be at least 1"
+        )
     if config.share_completions and config.labels != "hard":
-        raise InputError("--share_completions is for --labels hard: shares are of a prefix's own completions")
+        raise InputError(
+            "--share_completions is for --labels hard: shares are of a prefix's own completions"
+        )
     if common.world_size() > 1:
-        raise InputError("make_prm_data.py --method search runs in one process; split the tasks to use several")
+        raise InputError(
+            "make_prm_data.py --method search runs in one process; split the tasks to use several"
+        )
     for path in [*config.model_name_or_path, config.completer]:
         common.check_model_folder(path)
     if config.completer:
         vocabulary = common.load_tokenizer(config.completer).get_vocab()
         for path in config.model_name_or_path:
             if common.load_tokenizer(path).get_vocab() != vocabulary:
-                raise InputError(f"{config.completer}: its tokenizer is not that of {path}, whose tokens it continues")
+                raise InputError(
+                    f"{config.completer}: its tokenizer is not that of {path}, whose tokens it continues"
+                )
     output = Path(config.output_file)
     progress = output.with_name(output.name + ".progress")
-    searched = dataclasses.asdict(config) | {"labels": "hard" if config.labels == "hard" else "shares"}
+    searched = dataclasses.asdict(config) | {
+        "labels": "hard" if config.labels == "hard" else "shares"
+    }
     for name in ("output_file", "data_selection", "mask_after_first_error", "neutral_comments"):
         del searched[name]
     flags = json.dumps(searched) + "\n"  # the flags that the search depends on
     kept = common.whole_lines(progress) if progress.is_file() else [flags]
     if kept[:1] != [flags]:
-        raise InputError(f"{progress}: holds a run with other flags; choose another --output_file or delete it")
+        raise InputError(
+            f"{progress}: holds a run with other flags; choose another --output_file or delete it"
+        )
     common.write_text(progress, "".join(kept))
     search_all(config, tasks, progress)
 
-    rows, report = rows_and_report(config, tasks, [json.loads(line) for line in common.whole_lines(progress)[1:]])
+    rows, report = rows_and_report(
+        config, tasks, [json.loads(line) for line in common.whole_lines(progress)[1:]]
+    )
     if not rows:
-        raise InputError(f"{config.tasks}: no prompt is kept by --data_selection {config.data_selection}")
+        raise InputError(
+            f"{config.tasks}: no prompt is kept by --data_selection {config.data_selection}"
+        )
     text = json.dumps(report, indent=2)
     print(text)
     common.write_jsonl(output, rows)

@@ -38,7 +38,9 @@ def label_samples(run: Path) -> int:
 
 def ever_solved(run: Path) -> float:
     rows = common.read_jsonl(run / "completions.jsonl", {})
-    return len({row["task_id"] for row in rows if row["status"] == "passed"}) / len({row["task_id"] for row in rows})
+    return len({row["task_id"] for row in rows if row["status"] == "passed"}) / len(
+        {row["task_id"] for row in rows}
+    )
 
 
 def passed_in(run: Path) -> list[float]:
@@ -50,14 +52,18 @@ def passed_in(run: Path) -> list[float]:
 def main(runs: Path, words: list[str]) -> None:
     arms = dict(word.split("=", 1) for word in words)
     seeds = seeds_with(runs, [f"eval-{arm}/report.json" for arm in arms])
-    num_samples = read_json(seeds[0] / f"eval-{next(iter(arms))}" / "run_config.json")["num_samples"]
+    num_samples = read_json(seeds[0] / f"eval-{next(iter(arms))}" / "run_config.json")[
+        "num_samples"
+    ]
     base = next(iter(arms))
     print(f"{len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n")
     print(f"| arm | RL samples | until the last pass rate of {arms[base]} | for labels | training tasks ever solved | "
           f"held-out tasks solved, best of {num_samples} |")  # fmt: skip
     print("|---|---:|---|---:|---|---|")
     for arm, label in arms.items():
-        episodes = [common.read_jsonl(seed / arm / "metrics.jsonl", {})[-1]["episode"] for seed in seeds]
+        episodes = [
+            common.read_jsonl(seed / arm / "metrics.jsonl", {})[-1]["episode"] for seed in seeds
+        ]
         until, never = [], 0
         for seed, total in zip(seeds, episodes, strict=True):
             target, curve = passed_in(seed / base)[-1], passed_in(seed / arm)
@@ -65,10 +71,14 @@ def main(runs: Path, words: list[str]) -> None:
             never += reached is None
             until.append(total if reached is None else total * (reached + 10) / (len(curve) + 9))
         half = interval(until)[1]
-        cells = [f"{statistics.fmean(until):,.0f} ± {half:,.0f}" + (f" ({never} never)" if never else "")]
+        cells = [
+            f"{statistics.fmean(until):,.0f} ± {half:,.0f}" + (f" ({never} never)" if never else "")
+        ]
         cells += [f"{statistics.fmean(label_samples(seed / arm) for seed in seeds):,.0f}"]
         cells += [cell([ever_solved(seed / arm) for seed in seeds])]
-        cells += [cell([read_json(seed / f"eval-{arm}" / "report.json")["solved"] for seed in seeds])]
+        cells += [
+            cell([read_json(seed / f"eval-{arm}" / "report.json")["solved"] for seed in seeds])
+        ]
         print(f"| {label} | {statistics.fmean(episodes):,.0f} | {' | '.join(cells)} |")
 
 

@@ -32,12 +32,16 @@ def main(runs: Path, metric: str, words: list[str]) -> None:
             areas[arm].append(statistics.fmean(x for window in windows for x in window))
     length = max(len(curve) for each in curves.values() for curve in each)
     base = next(iter(arms))
-    print(f"{metric}, mean over ten batches; {len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n")
+    print(
+        f"{metric}, mean over ten batches; {len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n"
+    )
     ranges = [f"{10 * i + 1}-{10 * i + 10}" for i in range(length)]
     print(f"| arm | {' | '.join(ranges)} | all | against {arms[base]} |")
     print("|---|" + "---|" * (length + 2))
     for arm, label in arms.items():
-        columns = [[x for x in column if x is not None] for column in zip(*curves[arm], strict=True)]
+        columns = [
+            [x for x in column if x is not None] for column in zip(*curves[arm], strict=True)
+        ]
         cells = [cell(column) if column else "" for column in [*columns, areas[arm]]]
         against = [a - b for a, b in zip(areas[arm], areas[base], strict=True)]
         print(f"| {label} | {' | '.join(cells)} | {'' if arm == base else cell(against, '+')} |")

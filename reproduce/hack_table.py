@@ -25,7 +25,12 @@ COLUMNS = {
 
 def right_lines(path: Path) -> float:
     """Share of the labelled lines that are right."""
-    labels = [x for row in common.read_jsonl(path, {"labels": list}) for x in row["labels"] if x is not None]
+    labels = [
+        x
+        for row in common.read_jsonl(path, {"labels": list})
+        for x in row["labels"]
+        if x is not None
+    ]
     return labels.count(1.0) / len(labels)
 
 
@@ -34,7 +39,10 @@ def seen_at(rows: list[dict]) -> int | None:
         return statistics.fmean(row[COLUMNS[name]] for row in rows[end - 10 : end])
 
     for end in range(11, len(rows) + 1):
-        if mean(end, "PRM score") > mean(10, "PRM score") and mean(end, "pass rate") < mean(10, "pass rate") / 2:
+        if (
+            mean(end, "PRM score") > mean(10, "PRM score")
+            and mean(end, "pass rate") < mean(10, "pass rate") / 2
+        ):
             return end
     return None
 
@@ -42,8 +50,14 @@ def seen_at(rows: list[dict]) -> int | None:
 def main(runs: Path, words: list[str]) -> None:
     arms = dict(word.split("=", 1) for word in words)
     seeds = seeds_with(runs, [f"gold-{arm}.jsonl" for arm in ["sft", *arms]])
-    print(f"{len(seeds)} seeds; first ten batches → last ten, mean ± half of the 95 % interval over seeds\n")
-    print("| process reward | " + " | ".join(COLUMNS) + " | right lines, held-out tasks | seen at batch |")
+    print(
+        f"{len(seeds)} seeds; first ten batches → last ten, mean ± half of the 95 % interval over seeds\n"
+    )
+    print(
+        "| process reward | "
+        + " | ".join(COLUMNS)
+        + " | right lines, held-out tasks | seen at batch |"
+    )
     print("|---|" + "---|" * (len(COLUMNS) + 2))
     for arm, label in arms.items():
         logs = [common.read_jsonl(seed / arm / "metrics.jsonl", {}) for seed in seeds]
@@ -53,7 +67,9 @@ def main(runs: Path, words: list[str]) -> None:
             last = [statistics.fmean(row[column] for row in rows[-10:]) for rows in logs]
             cells.append(f"{statistics.fmean(first):.3f} → {cell(last)}")
         start = statistics.fmean(right_lines(seed / "gold-sft.jsonl") for seed in seeds)
-        cells.append(f"{start:.3f} → {cell([right_lines(seed / f'gold-{arm}.jsonl') for seed in seeds])}")
+        cells.append(
+            f"{start:.3f} → {cell([right_lines(seed / f'gold-{arm}.jsonl') for seed in seeds])}"
+        )
         batches = [seen_at(rows) for rows in logs]
         cells.append(", ".join("never" if batch is None else str(batch) for batch in batches))
         print(f"| {label} | " + " | ".join(cells) + " |")

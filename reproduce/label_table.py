@@ -26,14 +26,29 @@ COLUMNS = ("line accuracy", "first wrong line found", "early", "late")
 
 def scores_of(tasks: dict[str, dict], rows: list[dict]) -> dict[str, dict[str, float]]:
     """By number of steps, and "all": the columns, over the failing responses of one search."""
-    failing, counts, cache = [row for row in rows if not row["meta"]["passed"]], defaultdict(Counter), {}
+    failing, counts, cache = (
+        [row for row in rows if not row["meta"]["passed"]],
+        defaultdict(Counter),
+        {},
+    )
     with sandbox.Sandbox(workers=2) as runner:
-        handles = [gold.submit(runner, tasks[row["task_id"]], "".join(row["completions"]), cache) for row in failing]
+        handles = [
+            gold.submit(runner, tasks[row["task_id"]], "".join(row["completions"]), cache)
+            for row in failing
+        ]
         for row, handle in zip(failing, handles, strict=True):
-            right = list(accumulate((label in (None, 1.0) for label in gold.labels(handle)), lambda a, b: a and b))
-            first_wrong = right.index(False) + 1 if False in right else len(right)  # right so far, but too short
+            right = list(
+                accumulate(
+                    (label in (None, 1.0) for label in gold.labels(handle)), lambda a, b: a and b
+                )
+            )
+            first_wrong = (
+                right.index(False) + 1 if False in right else len(right)
+            )  # right so far, but too short
             for key in (str(row["meta"]["steps"]), "all"):
-                compared = [(x > 0) == y for x, y in zip(row["labels"], right, strict=True) if x]  # neither 0 nor null
+                compared = [
+                    (x > 0) == y for x, y in zip(row["labels"], right, strict=True) if x
+                ]  # neither 0 nor null
                 found = row["meta"]["first_bad"] - first_wrong
                 counts[key].update({"lines": len(compared), COLUMNS[0]: sum(compared), "responses": 1,
                                     COLUMNS[1]: found == 0, COLUMNS[2]: found < 0, COLUMNS[3]: found > 0})  # fmt: skip
@@ -43,14 +58,19 @@ def scores_of(tasks: dict[str, dict], rows: list[dict]) -> dict[str, dict[str, f
 
 def main(tasks_file: str, words: list[str]) -> None:
     tasks = {task["task_id"]: task for task in common.read_jsonl(tasks_file, common.PROMPT_FIELDS)}
-    print("Labels by search against exact ones, on responses that fail; mean ± half of the 95 % interval over seeds\n")
+    print(
+        "Labels by search against exact ones, on responses that fail; mean ± half of the 95 % interval over seeds\n"
+    )
     print("| labels | steps | " + " | ".join(COLUMNS) + " | completions | tokens | programs |")
     print("|---|---|" + "---|" * len(COLUMNS) + "---:|---:|---:|")
     for word in words:
         label, _, files = word.rpartition("=")
         paths = files.split(",")
         found = [scores_of(tasks, common.read_jsonl(path, {})) for path in paths]
-        reports = [json.loads(Path(path).with_suffix(".report.json").read_text(encoding="utf-8")) for path in paths]
+        reports = [
+            json.loads(Path(path).with_suffix(".report.json").read_text(encoding="utf-8"))
+            for path in paths
+        ]
         costs = [f"{statistics.fmean(report[name] / report['failed'] for report in reports):.1f}"
                  for name in ("completions", "completion_tokens", "executions")]  # fmt: skip
         steps = sorted(set.intersection(*map(set, found)), key=lambda n: (n == "all", n))

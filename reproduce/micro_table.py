@@ -23,18 +23,27 @@ def last_metrics(folder: Path) -> tuple[dict, float]:
 
 
 def main(runs: Path) -> None:
-    reports = {name: json.loads((runs / f"eval-{name}" / "report.json").read_text()) for name in POLICIES}
+    reports = {
+        name: json.loads((runs / f"eval-{name}" / "report.json").read_text()) for name in POLICIES
+    }
     steps = list(reports["sft"]["by_steps"])
     print(f"pass@1 on held-out tasks, by number of steps; {reports['sft']['tasks']} tasks, "
           f"{reports['sft']['samples']} samples at temperature 1, 95 % intervals\n")  # fmt: skip
-    print("| policy | " + " | ".join(f"{n} steps" for n in steps) + " | all | RL samples | minutes |")
+    print(
+        "| policy | " + " | ".join(f"{n} steps" for n in steps) + " | all | RL samples | minutes |"
+    )
     print("|---|" + "---|" * (len(steps) + 1) + "---:|---:|")
     for name, label in POLICIES.items():
         last, minutes = last_metrics(runs / name)
         cells = [reports[name]["by_steps"][n] for n in steps] + [reports[name]]
         texts = [f"{cell['pass@1']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" for cell in cells]
-        print(f"| {label} | " + " | ".join(texts) + f" | {last.get('episode', 0):,} | {minutes:.1f} |")
-    report, minutes = json.loads((runs / "prm" / "report.json").read_text()), last_metrics(runs / "prm")[1]
+        print(
+            f"| {label} | " + " | ".join(texts) + f" | {last.get('episode', 0):,} | {minutes:.1f} |"
+        )
+    report, minutes = (
+        json.loads((runs / "prm" / "report.json").read_text()),
+        last_metrics(runs / "prm")[1],
+    )
     print(f"\nPRM: held-out line accuracy {report['eval_accuracy']:.3f} (majority {report['eval_majority']:.3f}), "
           f"AUC {report['eval_auc']:.3f}, over {report['eval_lines']} lines; trained in {minutes:.1f} minutes on lines "
           "that the policy did not sample")  # fmt: skip

@@ -24,7 +24,9 @@ def main(runs: Path, words: list[str]) -> None:
         folders = sorted(path.parent for path in runs.glob(f"*/eval-{name}-pairs"))
         reports[label] = [
             [
-                json.loads((folder / f"eval-{name}-{on}" / "report.json").read_text(encoding="utf-8"))
+                json.loads(
+                    (folder / f"eval-{name}-{on}" / "report.json").read_text(encoding="utf-8")
+                )
                 for folder in folders
             ]
             for on in ("pairs", "benchmark")
@@ -42,7 +44,10 @@ def main(runs: Path, words: list[str]) -> None:
     print("|---|---:|---|" + "---|" * (len(parts) + 1))
     for label, (pairs, benchmark) in reports.items():
         cells = [with_interval(pairs)]
-        cells += [f"{statistics.fmean(row[by][part]['accuracy'] for row in pairs):.3f}" for by, part in parts]
+        cells += [
+            f"{statistics.fmean(row[by][part]['accuracy'] for row in pairs):.3f}"
+            for by, part in parts
+        ]
         cells.append(with_interval(benchmark))
         print(f"| {label} | {len(pairs)} | " + " | ".join(cells) + " |")
 

@@ -15,7 +15,9 @@ from seeds_table import cell, seeds_with
 def main(runs: Path, names: list[str]) -> None:
     seeds = seeds_with(runs, [f"eval-{name}/report.json" for name in names])
     reports = {
-        name: [json.loads((seed / f"eval-{name}" / "report.json").read_text("utf-8")) for seed in seeds]
+        name: [
+            json.loads((seed / f"eval-{name}" / "report.json").read_text("utf-8")) for seed in seeds
+        ]
         for name in names
     }
     steps = list(reports[names[0]][0]["by_steps"])
@@ -23,11 +25,18 @@ def main(runs: Path, names: list[str]) -> None:
     print(
         f"AUC of the PRM against exact labels of held-out lines, {len(seeds)} seeds, mean ± half of the 95 % interval\n"
     )
-    print("| PRM, on lines of | " + "".join(f"{n} steps | " for n in steps) + "all | to the first error | accuracy |")
+    print(
+        "| PRM, on lines of | "
+        + "".join(f"{n} steps | " for n in steps)
+        + "all | to the first error | accuracy |"
+    )
     print("|---|" + "---|" * (len(steps) + 3))
     for name, rows in reports.items():
         cells = [cell([row["by_steps"][n]["auc"] for row in rows]) for n in steps]
-        cells += [cell([row["eval_auc"] for row in rows]), cell([row["to_first_error"]["auc"] for row in rows])]
+        cells += [
+            cell([row["eval_auc"] for row in rows]),
+            cell([row["to_first_error"]["auc"] for row in rows]),
+        ]
         cells += [cell([row["eval_accuracy"] for row in rows])]
         print(f"| {name} | " + " | ".join(cells) + " |")
 

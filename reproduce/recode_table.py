@@ -32,10 +32,13 @@ def measures(evaluation: Path, run: Path, tasks: dict[str, dict], tokenizer) -> 
     found = {
         "pass@1": json.loads((evaluation / "report.json").read_text(encoding="utf-8"))["pass@1"],
         "plan accuracy": statistics.fmean(
-            plan_accuracy(tasks[row["task_id"]]["meta"]["plan"], plan) for row, plan in zip(rows, plans, strict=True)
+            plan_accuracy(tasks[row["task_id"]]["meta"]["plan"], plan)
+            for row, plan in zip(rows, plans, strict=True)
         ),
         "vague": sum(line in VAGUE for line in lines) / max(len(lines), 1),
-        "tokens": statistics.fmean(len(ids) for ids in tokenizer([row["completion"] for row in rows])["input_ids"]),
+        "tokens": statistics.fmean(
+            len(ids) for ids in tokenizer([row["completion"] for row in rows])["input_ids"]
+        ),
     }
     if (run / "metrics.jsonl").is_file():
         steps = common.read_jsonl(run / "metrics.jsonl", {"step": int})[-10:]
@@ -50,26 +53,45 @@ def measures(evaluation: Path, run: Path, tasks: dict[str, dict], tokenizer) -> 
 
 def main(tasks_file: str, runs: Path, base: str, words: list[str]) -> None:
     tasks = {task["task_id"]: task for task in common.read_jsonl(tasks_file, common.PROMPT_FIELDS)}
-    seeds = [path.parent for path in sorted(runs.glob(f"*/eval-{base}"), key=lambda path: int(path.parent.name))]
-    arms, columns = dict(word.split("=") for word in words if "=" in word), defaultdict(lambda: defaultdict(list))
+    seeds = [
+        path.parent
+        for path in sorted(runs.glob(f"*/eval-{base}"), key=lambda path: int(path.parent.name))
+    ]
+    arms, columns = (
+        dict(word.split("=") for word in words if "=" in word),
+        defaultdict(lambda: defaultdict(list)),
+    )
     for arm in arms:
         for seed in seeds:
-            config = json.loads((seed / f"eval-{arm}" / "run_config.json").read_text(encoding="utf-8"))
+            config = json.loads(
+                (seed / f"eval-{arm}" / "run_config.json").read_text(encoding="utf-8")
+            )
             tokenizer = common.load_tokenizer(config["model_name_or_path"])
             for name, value in measures(seed / f"eval-{arm}", seed / arm, tasks, tokenizer).items():
                 columns[arm][name].append(value)
     names = list(columns[base])
-    print(f"{len(seeds)} seeds, {len(tasks)} held-out tasks; mean ± half of the 95 % interval over seeds\n")
+    print(
+        f"{len(seeds)} seeds, {len(tasks)} held-out tasks; mean ± half of the 95 % interval over seeds\n"
+    )
     print(f"| reward | pass@1 | against {arms[base]} | " + " | ".join(names[1:]) + " |")
     print("|---|" + "---|" * (len(names) + 1))
     for arm, label in arms.items():
         pass_1 = columns[arm]["pass@1"]
         against = [a - b for a, b in zip(pass_1, columns[base]["pass@1"], strict=True)]
-        cells = [cell(columns[arm][name]) if len(columns[arm][name]) == len(seeds) else "" for name in names[1:]]
-        print(f"| {label} | {cell(pass_1)} | {'' if arm == base else cell(against, '+')} | " + " | ".join(cells) + " |")
+        cells = [
+            cell(columns[arm][name]) if len(columns[arm][name]) == len(seeds) else ""
+            for name in names[1:]
+        ]
+        print(
+            f"| {label} | {cell(pass_1)} | {'' if arm == base else cell(against, '+')} | "
+            + " | ".join(cells)
+            + " |"
+        )
     for first, second in (word.split(":") for word in words if "=" not in word):
         pairs = zip(columns[first]["pass@1"], columns[second]["pass@1"], strict=True)
-        print(f"\npass@1 of {arms[first]!r} minus that of {arms[second]!r}: {cell([a - b for a, b in pairs], '+')}")
+        print(
+            f"\npass@1 of {arms[first]!r} minus that of {arms[second]!r}: {cell([a - b for a, b in pairs], '+')}"
+        )
 
 
 if __name__ == "__main__":

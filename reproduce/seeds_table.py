@@ -18,7 +18,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import common
 
 # 97.5 % quantiles of Student's t by degrees of freedom
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+STUDENT = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+}
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -39,13 +49,17 @@ def training(folder: Path) -> tuple[int, float | None]:
     if not (folder / "metrics.jsonl").is_file():
         return 0, None
     rows = common.read_jsonl(folder / "metrics.jsonl", {})
-    passed = [row["rewards/tests/mean"] for row in rows[-10:] if row.get("rewards/tests/mean") is not None]
+    passed = [
+        row["rewards/tests/mean"] for row in rows[-10:] if row.get("rewards/tests/mean") is not None
+    ]
     return rows[-1].get("episode", 0), statistics.fmean(passed) if passed else None
 
 
 def seeds_with(runs: Path, files: list[str]) -> list[Path]:
     """The seeds' folders that hold every one of the files, in order; SystemExit if there is none."""
-    seeds = sorted((path for path in runs.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    seeds = sorted(
+        (path for path in runs.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
+    )
     complete = [seed for seed in seeds if all((seed / name).is_file() for name in files)]
     if not complete:
         sys.exit(f"{runs}: no seed has all of {', '.join(files)}")
@@ -57,11 +71,16 @@ def main(runs: Path, base: str, words: list[str]) -> None:
     told = {word.split("=")[0]: int(word.split("=")[2]) for word in words if word.count("=") == 2}
     seeds = seeds_with(runs, [f"eval-{arm}/report.json" for arm in [base, *arms]])
     reports = {
-        arm: [json.loads((seed / f"eval-{arm}" / "report.json").read_text(encoding="utf-8")) for seed in seeds]
+        arm: [
+            json.loads((seed / f"eval-{arm}" / "report.json").read_text(encoding="utf-8"))
+            for seed in seeds
+        ]
         for arm in [base, *arms]
     }
     first = reports[base][0]
-    steps = list(first["by_steps"]) if len(first["by_steps"]) > 1 else []  # one length: "all" says it
+    steps = (
+        list(first["by_steps"]) if len(first["by_steps"]) > 1 else []
+    )  # one length: "all" says it
     title = "pass@1 on held-out tasks" + (" by number of steps" if steps else "")
     print(f"{title}: {len(seeds)} seeds, {first['tasks']} tasks, {first['samples']} samples "
           "a seed at temperature 1; mean ± half of the 95 % interval over seeds\n")  # fmt: skip
@@ -72,7 +91,10 @@ def main(runs: Path, base: str, words: list[str]) -> None:
     )
     print("|---|" + "---|" * (len(steps) + 2) + "---:|---:|")
     for arm, label in arms.items():
-        cells = [cell([report["by_steps"][n]["pass@1"] for report in reports[arm]]) + " | " for n in steps]
+        cells = [
+            cell([report["by_steps"][n]["pass@1"] for report in reports[arm]]) + " | "
+            for n in steps
+        ]
         total = [report["pass@1"] for report in reports[arm]]
         against = [a - b["pass@1"] for a, b in zip(total, reports[base], strict=True)]
         samples, passed = zip(*(training(seed / arm) for seed in seeds), strict=True)

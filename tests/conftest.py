@@ -14,7 +14,9 @@ def benchmark_data() -> Path:
     """Folder of the public benchmark files (HumanEval, MBPP, ...), named by BENCHMARK_DATA; skips where it is not set."""
     folder = os.environ.get("BENCHMARK_DATA")
     if not folder:
-        pytest.skip("BENCHMARK_DATA is not set: it names the folder with the public benchmark files")
+        pytest.skip(
+            "BENCHMARK_DATA is not set: it names the folder with the public benchmark files"
+        )
     if not Path(folder).is_dir():
         pytest.fail(f"BENCHMARK_DATA names {folder}, which is not a folder")
     return Path(folder)

@@ -38,7 +38,9 @@ SHAPES = [(1, 1), (3, 2), (4, 7), (2, 64), (5, 65), (3, 200), (0, 5), (2, 0)]
 
 
 @pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (1.0, 1.0), (0.9, 0.5), (0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("gamma", "lam"), [(1.0, 0.95), (1.0, 1.0), (0.9, 0.5), (0.0, 1.0), (1.0, 0.0)]
+)
 def test_gae_and_returns_are_those_of_the_reverse_loop_over_valid_tokens(gamma, lam, holes):
     generator = torch.Generator().manual_seed(0)
     for rows, width in SHAPES:
@@ -62,7 +64,9 @@ def test_gae_with_a_lambda_per_token_is_the_reverse_loop_with_it(gamma, holes):
     generator = torch.Generator().manual_seed(0)
     for rows, width in SHAPES:
         rewards, values = torch.randn(2, rows, width, generator=generator)
-        lam = torch.tensor([1.0, 0.8, 0.0, 0.5])[torch.randint(0, 4, (rows, width), generator=generator)]
+        lam = torch.tensor([1.0, 0.8, 0.0, 0.5])[
+            torch.randint(0, 4, (rows, width), generator=generator)
+        ]
         mask = random_mask(rows, width, holes, generator)
         expected_advantages, expected_returns = loop_gae(rewards, values, mask, gamma, lam)
         junk = torch.where(mask, 0, torch.nan)  # what is masked must not be read
@@ -71,12 +75,20 @@ def test_gae_with_a_lambda_per_token_is_the_reverse_loop_with_it(gamma, holes):
         torch.testing.assert_close(returns.double(), expected_returns, rtol=1e-4, atol=1e-4)
         exact, _ = gae(rewards.double(), values.double(), mask, gamma, lam.double())
         torch.testing.assert_close(exact, expected_advantages, rtol=1e-12, atol=1e-12)
-        same, _ = gae(rewards.double(), values.double(), mask, gamma, torch.full_like(rewards, 0.5).double())
-        torch.testing.assert_close(same, gae(rewards.double(), values.double(), mask, gamma, 0.5)[0])
+        same, _ = gae(
+            rewards.double(), values.double(), mask, gamma, torch.full_like(rewards, 0.5).double()
+        )
+        torch.testing.assert_close(
+            same, gae(rewards.double(), values.double(), mask, gamma, 0.5)[0]
+        )
 
 
 def test_gae_leaves_its_inputs_alone():
-    rewards, values, mask = torch.ones(2, 5), torch.ones(2, 5), torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]).bool()
+    rewards, values, mask = (
+        torch.ones(2, 5),
+        torch.ones(2, 5),
+        torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]).bool(),
+    )
     gae(rewards, values, mask, 0.9, 0.9)
     assert (rewards == 1).all() and (values == 1).all() and mask.sum() == 7
 
@@ -111,11 +123,15 @@ def test_gae_equals_trl_on_full_rows_and_verl_on_rows_with_holes():
     generator = torch.Generator().manual_seed(1)
     rewards, values = torch.randn(2, 6, 33, generator=generator, dtype=torch.float64)
     full = torch.ones(6, 33, dtype=torch.bool)
-    for ours, theirs in zip(gae(rewards, values, full, 0.99, 0.95), trl_gae(rewards, values, 0.99, 0.95), strict=True):
+    for ours, theirs in zip(
+        gae(rewards, values, full, 0.99, 0.95), trl_gae(rewards, values, 0.99, 0.95), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
     mask = random_mask(6, 33, True, generator)
     for ours, theirs in zip(
-        gae(rewards, values, mask, 0.99, 0.95), verl_gae(rewards, values, mask, 0.99, 0.95), strict=True
+        gae(rewards, values, mask, 0.99, 0.95),
+        verl_gae(rewards, values, mask, 0.99, 0.95),
+        strict=True,
     ):
         torch.testing.assert_close(ours[mask], theirs[mask])
 
@@ -146,7 +162,9 @@ def test_group_advantages_follow_their_definition_for_groups_in_any_order(scale)
         groups = torch.randint(-3, max(1, n // 4), (n,), generator=generator) * 1_000_003
         got = group_advantages(rewards, groups, scale)
         assert got.dtype == rewards.dtype
-        torch.testing.assert_close(got.double(), naive_group(rewards, groups, scale), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            got.double(), naive_group(rewards, groups, scale), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_group_advantages_equal_trl_and_verl():
@@ -156,7 +174,9 @@ def test_group_advantages_equal_trl_and_verl():
     mean, std = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
     trl = (rewards - mean) / (std + 1e-4)  # grpo_trainer.py, scale_rewards="group"
     verl = (rewards - mean) / (std + 1e-6)  # core_algos.py, compute_grpo_outcome_advantage
-    rloo = rewards * 8 / 7 - mean * 8 / 7  # core_algos.py, compute_rloo_outcome_advantage; TRL, rloo_trainer.py
+    rloo = (
+        rewards * 8 / 7 - mean * 8 / 7
+    )  # core_algos.py, compute_rloo_outcome_advantage; TRL, rloo_trainer.py
     flat = rewards.flatten()
     torch.testing.assert_close(group_advantages(flat, groups), trl.flatten())
     torch.testing.assert_close(group_advantages(flat, groups, eps=1e-6), verl.flatten())
@@ -214,7 +234,9 @@ def test_explained_variance_is_one_for_perfect_values_and_zero_for_constant_ones
     mask = random_mask(4, 6, False, generator)
     mask[0] = True
     assert explained_variance(returns, returns, mask) == 1
-    torch.testing.assert_close(explained_variance(torch.ones(4, 6), returns, mask), torch.tensor(0.0))
+    torch.testing.assert_close(
+        explained_variance(torch.ones(4, 6), returns, mask), torch.tensor(0.0)
+    )
     values = torch.randn(4, 6, generator=generator)
     expected = 1 - (returns - values)[mask].var() / returns[mask].var()
     torch.testing.assert_close(explained_variance(values, returns, mask), expected)

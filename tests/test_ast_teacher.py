@@ -46,7 +46,11 @@ def score(values, limit=10):
 def texts(source: str, line: int, intent: str | None = None, **options) -> set[str]:
     """Stripped replacements of one line."""
     variants = ast_variants(source, **options)
-    return {v.text.strip() for v in variants if (v.start, v.end) == (line, line) and intent in (None, v.intent)}
+    return {
+        v.text.strip()
+        for v in variants
+        if (v.start, v.end) == (line, line) and intent in (None, v.intent)
+    }
 
 
 def run(program: str, *arguments):
@@ -56,7 +60,9 @@ def run(program: str, *arguments):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exec(program, names)
-        return repr([name for name in names.values() if callable(name)][-1](*copy.deepcopy(arguments)))
+        return repr(
+            [name for name in names.values() if callable(name)][-1](*copy.deepcopy(arguments))
+        )
     except Exception as error:
         return type(error).__name__
 
@@ -76,7 +82,10 @@ def statement_spans(source: str) -> dict[tuple[int, int], str]:
 
 
 def mbpp(benchmark_data, ids: range) -> list[str]:
-    rows = map(json.loads, (benchmark_data / "mbpp" / "mbpp.jsonl").read_text(encoding="utf-8").splitlines())
+    rows = map(
+        json.loads,
+        (benchmark_data / "mbpp" / "mbpp.jsonl").read_text(encoding="utf-8").splitlines(),
+    )
     return [row["code"].replace("\r\n", "\n") for row in rows if row["task_id"] in ids]
 
 
@@ -85,10 +94,22 @@ def mbpp(benchmark_data, ids: range) -> list[str]:
     [
         (
             2,
-            ["xs = [x for x in xs if x > 3]", "xs = [x for x in xs if x >= 4]", "xs = [x for x in xs]"],
-            ["xs = [x for x in xs if 3 <= x]", "xs = [x for x in xs if not x < 3]", "xs = [x for x in xs if x > 2]"],
+            [
+                "xs = [x for x in xs if x > 3]",
+                "xs = [x for x in xs if x >= 4]",
+                "xs = [x for x in xs]",
+            ],
+            [
+                "xs = [x for x in xs if 3 <= x]",
+                "xs = [x for x in xs if not x < 3]",
+                "xs = [x for x in xs if x > 2]",
+            ],
         ),
-        (3, ["xs = xs[:2] + xs[2:]", "xs = xs[3:] + xs[:3]", "xs = xs[-2:] + xs[:-2]"], ["xs = [*xs[2:], *xs[:2]]"]),
+        (
+            3,
+            ["xs = xs[:2] + xs[2:]", "xs = xs[3:] + xs[:3]", "xs = xs[-2:] + xs[:-2]"],
+            ["xs = [*xs[2:], *xs[:2]]"],
+        ),
         (
             4,
             ["xs = [max(x, 5) for x in xs]", "xs = [min(x, 6) for x in xs]"],
@@ -99,7 +120,11 @@ def mbpp(benchmark_data, ids: range) -> list[str]:
             ],
         ),
         (6, ["xs = sorted(xs)", "xs = xs[::-1]"], ["xs = sorted(xs)[::-1]"]),
-        (7, ["xs = [sum(xs)] + xs", "xs = xs + [max(xs)]"], ["xs.append(sum(xs))", "xs += [sum(xs)]"]),
+        (
+            7,
+            ["xs = [sum(xs)] + xs", "xs = xs + [max(xs)]"],
+            ["xs.append(sum(xs))", "xs += [sum(xs)]"],
+        ),
         (8, ["xs = xs[:-1]", "xs = xs[1:]"], ["xs = list(reversed(xs))"]),
     ],
 )
@@ -120,7 +145,9 @@ def test_a_comprehension_becomes_a_loop_and_carries_its_label_on_the_last_line()
 def test_variants_are_distinct_programs_that_compile_and_differ_from_the_source():
     for unit in ("line", "block"):
         variants = ast_variants(PROGRAM, unit=unit, donors=[MICRO])
-        trees = collections.Counter(ast.dump(ast.parse(variant.apply(PROGRAM))) for variant in variants)
+        trees = collections.Counter(
+            ast.dump(ast.parse(variant.apply(PROGRAM))) for variant in variants
+        )
         assert len(variants) > 20
         assert max(trees.values()) == 1
         assert ast.dump(ast.parse(PROGRAM)) not in trees
@@ -134,14 +161,29 @@ def test_a_variant_of_a_line_replaces_exactly_one_statement():
         if variant.end < variant.start:
             assert variant.operator == "insert"
         elif variant.operator == "swap":
-            assert any((variant.start, middle) in spans for middle in range(variant.start, variant.end))
+            assert any(
+                (variant.start, middle) in spans for middle in range(variant.start, variant.end)
+            )
         else:
             assert (variant.start, variant.end) in spans
 
 
 def test_every_statement_line_is_changed_and_nothing_else():
     changed = {variant.start for variant in ast_variants(PROGRAM) if variant.operator != "insert"}
-    assert changed == {4, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18}  # no import, docstring, comment or blank line
+    assert changed == {
+        4,
+        7,
+        8,
+        10,
+        11,
+        12,
+        13,
+        14,
+        15,
+        16,
+        17,
+        18,
+    }  # no import, docstring, comment or blank line
 
 
 def test_the_rest_of_the_program_stays_byte_for_byte():
@@ -195,13 +237,24 @@ def test_parentheses_come_in_only_where_the_meaning_needs_them(line, wanted):
 def test_de_morgan_and_connectives():
     source = "def f(a, b):\n    if a > 1 and b:\n        return a\n    return b\n"
     changed = texts(source, 2)
-    assert {"if not (a <= 1 or not b):", "if b and a > 1:", "if a > 1 or b:", "if a > 1:", "if b:"} <= changed
+    assert {
+        "if not (a <= 1 or not b):",
+        "if b and a > 1:",
+        "if a > 1 or b:",
+        "if a > 1:",
+        "if b:",
+    } <= changed
 
 
 def test_fstrings_are_left_alone():
     source = "def f(a, b):\n    return f'{a + b} {a > 1!r:>{b}}' + str(a - b)\n"
     for variant in ast_variants(source):
-        if variant.start == variant.end == 2 and variant.operator not in ("delete", "replace", "return", "term"):
+        if variant.start == variant.end == 2 and variant.operator not in (
+            "delete",
+            "replace",
+            "return",
+            "term",
+        ):
             assert "f'{a + b} {a > 1!r:>{b}}'" in variant.text
 
 
@@ -212,7 +265,9 @@ def test_statements_that_share_a_line_are_changed_in_place():
 
 
 def test_a_statement_on_the_line_of_its_header_never_becomes_several_lines():
-    source = "def f(a):\n    if a > 2: return a + 1\n    else: return [x for x in a]\n    return 0\n"
+    source = (
+        "def f(a):\n    if a > 2: return a + 1\n    else: return [x for x in a]\n    return 0\n"
+    )
     for variant in ast_variants(source):
         if variant.start in (2, 3) and variant.operator != "insert":
             assert variant.text.count("\n") == 1
@@ -220,9 +275,15 @@ def test_a_statement_on_the_line_of_its_header_never_becomes_several_lines():
 
 def test_a_statement_over_several_lines_is_one_unit():
     source = "def f(a):\n    x = max(\n        a,\n        3,\n    )\n    return x\n"
-    spans = {(variant.start, variant.end) for variant in ast_variants(source) if 2 <= variant.start <= variant.end <= 5}
+    spans = {
+        (variant.start, variant.end)
+        for variant in ast_variants(source)
+        if 2 <= variant.start <= variant.end <= 5
+    }
     assert spans == {(2, 5)}
-    assert "    x = min(\n        a,\n        3,\n    )\n" in {variant.text for variant in ast_variants(source)}
+    assert "    x = min(\n        a,\n        3,\n    )\n" in {
+        variant.text for variant in ast_variants(source)
+    }
 
 
 def test_a_header_may_span_lines_and_stand_in_any_compound_statement():
@@ -232,7 +293,18 @@ def test_a_header_may_span_lines_and_stand_in_any_compound_statement():
         "        n -= 1\n    match n + 1:\n        case 1 if n > 0:\n            n = n - 2\n    return n\n"
     )
     spans = {(variant.start, variant.end) for variant in ast_variants(source)}
-    assert {(1, 2), (4, 4), (6, 6), (8, 8), (10, 10), (11, 12), (13, 13), (14, 14), (16, 16), (17, 17)} <= spans
+    assert {
+        (1, 2),
+        (4, 4),
+        (6, 6),
+        (8, 8),
+        (10, 10),
+        (11, 12),
+        (13, 13),
+        (14, 14),
+        (16, 16),
+        (17, 17),
+    } <= spans
 
 
 def test_labels_fall_on_the_new_line_or_on_what_follows_a_deletion():
@@ -251,22 +323,32 @@ def test_the_only_statement_of_a_block_is_deleted_by_pass():
 
 
 def test_donors_lend_only_statements_whose_names_exist():
-    donor = "def g(values):\n    values = values[1:]\n    other = unknown(values)\n    return values\n"
+    donor = (
+        "def g(values):\n    values = values[1:]\n    other = unknown(values)\n    return values\n"
+    )
     source = "def f(values):\n    values = values + [1]\n    return values\n"
-    changed = [v.text.strip() for seed in range(8) for v in ast_variants(source, donors=[donor], seed=seed)]
+    changed = [
+        v.text.strip() for seed in range(8) for v in ast_variants(source, donors=[donor], seed=seed)
+    ]
     assert "values = values[1:]" in changed
     assert not any("unknown" in text for text in changed)
 
 
 def test_a_donor_that_does_not_parse_lends_nothing():
-    assert "donor" not in {variant.operator for variant in ast_variants(MICRO, donors=["def broken(:\n"])}
-    assert "donor" in {variant.operator for variant in ast_variants(MICRO, donors=["def broken(:\n", PROGRAM])}
+    assert "donor" not in {
+        variant.operator for variant in ast_variants(MICRO, donors=["def broken(:\n"])
+    }
+    assert "donor" in {
+        variant.operator for variant in ast_variants(MICRO, donors=["def broken(:\n", PROGRAM])
+    }
 
 
 def test_rewrites_do_not_call_a_builtin_that_the_program_hides():
     source = "def f(list, n):\n    sum = []\n    for x in list:\n        sum.append(x + n)\n    return sum\n"
     for unit in ("line", "block"):
-        assert not any(re.search(r"\b(list|sum)\(", v.text) for v in ast_variants(source, unit=unit))
+        assert not any(
+            re.search(r"\b(list|sum)\(", v.text) for v in ast_variants(source, unit=unit)
+        )
 
 
 def test_the_same_seed_gives_the_same_variants_and_another_seed_others():
@@ -305,11 +387,19 @@ def test_an_empty_program_has_no_variants():
 
 @pytest.mark.parametrize("unit", ["line", "block"])
 def test_refactorings_keep_what_the_program_does_and_mutations_mostly_do_not(unit):
-    inputs = ([4, 7, 2, 12, -6, 9],), ([], 3), ([1, 8, 7, 7, 10, 11], 11), ([10, 3, 2],), ([-4, 8], 8)
+    inputs = (
+        ([4, 7, 2, 12, -6, 9],),
+        ([], 3),
+        ([1, 8, 7, 7, 10, 11], 11),
+        ([10, 3, 2],),
+        ([-4, 8], 8),
+    )
     same = collections.defaultdict(list)
     for variant in ast_variants(PROGRAM, unit=unit):
         changed = variant.apply(PROGRAM)
-        same[variant.intent].append(all(run(changed, *each) == run(PROGRAM, *each) for each in inputs))
+        same[variant.intent].append(
+            all(run(changed, *each) == run(PROGRAM, *each) for each in inputs)
+        )
     assert sum(same["refactor"]) / len(same["refactor"]) > 0.95
     assert sum(same["mutate"]) / len(same["mutate"]) < 0.25
 
@@ -330,13 +420,14 @@ def test_blocks_are_rewritten_as_wholes():
     assert {v.intent for v in several} == {"mutate", "refactor"}
     for variant in several:
         old, new = source.splitlines()[variant.start - 1 : variant.end], variant.text.splitlines()
-        assert len(old) != len(new) or sum(one != other for one, other in zip(old, new, strict=True)) > 1
+        assert (
+            len(old) != len(new)
+            or sum(one != other for one, other in zip(old, new, strict=True)) > 1
+        )
 
 
 def test_a_loop_that_reads_what_it_builds_does_not_become_a_comprehension():
-    source = (
-        "def f(xs):\n    ys = []\n    for x in xs:\n        if x not in ys:\n            ys.append(x)\n    return ys\n"
-    )
+    source = "def f(xs):\n    ys = []\n    for x in xs:\n        if x not in ys:\n            ys.append(x)\n    return ys\n"
     assert not any(v.operator == "loop" for v in ast_variants(source, unit="block"))
 
 
@@ -352,7 +443,11 @@ def test_mbpp_references_give_many_sound_variants(benchmark_data):
             assert len(programs) == len(variants)
             for variant in variants:
                 counts[variant.intent] += 1
-                if variant.start <= variant.end and variant.operator != "swap" and ";" not in source:
+                if (
+                    variant.start <= variant.end
+                    and variant.operator != "swap"
+                    and ";" not in source
+                ):
                     assert (variant.start, variant.end) in spans
             for program in list(programs)[::10]:
                 assert ast.dump(ast.parse(program)) != known

@@ -32,7 +32,9 @@ class Server:
                 body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
                 prompt = body["messages"][-1]["content"]
                 with lock:
-                    self.requests.append((prompt, time.monotonic(), handler.path, dict(handler.headers), body))
+                    self.requests.append(
+                        (prompt, time.monotonic(), handler.path, dict(handler.headers), body)
+                    )
                     attempt = self.attempts[prompt] = self.attempts.get(prompt, 0) + 1
                     self.busy += 1
                     self.most_busy = max(self.most_busy, self.busy)
@@ -55,7 +57,9 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
 
@@ -89,11 +93,16 @@ def test_answers_come_in_the_order_of_the_prompts_and_many_at_a_time(serve, tmp_
 
     server = serve(script)
     teacher = teacher_for(server, tmp_path)
-    prompts = [[{"role": "system", "content": "s"}, {"role": "user", "content": str(i)}] for i in range(8)]
+    prompts = [
+        [{"role": "system", "content": "s"}, {"role": "user", "content": str(i)}] for i in range(8)
+    ]
     assert teacher.ask(prompts, "test") == [f"answer {i}" for i in range(8)]
     assert 1 < server.most_busy <= 4
     assert {path for _, _, path, _, _ in server.requests} == {"/v1/chat/completions"}
-    assert all(body["messages"][0]["role"] == "system" and body["model"] == "m" for *_, body in server.requests)
+    assert all(
+        body["messages"][0]["role"] == "system" and body["model"] == "m"
+        for *_, body in server.requests
+    )
     assert teacher.tokens == {"prompt_tokens": 56, "completion_tokens": 24}
 
 
@@ -105,13 +114,24 @@ def test_answers_come_in_the_order_of_the_prompts_and_many_at_a_time(serve, tmp_
     ],
     ids=["500", "429", "not JSON", "no choices", "hang-up", "empty", "null", "a list", "cut off"],
 )  # fmt: skip
-def test_a_failure_is_tried_again_and_after_the_last_retry_the_prompt_has_no_answer(serve, tmp_path, failure):
+def test_a_failure_is_tried_again_and_after_the_last_retry_the_prompt_has_no_answer(
+    serve, tmp_path, failure
+):
     def script(prompt, attempt):
-        return failure if prompt == "never" or (prompt == "third" and attempt < 3) else (200, {}, reply(prompt))
+        return (
+            failure
+            if prompt == "never" or (prompt == "third" and attempt < 3)
+            else (200, {}, reply(prompt))
+        )
 
     server = serve(script)
     teacher = teacher_for(server, tmp_path, concurrency=1)
-    assert teacher.ask(["good", "third", "never", "last"], "test") == ["good", "third", None, "last"]
+    assert teacher.ask(["good", "third", "never", "last"], "test") == [
+        "good",
+        "third",
+        None,
+        "last",
+    ]
     assert server.attempts == {"good": 1, "third": 3, "never": 3, "last": 1}
 
 
@@ -130,7 +150,11 @@ def test_a_server_that_hangs_is_a_timeout(serve, tmp_path):
 
 
 def test_retry_after_is_honoured(serve, tmp_path):
-    server = serve(lambda prompt, attempt: (429, {"Retry-After": "1"}, "") if attempt == 1 else (200, {}, reply("ok")))
+    server = serve(
+        lambda prompt, attempt: (
+            (429, {"Retry-After": "1"}, "") if attempt == 1 else (200, {}, reply("ok"))
+        )
+    )
     assert teacher_for(server, tmp_path).ask(["a"], "test") == ["ok"]
     (_, first, *_), (_, second, *_) = server.requests
     assert second - first >= 1
@@ -140,7 +164,9 @@ def test_retry_after_is_honoured(serve, tmp_path):
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
-def test_a_refusal_ends_the_run_at_once_with_what_the_server_says_but_not_the_key(serve, tmp_path, status):
+def test_a_refusal_ends_the_run_at_once_with_what_the_server_says_but_not_the_key(
+    serve, tmp_path, status
+):
     server = serve(lambda prompt, attempt: (status, {}, f"bad key {KEY} " + "x" * 5000))
     with pytest.raises(InputError, match=rf"HTTP {status}: bad key \*\*\* x+$") as caught:
         teacher_for(server, tmp_path, concurrency=4).ask([str(i) for i in range(50)], "test")
@@ -149,13 +175,25 @@ def test_a_refusal_ends_the_run_at_once_with_what_the_server_says_but_not_the_ke
 
 
 def test_once_others_were_answered_a_400_is_about_its_prompt_alone(serve, tmp_path):
-    server = serve(lambda prompt, attempt: (400, {}, "too long") if prompt == "long" else (200, {}, reply("ok")))
-    assert teacher_for(server, tmp_path, concurrency=1).ask(["a", "long", "b"], "test") == ["ok", None, "ok"]
+    server = serve(
+        lambda prompt, attempt: (
+            (400, {}, "too long") if prompt == "long" else (200, {}, reply("ok"))
+        )
+    )
+    assert teacher_for(server, tmp_path, concurrency=1).ask(["a", "long", "b"], "test") == [
+        "ok",
+        None,
+        "ok",
+    ]
     assert server.attempts["long"] == 1
 
 
 def test_a_server_that_is_not_there_or_dies_is_one_error_and_not_hours_of_retries(serve, tmp_path):
-    server = serve(lambda prompt, attempt: (200, {}, reply("ok")) if prompt in ("0", "1") else (503, {}, "dead"))
+    server = serve(
+        lambda prompt, attempt: (
+            (200, {}, reply("ok")) if prompt in ("0", "1") else (503, {}, "dead")
+        )
+    )
     with pytest.raises(InputError, match="no answer to 4 of 6 prompts; the last: HTTP 503: dead"):
         teacher_for(server, tmp_path, concurrency=1).ask([str(i) for i in range(100)], "test")
     assert len(server.requests) < 100  # all would be 296
@@ -171,7 +209,11 @@ def test_what_was_answered_is_never_asked_again(serve, tmp_path):
     broken = [True]
 
     def script(prompt, attempt):
-        return (401, {}, "") if broken[0] and int(prompt) >= 6 else (200, {}, reply(f"answer {prompt}"))
+        return (
+            (401, {}, "")
+            if broken[0] and int(prompt) >= 6
+            else (200, {}, reply(f"answer {prompt}"))
+        )
 
     server, prompts = serve(script), [str(i) for i in range(10)]
     with pytest.raises(InputError):
@@ -184,10 +226,14 @@ def test_what_was_answered_is_never_asked_again(serve, tmp_path):
     assert teacher_for(server, tmp_path).ask(prompts, "test") == [f"answer {i}" for i in range(10)]
     assert [server.attempts[str(i)] for i in range(5)] == [1] * 5 and server.attempts["5"] == 2
     count = len(server.requests)
-    assert teacher_for(server, tmp_path).ask(prompts[::-1], "test") == [f"answer {i}" for i in range(9, -1, -1)]
+    assert teacher_for(server, tmp_path).ask(prompts[::-1], "test") == [
+        f"answer {i}" for i in range(9, -1, -1)
+    ]
     assert len(server.requests) == count
     assert KEY not in cache.read_text()
-    teacher_for(server, tmp_path, temperature=0.1).ask(prompts, "test")  # another temperature, other answers
+    teacher_for(server, tmp_path, temperature=0.1).ask(
+        prompts, "test"
+    )  # another temperature, other answers
     assert len(server.requests) == count + 10
 
 
@@ -196,11 +242,19 @@ def test_a_prompt_that_occurs_again_is_another_sample(serve, tmp_path):
     answers = teacher_for(server, tmp_path, concurrency=1).ask(["a", "a", "a"], "test")
     assert answers == ["sample 1", "sample 2", "sample 3"]
     assert len({body["seed"] for *_, body in server.requests}) == 3
-    assert teacher_for(server, tmp_path).ask(["a", "a", "a"], "test") == answers and len(server.requests) == 3
+    assert (
+        teacher_for(server, tmp_path).ask(["a", "a", "a"], "test") == answers
+        and len(server.requests) == 3
+    )
 
 
 def test_bad_flags_and_a_damaged_cache_are_clear_errors(tmp_path, monkeypatch):
-    for keywords in ({"concurrency": 0}, {"max_retries": -1}, {"timeout": 0.0}, {"temperature": -1.0}):
+    for keywords in (
+        {"concurrency": 0},
+        {"max_retries": -1},
+        {"timeout": 0.0},
+        {"temperature": -1.0},
+    ):
         with pytest.raises(InputError, match="a teacher needs"):
             chat.Teacher("http://127.0.0.1:1/v1", tmp_path / "c", "m", **keywords)
     for url in ("http://", "http://127.0.0.1:port/v1"):
@@ -238,7 +292,9 @@ SOURCE = "def f(xs):\n    total = 0\n    for x in xs:\n        if x > 0:\n      
     ],
 )  # fmt: skip
 def test_the_code_of_an_answer_is_found_and_put_at_the_place_of_the_unit(line, answer, text):
-    unit = next(unit for unit in ast_teacher.line_units(ast_teacher.Program(SOURCE)) if unit.start == line)
+    unit = next(
+        unit for unit in ast_teacher.line_units(ast_teacher.Program(SOURCE)) if unit.start == line
+    )
     assert mutate.read_answer(SOURCE, unit, answer) == text
 
 
@@ -251,9 +307,15 @@ def tasks(tmp_path):
         "solution": SOURCE,
         "setup": "",
     }
-    task |= {"style": "call", "tests": [{"args": [[1, -1, 2, 0]], "output": 3}], "timeout": None, "meta": {}}
+    task |= {
+        "style": "call",
+        "tests": [{"args": [[1, -1, 2, 0]], "output": 3}],
+        "timeout": None,
+        "meta": {},
+    }
     common.write_jsonl(
-        tmp_path / "tasks.jsonl", [task, task | {"task_id": "wrong", "solution": "def f(xs):\n    pass\n"}]
+        tmp_path / "tasks.jsonl",
+        [task, task | {"task_id": "wrong", "solution": "def f(xs):\n    pass\n"}],
     )
     return tmp_path / "tasks.jsonl"
 
@@ -270,11 +332,15 @@ ANSWERS = {  # (line, intent): the new line; what the model meant may be wrong
 }
 
 
-def test_an_endpoint_s_versions_are_labelled_by_execution_and_a_killed_run_pays_for_none_twice(serve, tasks, tmp_path):
+def test_an_endpoint_s_versions_are_labelled_by_execution_and_a_killed_run_pays_for_none_twice(
+    serve, tasks, tmp_path
+):
     def script(prompt, attempt):
         intent = "mutate" if "becomes wrong" in prompt else "refactor"
         line = int(prompt.split("Rewrite line ")[1].split()[0])
-        assert "Sum up the positive numbers." in prompt and "  5              total += x\n" in prompt
+        assert (
+            "Sum up the positive numbers." in prompt and "  5              total += x\n" in prompt
+        )
         if (line, intent) == (3, "refactor"):
             return 200, {}, "not JSON"
         return 200, {}, reply(f"Here:\n```python\n{ANSWERS.get((line, intent), 'pass')}\n```")
@@ -287,14 +353,23 @@ def test_an_endpoint_s_versions_are_labelled_by_execution_and_a_killed_run_pays_
     mutate.main(config)
     rows = [json.loads(line) for line in open(output)]
     changed = [
-        (row["completions"][-1].strip(), row["origin"], row["labels"][-1]) for row in rows if row["meta"]["changed"]
+        (row["completions"][-1].strip(), row["origin"], row["labels"][-1])
+        for row in rows
+        if row["meta"]["changed"]
     ]
     assert changed == [
         ("total = 1", "mutate", -1.0), ("total = int()", "refactor", 1.0), ("if not x > 0:", "refactor", -1.0),
     ]  # fmt: skip
     report = json.loads((tmp_path / "prm.report.json").read_text())
-    assert report["total"]["equivalent"] == 1 and report["total"]["made"] == 4 and report["failing_references"] == 1
-    counts = {name: report["teacher"][name] for name in ("answers", "missing", "unparsable", "unchanged", "duplicate")}
+    assert (
+        report["total"]["equivalent"] == 1
+        and report["total"]["made"] == 4
+        and report["failing_references"] == 1
+    )
+    counts = {
+        name: report["teacher"][name]
+        for name in ("answers", "missing", "unparsable", "unchanged", "duplicate")
+    }
     # `pass` in the place of both headers (def, for) does not parse; the task whose reference fails is never asked about
     assert counts == {"answers": 11, "missing": 1, "unparsable": 4, "unchanged": 3, "duplicate": 0}
     assert sorted(server.attempts.values()) == [1] * 11 + [2]
@@ -331,7 +406,9 @@ def test_several_versions_of_a_unit_are_several_samples(serve, tasks, tmp_path):
 
 def test_a_local_model_is_a_teacher_and_its_garbage_is_counted(tasks, tmp_path):
     tokenizer = common.new_tokenizer([SOURCE, "Sum up the positive numbers."], 300)
-    common.save_model(common.new_model(tokenizer, 32, 1, 0), tokenizer, new_folder(tmp_path / "model"))
+    common.save_model(
+        common.new_model(tokenizer, 32, 1, 0), tokenizer, new_folder(tmp_path / "model")
+    )
     config = mutate.Config(
         str(tasks), str(tmp_path / "prm.jsonl"), teacher=str(tmp_path / "model"), teacher_max_new_tokens=8,
         intents=["mutate"],
@@ -339,12 +416,21 @@ def test_a_local_model_is_a_teacher_and_its_garbage_is_counted(tasks, tmp_path):
     mutate.main(config)
     report = json.loads((tmp_path / "prm.report.json").read_text())
     teacher = report["teacher"]
-    assert teacher["missing"] + teacher["unparsable"] == 6 and report["total"]["made"] == 0 and report["rows"] == 1
+    assert (
+        teacher["missing"] + teacher["unparsable"] == 6
+        and report["total"]["made"] == 0
+        and report["rows"] == 1
+    )
     cached = (tmp_path / "prm.jsonl.teacher").read_text()
     assert cached.count("\n") == teacher["answers"] > 0 and teacher["completion_tokens"] <= 6 * 8
-    teachers = [chat.Teacher(config.teacher, tmp_path / name, max_new_tokens=9, concurrency=2) for name in "ab"]
+    teachers = [
+        chat.Teacher(config.teacher, tmp_path / name, max_new_tokens=9, concurrency=2)
+        for name in "ab"
+    ]
     answers = [teacher.ask(["one", "two", "two", "x" * 3000], "test") for teacher in teachers]
-    assert answers[0] == answers[1] and answers[0][1] != answers[0][2] and answers[0][3] is None  # too long for it
+    assert (
+        answers[0] == answers[1] and answers[0][1] != answers[0][2] and answers[0][3] is None
+    )  # too long for it
 
 
 def new_folder(path):

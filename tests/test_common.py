@@ -25,16 +25,31 @@ class Config:
 
 
 def test_flags_get_the_types_of_their_annotations():
-    words = ["--tasks", "t", "--learning_rate=2e-4", "--max_steps", "5", "--whiten", "false", "--mode", "b"]
+    words = [
+        "--tasks",
+        "t",
+        "--learning_rate=2e-4",
+        "--max_steps",
+        "5",
+        "--whiten",
+        "false",
+        "--mode",
+        "b",
+    ]
     words += ["--prm", "runs/prm", "--k", "1", "10"]
-    assert common.parse_flags(Config, words) == Config("t", 2e-4, 5, False, "b", "runs/prm", [1, 10])
+    assert common.parse_flags(Config, words) == Config(
+        "t", 2e-4, 5, False, "b", "runs/prm", [1, 10]
+    )
     assert common.parse_flags(Config, ["--tasks", "t", "--whiten", "--prm", "none"]) == Config("t")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--tasks t --learning_rat 1", "unknown flag --learning_rat; did you mean --learning_rate?"),
+        (
+            "--tasks t --learning_rat 1",
+            "unknown flag --learning_rat; did you mean --learning_rate?",
+        ),
         ("--tasks t --max_steps 1.5", "--max_steps must be of type int, got '1.5'"),
         ("--tasks t --whiten maybe", "--whiten must be true or false, got 'maybe'"),
         ("--tasks t --mode c", "--mode must be one of a, b, got 'c'"),
@@ -96,7 +111,8 @@ def test_written_rows_read_back_and_leave_nothing_beside(tmp_path):
 
 def test_a_log_is_cut_at_newlines_alone(tmp_path):
     common.append_jsonl(
-        tmp_path / "log.jsonl", [{"step": 1, "text": "a\u2028b\u0085c\r\n"}, {"step": 2, "value": float("nan")}]
+        tmp_path / "log.jsonl",
+        [{"step": 1, "text": "a\u2028b\u0085c\r\n"}, {"step": 2, "value": float("nan")}],
     )
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 3, "te')
@@ -107,7 +123,10 @@ def test_a_log_is_cut_at_newlines_alone(tmp_path):
 
 
 def test_seeds_depend_on_every_argument_and_on_nothing_else():
-    seeds = [common.seed_of(*key) for key in [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", 1, 0)]]
+    seeds = [
+        common.seed_of(*key)
+        for key in [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", 1, 0)]
+    ]
     assert len(set(seeds)) == 5
     assert seeds[0] == common.seed_of(0, "a", 1) == 1532760995434174994
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -124,7 +143,10 @@ def test_learning_rate_warms_up_and_decays_to_zero():
     rates = [common.lr_at(step, 1.0, 4, 20, "cosine") for step in range(21)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
     assert rates[20] == pytest.approx(0) and rates[12] == pytest.approx(0.5)
-    assert common.lr_at(19, 1.0, 4, 20, "constant") == 1.0 and common.lr_at(12, 1.0, 4, 20, "linear") == 0.5
+    assert (
+        common.lr_at(19, 1.0, 4, 20, "constant") == 1.0
+        and common.lr_at(12, 1.0, 4, 20, "linear") == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,15 +166,28 @@ def test_the_program_is_found_in_the_completion(completion, program):
 def test_a_completion_goes_on_after_the_task_s_prefix():
     task = {"prompt": "def f():\n", "prefix": "def f():\n"}
     assert common.extract_program(task, "    return 1\n") == "def f():\n    return 1\n"
-    assert common.extract_program(task, "```python\ndef f():\n    return 2\n```") == "def f():\n    return 2\n"
+    assert (
+        common.extract_program(task, "```python\ndef f():\n    return 2\n```")
+        == "def f():\n    return 2\n"
+    )
 
 
 def test_a_prompt_uses_the_chat_template_where_there_is_one():
     tokenizer = common.new_tokenizer(["say hello\n"] * 5, 300)
-    assert tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "say hello"})) == "say hello\n"
-    assert tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "def f(", "prefix": "def f("})) == "def f("
-    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
-    assert tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "say hello"})) == "[user]say hello[assistant]"
+    assert (
+        tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "say hello"})) == "say hello\n"
+    )
+    assert (
+        tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "def f(", "prefix": "def f("}))
+        == "def f("
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    )
+    assert (
+        tokenizer.decode(common.encode_prompt(tokenizer, {"prompt": "say hello"}))
+        == "[user]say hello[assistant]"
+    )
 
 
 def test_text_survives_the_new_tokenizer():
@@ -185,14 +220,22 @@ def test_a_reward_model_from_a_policy_starts_at_zero_and_keeps_its_weights_when_
 
 def test_no_dropout_survives_loading(tmp_path):
     config = transformers.GPT2Config(
-        n_embd=16, n_layer=1, n_head=2, vocab_size=300, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        vocab_size=300,
+        attn_pdrop=0.5,
+        resid_pdrop=0.5,
+        embd_pdrop=0.5,
     )
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     for model in (common.load_policy(tmp_path), common.load_scorer(tmp_path)):
         model.train()
         ids = torch.arange(12)[None]
         assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
-        assert all(module.p == 0 for module in model.modules() if isinstance(module, torch.nn.Dropout))
+        assert all(
+            module.p == 0 for module in model.modules() if isinstance(module, torch.nn.Dropout)
+        )
 
 
 @dataclass
@@ -208,7 +251,10 @@ def test_a_run_folder_refuses_other_flags_and_knows_when_it_is_complete(tmp_path
     (tmp_path / "run" / "checkpoint-2").mkdir()
     (tmp_path / "run" / "checkpoint-10.tmp").mkdir()
     assert common.open_run(config) == tmp_path / "run" / "checkpoint-2"
-    assert [row["step"] for row in common.read_jsonl(tmp_path / "run" / "metrics.jsonl", {})] == [1, 2]
+    assert [row["step"] for row in common.read_jsonl(tmp_path / "run" / "metrics.jsonl", {})] == [
+        1,
+        2,
+    ]
     assert not (tmp_path / "run" / "checkpoint-10.tmp").exists()
     with pytest.raises(InputError, match="--seed was 0, is 1"):
         common.open_run(RunConfig(config.output_dir, seed=1))
@@ -248,7 +294,11 @@ def test_shuffles_are_permutations_that_differ_by_epoch():
 
 def test_a_policy_whose_head_the_log_prob_kernel_does_not_cover_is_refused():
     config = transformers.PhiConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
     with pytest.raises(InputError, match="the output layer of PhiForCausalLM has a bias"):
         common.shard(transformers.PhiForCausalLM(config))

@@ -24,8 +24,16 @@ PLAN = [
 @pytest.fixture(scope="module")
 def tasks():
     """The teacher's demonstrations, with vague, unaligned and wrong lines in their plans."""
-    numbers = {"num_sft_tasks": 120, "num_train_tasks": 1, "num_test_tasks": 1, "max_steps": 5, "train_min_steps": 3}
-    return make_tasks.make_micro(make_tasks.Config(source="micro", output_dir="", plans=True, **numbers))["sft"]
+    numbers = {
+        "num_sft_tasks": 120,
+        "num_train_tasks": 1,
+        "num_test_tasks": 1,
+        "max_steps": 5,
+        "train_min_steps": 3,
+    }
+    return make_tasks.make_micro(
+        make_tasks.Config(source="micro", output_dir="", plans=True, **numbers)
+    )["sft"]
 
 
 def make_pairs(folder, tasks, **flags):
@@ -60,32 +68,57 @@ def test_a_wrong_number_is_another_number_and_a_line_without_one_has_none():
 
 @pytest.mark.parametrize(
     ("lines", "accuracy"),
-    [(PLAN, 1), (PLAN[:2], 2 / 3), ([*PLAN, "more"], 3 / 4), ([PLAN[1], PLAN[0], PLAN[2]], 1 / 3), ([], 0)],
+    [
+        (PLAN, 1),
+        (PLAN[:2], 2 / 3),
+        ([*PLAN, "more"], 3 / 4),
+        ([PLAN[1], PLAN[0], PLAN[2]], 1 / 3),
+        ([], 0),
+    ],
 )
 def test_plan_accuracy_counts_right_lines_place_by_place(lines, accuracy):
-    assert contrast.plan_accuracy(PLAN, "\n" + "\n".join(f"  {line} " for line in lines) + "\n\n") == accuracy
+    assert (
+        contrast.plan_accuracy(PLAN, "\n" + "\n".join(f"  {line} " for line in lines) + "\n\n")
+        == accuracy
+    )
     assert contrast.plan_accuracy(PLAN, None) == 0
 
 
 def test_optimising_puts_right_the_lines_of_one_dimension_alone():
     known = {contrast.opening_of(line) for line in make_tasks.PLANS.values()}
-    lines = ["retain numbers that are at most 3", "handle this step", PLAN[1]]  # wrong, vague, in the wrong place
-    right = {dimension: contrast.optimise(lines, dimension, PLAN, known) for dimension in contrast.DIMENSIONS}
+    lines = [
+        "retain numbers that are at most 3",
+        "handle this step",
+        PLAN[1],
+    ]  # wrong, vague, in the wrong place
+    right = {
+        dimension: contrast.optimise(lines, dimension, PLAN, known)
+        for dimension in contrast.DIMENSIONS
+    }
     assert right["factual"] == [PLAN[0], *lines[1:]]
     assert right["coherence"] == [lines[0], PLAN[1], lines[2]]
     assert right["rigour"] == [*lines[:2], PLAN[2]]
-    assert all(contrast.optimise(PLAN, dimension, PLAN, known) is None for dimension in contrast.DIMENSIONS)
+    assert all(
+        contrast.optimise(PLAN, dimension, PLAN, known) is None for dimension in contrast.DIMENSIONS
+    )
     assert contrast.optimise(PLAN[:2], "factual", PLAN, known) is None
 
 
-def test_the_chosen_of_every_pair_is_the_sounder_one_and_every_kind_and_dimension_occurs(tasks, tmp_path):
+def test_the_chosen_of_every_pair_is_the_sounder_one_and_every_kind_and_dimension_occurs(
+    tasks, tmp_path
+):
     rows = make_pairs(tmp_path, tasks)
     plans = {task["task_id"]: task["meta"]["plan"] for task in tasks}
     for row in rows:
-        accuracy = [contrast.plan_accuracy(plans[row["task_id"]], row[side]) for side in ("chosen", "rejected")]
+        accuracy = [
+            contrast.plan_accuracy(plans[row["task_id"]], row[side])
+            for side in ("chosen", "rejected")
+        ]
         assert accuracy[0] > accuracy[1]
     cells = {(row["kind"], row["meta"]["dimension"]) for row in rows}
-    assert {(kind, d) for kind in ("degradation", "strong") for d in ("factual", "coherence")} <= cells
+    assert {
+        (kind, d) for kind in ("degradation", "strong") for d in ("factual", "coherence")
+    } <= cells
     assert {kind for kind, _ in cells} == set(contrast.KINDS)
     operators = {row["meta"]["operator"] for row in rows}
     assert {rule.__name__ for rules in contrast.OPERATORS.values() for rule in rules} <= operators
@@ -101,7 +134,10 @@ def test_form_and_length_do_not_tell_the_chosen_from_the_rejected(tasks, tmp_pat
     everything = make_pairs(tmp_path, tasks, match_length=None)
     assert len(everything) > len(rows)
     shortest = torch.tensor([len(row["rejected"]) - len(row["chosen"]) for row in rows])
-    assert metrics.auc(torch.cat([shortest, -shortest]), torch.arange(2 * len(rows)) < len(rows)) < 0.65
+    assert (
+        metrics.auc(torch.cat([shortest, -shortest]), torch.arange(2 * len(rows)) < len(rows))
+        < 0.65
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,13 +152,21 @@ def test_a_pair_is_matched_by_lines_tags_marks_and_length(rejected, alike):
 
 def test_policy_samples_are_the_bases_where_they_are_given(tasks, tmp_path):
     lines = ["retain numbers that are odd"] * 9
-    texts = ["<think>\n" + "\n".join(lines) + "\n</think>\n<answer>\nx\n</answer>", "no reasoning at all"]
+    texts = [
+        "<think>\n" + "\n".join(lines) + "\n</think>\n<answer>\nx\n</answer>",
+        "no reasoning at all",
+    ]
     common.write_jsonl(
-        tmp_path / "samples.jsonl", [{"task_id": task["task_id"], "completion": t} for task in tasks for t in texts]
+        tmp_path / "samples.jsonl",
+        [{"task_id": task["task_id"], "completion": t} for task in tasks for t in texts],
     )
-    bases = contrast.read_bases(tasks, contrast.Config("", "", samples=str(tmp_path / "samples.jsonl")))
+    bases = contrast.read_bases(
+        tasks, contrast.Config("", "", samples=str(tmp_path / "samples.jsonl"))
+    )
     assert [text for _, text in bases[::2]] == ["\n" + "\n".join(lines) + "\n"] * len(tasks)
-    assert [text.strip().split("\n") for _, text in bases[1::2]] == [task["meta"]["plan"] for task in tasks]
+    assert [text.strip().split("\n") for _, text in bases[1::2]] == [
+        task["meta"]["plan"] for task in tasks
+    ]
 
 
 def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
@@ -131,7 +175,9 @@ def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
     plans = {task["task_id"]: task["meta"]["plan"] for task in tasks}
     texts = [(row["task_id"], "".join(row["completions"])) for row in rows]
     assert len(set(texts)) == len(texts)
-    assert set(texts) >= {(row["task_id"], row[side]) for row in pairs for side in ("chosen", "rejected")}
+    assert set(texts) >= {
+        (row["task_id"], row[side]) for row in pairs for side in ("chosen", "rejected")
+    }
     for row in rows:
         reference = plans[row["task_id"]]
         assert row["labels"][0] is None and row["completions"][0] == "\n"
@@ -140,7 +186,10 @@ def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
             reference, "".join(row["completions"])
         )
         swapped = contrast.swapped(reference, 0, None)
-        if row["completions"][1:] == [f"{line}\n" for line in swapped] and reference[0] != reference[1]:
+        if (
+            row["completions"][1:] == [f"{line}\n" for line in swapped]
+            and reference[0] != reference[1]
+        ):
             assert right == [False, False] + [True] * (len(reference) - 2)
     in_pairs = {(row["task_id"], row[side]) for row in pairs for side in ("chosen", "rejected")}
     others = [
@@ -148,8 +197,16 @@ def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
         for row, text in zip(rows, texts, strict=True)
         if text not in in_pairs
     ]
-    assert len(others) > 2 * len(tasks) and 0.4 < sum(others) / len(others) < 0.75  # the scrambled ones
-    make_pairs(tmp_path, tasks, lines_file=str(tmp_path / "fewer.jsonl"), match_length=None, num_scrambled=0)
+    assert (
+        len(others) > 2 * len(tasks) and 0.4 < sum(others) / len(others) < 0.75
+    )  # the scrambled ones
+    make_pairs(
+        tmp_path,
+        tasks,
+        lines_file=str(tmp_path / "fewer.jsonl"),
+        match_length=None,
+        num_scrambled=0,
+    )
     fewer = common.read_jsonl(tmp_path / "fewer.jsonl", {})
     assert len(rows) - len(fewer) == len(others) and all(row in rows for row in fewer)
     with pytest.raises(InputError, match="--lines_file needs --teacher rules"):
@@ -160,7 +217,10 @@ def test_a_scrambled_plan_keeps_its_number_of_lines_and_the_form_of_each():
     known = {contrast.opening_of(line) for line in PLAN}
     versions = {tuple(contrast.scrambled(PLAN, random.Random(seed))) for seed in range(200)}
     assert tuple(PLAN) in versions and len(versions) > 30
-    assert all(len(lines) == 3 and {contrast.opening_of(line) for line in lines} == known for lines in versions)
+    assert all(
+        len(lines) == 3 and {contrast.opening_of(line) for line in lines} == known
+        for lines in versions
+    )
 
 
 def completion(lines):
@@ -174,22 +234,36 @@ def test_a_benchmark_from_verdicts_holds_what_execution_and_plan_agree_on(tasks,
         wrong = contrast.swapped(plan, 0, random.Random(0)) if plan[0] != plan[1] else None
         if wrong is None:
             continue
-        kinds = [(plan, "passed"), (wrong, "failed"), (wrong, "passed"), (plan, "failed"), (plan, "harness_error")]
+        kinds = [
+            (plan, "passed"),
+            (wrong, "failed"),
+            (wrong, "passed"),
+            (plan, "failed"),
+            (plan, "harness_error"),
+        ]
         kinds = (
             kinds[: 2 + number % 4] if number % 2 else kinds[1:]
         )  # every second task has no sound sample that passes
         expected += number % 2
-        rows += [{"task_id": task["task_id"], "completion": completion(p), "status": s} for p, s in kinds]
+        rows += [
+            {"task_id": task["task_id"], "completion": completion(p), "status": s} for p, s in kinds
+        ]
     common.write_jsonl(tmp_path / "verdicts.jsonl", rows)
     pairs = make_pairs(tmp_path, tasks, from_verdicts=str(tmp_path / "verdicts.jsonl"))
     plans = {task["task_id"]: task["meta"]["plan"] for task in tasks}
     assert len(pairs) == expected > 20 and {row["kind"] for row in pairs} == {"verdict"}
     for row in pairs:
-        assert contrast.plan_lines(row["chosen"]) == plans[row["task_id"]] != contrast.plan_lines(row["rejected"])
+        assert (
+            contrast.plan_lines(row["chosen"])
+            == plans[row["task_id"]]
+            != contrast.plan_lines(row["rejected"])
+        )
         assert row["meta"]["dimension"] == "rigour"
 
 
-def test_a_language_model_is_asked_for_each_version_and_its_answers_make_the_pairs(tasks, tmp_path, monkeypatch):
+def test_a_language_model_is_asked_for_each_version_and_its_answers_make_the_pairs(
+    tasks, tmp_path, monkeypatch
+):
     asked = []
 
     class Teacher:
@@ -210,15 +284,19 @@ def test_a_language_model_is_asked_for_each_version_and_its_answers_make_the_pai
     rows = make_pairs(tmp_path, plain, teacher="http://localhost:1/v1", num_bases=1, num_degraded=1)
     assert len(asked) == len(tasks) * 3 * 2 and len(set(asked)) == len(asked)
     signs = {
-        kind: {(row["chosen"][1], row["rejected"][1]) for row in rows if row["kind"] == kind} for kind in contrast.KINDS
+        kind: {(row["chosen"][1], row["rejected"][1]) for row in rows if row["kind"] == kind}
+        for kind in contrast.KINDS
     }
     assert signs["strong"] == {("B", "W")}
-    assert {b for b, _ in signs["optimisation"]} == {"B"} and {w for _, w in signs["degradation"]} == {"W"}
+    assert {b for b, _ in signs["optimisation"]} == {"B"} and {
+        w for _, w in signs["degradation"]
+    } == {"W"}
     assert not {b for _, b in signs["optimisation"]} & {"B", "W"}
 
 
 @pytest.mark.parametrize(
-    ("meta", "message"), [({}, "field 'meta' must hold 'plan'"), ({"plan": [1]}, "'plan' must be a list of str")]
+    ("meta", "message"),
+    [({}, "field 'meta' must hold 'plan'"), ({"plan": [1]}, "'plan' must be a list of str")],
 )
 def test_a_task_without_a_plan_is_named(tmp_path, meta, message):
     with pytest.raises(InputError, match=rf"tasks.jsonl:1: .*{message}"):
@@ -232,7 +310,9 @@ def test_the_method_has_its_place_in_make_prm_data():
 
 def test_pair_accuracy_is_reported_by_kind_dimension_and_operator_with_intervals(tasks, tmp_path):
     rows = make_pairs(tmp_path, tasks[:20])
-    tokenizer = common.new_tokenizer([text for row in rows for text in (row["prompt"], row["chosen"])], 400)
+    tokenizer = common.new_tokenizer(
+        [text for row in rows for text in (row["prompt"], row["chosen"])], 400
+    )
     model = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1).eval()
     common.save_model(model, tokenizer, tmp_path / "rm")
     config = evaluation.Config(pairs=str(tmp_path / "pairs.jsonl"), reasoning_rm=str(tmp_path / "rm"),
@@ -247,15 +327,22 @@ def test_pair_accuracy_is_reported_by_kind_dimension_and_operator_with_intervals
 
     right = [score(row, "chosen") > score(row, "rejected") for row in rows]
     assert 0 < sum(right) < len(rows)
-    for name, of in (("kind", lambda row: row["kind"]), ("operator", lambda row: row["meta"]["operator"])):
+    for name, of in (
+        ("kind", lambda row: row["kind"]),
+        ("operator", lambda row: row["meta"]["operator"]),
+    ):
         for value, part in report[f"by_{name}"].items():
             own = [r for r, row in zip(right, rows, strict=True) if of(row) == value]
             assert part["pairs"] == len(own) and part["low"] <= part["accuracy"] <= part["high"]
-            if name == "operator" and value == "swapped":  # tasks weigh alike, whatever their number of pairs
+            if (
+                name == "operator" and value == "swapped"
+            ):  # tasks weigh alike, whatever their number of pairs
                 by_task = {}
                 for r, row in zip(right, rows, strict=True):
                     if of(row) == value:
                         by_task.setdefault(row["task_id"], []).append(r)
-                assert part["accuracy"] == pytest.approx(sum(sum(x) / len(x) for x in by_task.values()) / len(by_task))
+                assert part["accuracy"] == pytest.approx(
+                    sum(sum(x) / len(x) for x in by_task.values()) / len(by_task)
+                )
     with pytest.raises(InputError, match="--pairs needs --reasoning_rm"):
         evaluation.main(evaluation.Config(pairs="x", output_dir=str(tmp_path / "other")))

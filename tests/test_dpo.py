@@ -26,7 +26,13 @@ ROOT = Path(__file__).parent.parent
 def start(tmp_path_factory):
     """A folder with a new tiny policy, and pairs: the reference program against one with a wrong line."""
     folder = tmp_path_factory.mktemp("dpo")
-    sizes = {"num_sft_tasks": 1, "num_train_tasks": 60, "num_test_tasks": 1, "max_steps": 3, "train_min_steps": 2}
+    sizes = {
+        "num_sft_tasks": 1,
+        "num_train_tasks": 60,
+        "num_test_tasks": 1,
+        "max_steps": 3,
+        "train_min_steps": 2,
+    }
     rows, rng = [], random.Random(0)
     for task in make_tasks.make_micro(make_tasks.Config("micro", "", **sizes))["train"]:
         lines = task["solution"].splitlines(keepends=True)
@@ -46,7 +52,9 @@ def start(tmp_path_factory):
 def config_of(start, output, **flags):
     flags = {"max_steps": 4, "train_batch_size": 8, "save_steps": 2, "eval_steps": 2, "eval_fraction": 0.3,
              "learning_rate": 1e-3, "warmup_steps": 2, **flags}  # fmt: skip
-    return dpo.Config(str(start / "pairs.jsonl"), str(start / "policy"), str(start / output), **flags)
+    return dpo.Config(
+        str(start / "pairs.jsonl"), str(start / "policy"), str(start / output), **flags
+    )
 
 
 def metrics_of(folder):
@@ -56,7 +64,10 @@ def metrics_of(folder):
 def naive_logp(model, prompt, text):
     """Sum of the text's log-probs, one row alone, from the whole matrix of logits."""
     logp = model(input_ids=torch.tensor([prompt + text])).logits[0].log_softmax(-1)  # (L, V)
-    return sum((logp[len(prompt) + t - 1, token] for t, token in enumerate(text)), torch.zeros((), dtype=logp.dtype))
+    return sum(
+        (logp[len(prompt) + t - 1, token] for t, token in enumerate(text)),
+        torch.zeros((), dtype=logp.dtype),
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +90,10 @@ def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, fl
         first, second = naive_logp(policy, prompt, chosen), naive_logp(policy, prompt, rejected)
         h = (first - reference[0, i]) - (second - reference[1, i])
         rewards.append(
-            (config.beta * (first - reference[0, i]).item(), config.beta * (second - reference[1, i]).item())
+            (
+                config.beta * (first - reference[0, i]).item(),
+                config.beta * (second - reference[1, i]).item(),
+            )
         )
         if config.loss_type == "ipo":
             expected += (h - 0.5 / config.beta) ** 2
@@ -103,7 +117,9 @@ def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, fl
 def merging_tokenizer():
     """A tokenizer whose merges cross the end of a line: a newline and the next line's first characters are one token."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    trainer = tokenizers.trainers.BpeTrainer(special_tokens=["<eos>"], max_token_length=6, show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        special_tokens=["<eos>"], max_token_length=6, show_progress=False
+    )
     model.train_from_iterator(["p\n", *["a = 1\n    b = 2\n    b = 3\n  c = 4\n"] * 20], trainer)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<eos>")
 
@@ -113,7 +129,9 @@ STEP = {"task_id": "t", "prompt": "p", "complete": False,
 
 
 @pytest.mark.parametrize("merging", [False, True])
-def test_a_step_pair_shares_the_ids_of_its_prefix_and_its_margin_is_that_of_the_whole_texts(merging):
+def test_a_step_pair_shares_the_ids_of_its_prefix_and_its_margin_is_that_of_the_whole_texts(
+    merging,
+):
     tokenizer = common.new_tokenizer([STEP["chosen"] * 3, STEP["rejected"]], 300)
     if merging:
         tokenizer = merging_tokenizer()
@@ -121,7 +139,9 @@ def test_a_step_pair_shares_the_ids_of_its_prefix_and_its_margin_is_that_of_the_
         assert any("\n" in text[:-1] for text in tokenizer.batch_decode([[i] for i in ids]))
     prompt, chosen, rejected = dpo.encode_pair(tokenizer, STEP)
     whole = [tokenizer(STEP[name]).input_ids for name in ("chosen", "rejected")]
-    assert [prompt + chosen, prompt + rejected] == [tokenizer("p\n").input_ids + text for text in whole]
+    assert [prompt + chosen, prompt + rejected] == [
+        tokenizer("p\n").input_ids + text for text in whole
+    ]
     assert chosen[0] != rejected[0] and tokenizer.eos_token_id not in chosen + rejected
     assert len(prompt) > len(tokenizer("p\n").input_ids)
     model, short = common.new_model(tokenizer, 32, 1, seed=0).double(), tokenizer("p\n").input_ids
@@ -146,18 +166,26 @@ def test_training_starts_at_the_reference_and_learns_to_prefer_the_chosen(start,
     dpo.main(config)
     rows = metrics_of(config.output_dir)
     first, last = rows[0], rows[-1]
-    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4) and first["rewards/chosen"] == pytest.approx(
-        0, abs=1e-4
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4) and first[
+        "rewards/chosen"
+    ] == pytest.approx(0, abs=1e-4)
+    at_reference = (
+        1.0 if config.loss_type == "ipo" else math.log(2) + config.rpo_alpha * first["nll_loss"]
     )
-    at_reference = 1.0 if config.loss_type == "ipo" else math.log(2) + config.rpo_alpha * first["nll_loss"]
     assert first["loss"] == pytest.approx(at_reference, abs=1e-3)
-    assert last["loss"] < first["loss"] - 0.2 and last["rewards/margins"] > 0.3 and last["rewards/accuracies"] >= 0.9
+    assert (
+        last["loss"] < first["loss"] - 0.2
+        and last["rewards/margins"] > 0.3
+        and last["rewards/accuracies"] >= 0.9
+    )
     report = json.loads((Path(config.output_dir) / "report.json").read_text())
     assert report["eval_rewards/accuracies"] >= 0.9 and report["eval_pairs"] > 10
     assert last["eval_nll_loss"] < rows[1]["eval_nll_loss"] or not config.rpo_alpha
 
 
-def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit_against_the_same_reference(start, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit_against_the_same_reference(
+    start, monkeypatch
+):
     dpo.main(config_of(start, "whole"))
     config, append = config_of(start, "killed"), common.append_jsonl
 
@@ -174,7 +202,9 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit_against_the_same_r
     dpo.main(config)
     whole, resumed = (load_file(start / name / "model.safetensors") for name in ("whole", "killed"))
     before = load_file(start / "policy" / "model.safetensors")
-    assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert whole.keys() == resumed.keys() and all(
+        torch.equal(whole[key], resumed[key]) for key in whole
+    )
     assert any(not torch.equal(whole[key], before[key]) for key in whole)
     for row, other in zip(metrics_of(start / "whole"), metrics_of(start / "killed"), strict=True):
         assert row | {"step_time": 0} == other | {"step_time": 0}
@@ -182,7 +212,9 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit_against_the_same_r
 
 def assert_same_run(folder, other):
     for row, twin in zip(metrics_of(folder), metrics_of(other), strict=True):
-        rounded = {"rewards/accuracies"} if row["step"] == 1 else set()  # the margins are 0 but for rounding
+        rounded = (
+            {"rewards/accuracies"} if row["step"] == 1 else set()
+        )  # the margins are 0 but for rounding
         for key in row.keys() - {"step_time"} - rounded:
             assert twin[key] == pytest.approx(row[key], rel=1e-3, abs=2e-4), key
     first, second = (load_file(Path(path) / "model.safetensors") for path in (folder, other))
@@ -193,7 +225,11 @@ def assert_same_run(folder, other):
 
 def test_micro_batches_change_nothing_but_rounding(start):
     for size in (16, 3):
-        dpo.main(config_of(start, f"micro-{size}", max_steps=2, per_device_train_batch_size=size, rpo_alpha=0.3))
+        dpo.main(
+            config_of(
+                start, f"micro-{size}", max_steps=2, per_device_train_batch_size=size, rpo_alpha=0.3
+            )
+        )
     assert_same_run(start / "micro-16", start / "micro-3")
 
 
@@ -202,9 +238,19 @@ def test_two_processes_do_what_one_does(start):
     dpo.main(config_of(start, "one", max_steps=2, per_device_train_batch_size=7))
     two = config_of(start, "two", max_steps=2, per_device_train_batch_size=7)
     flags = [word for key, value in vars(two).items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "dpo.py", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "dpo.py",
+        *flags,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert_same_run(start / "one", start / "two")
 

@@ -53,13 +53,22 @@ def variant(intent, text="    x = 1\n"):
         ("mutate", "harness_error", "positive", None),
     ],
 )  # fmt: skip
-def test_the_label_comes_from_execution_and_never_from_the_teacher_s_intent(intent, status, equivalent, label):
+def test_the_label_comes_from_execution_and_never_from_the_teacher_s_intent(
+    intent, status, equivalent, label
+):
     assert mutate.label_of(variant(intent), status, equivalent) == label
 
 
 def label(folder, packing, *flags) -> str:
     """Runs the stage on the folder's tasks as a user would; what it prints."""
-    command = [sys.executable, "make_prm_data.py", "--method", "mutate", "--tasks", folder / "tasks.jsonl"]
+    command = [
+        sys.executable,
+        "make_prm_data.py",
+        "--method",
+        "mutate",
+        "--tasks",
+        folder / "tasks.jsonl",
+    ]
     command += ["--output_file", folder / f"{packing}.jsonl", "--packing", packing]
     command += ["--max_variants_per_line", "6", "--shift_rate", "0.5", *flags]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -70,10 +79,18 @@ def labelled(tmp_path_factory):
     """Micro tasks with both packings of their labels, made by the command itself."""
     folder = tmp_path_factory.mktemp("prm")
     config = make_tasks.Config(
-        "micro", "", num_sft_tasks=1, num_train_tasks=12, num_test_tasks=1, train_min_steps=3, max_steps=5
+        "micro",
+        "",
+        num_sft_tasks=1,
+        num_train_tasks=12,
+        num_test_tasks=1,
+        train_min_steps=3,
+        max_steps=5,
     )
     tasks = make_tasks.make_micro(config)["train"]
-    tasks[3]["solution"] = tasks[3]["solution"].replace("return xs", "return [xs]")  # a reference that is wrong
+    tasks[3]["solution"] = tasks[3]["solution"].replace(
+        "return xs", "return [xs]"
+    )  # a reference that is wrong
     common.write_jsonl(folder / "tasks.jsonl", tasks)
     outputs = {}
     for packing in ("prefix", "program"):
@@ -99,10 +116,14 @@ def test_each_label_of_a_row_holds_when_its_line_is_run_in_the_reference(labelle
                 elif label is not None:
                     assert label == 1.0 and line == reference[i]
         wrong = [
-            (label, f.result()["status"]) for label, f in checks if (label > 0) != (f.result()["status"] == "passed")
+            (label, f.result()["status"])
+            for label, f in checks
+            if (label > 0) != (f.result()["status"] == "passed")
         ]
     swapped = sum("swap" in row["meta"]["operators"] for row in rows)
-    assert len(checks) > 30 and len(wrong) <= swapped  # a swap changes two lines; alone, one of them may pass
+    assert (
+        len(checks) > 30 and len(wrong) <= swapped
+    )  # a swap changes two lines; alone, one of them may pass
 
 
 def test_prefix_rows_end_at_the_changed_line_which_alone_has_a_label(labelled):
@@ -112,10 +133,15 @@ def test_prefix_rows_end_at_the_changed_line_which_alone_has_a_label(labelled):
     references = [row for row in rows if row["origin"] == "reference"]
     assert len(references) == 11  # the wrong reference is left out
     for row in references:
-        assert "".join(row["completions"]) == by_id[row["task_id"]]["solution"] and set(row["labels"]) == {1.0}
+        assert "".join(row["completions"]) == by_id[row["task_id"]]["solution"] and set(
+            row["labels"]
+        ) == {1.0}
     changed = [row for row in rows if row["origin"] != "reference"]
     for row in changed:
-        assert row["meta"]["changed"] == [len(row["labels"]) - 1] and row["labels"][-1] in (1.0, -1.0)
+        assert row["meta"]["changed"] == [len(row["labels"]) - 1] and row["labels"][-1] in (
+            1.0,
+            -1.0,
+        )
         assert set(row["labels"][:-1]) <= {None}
     assert {row["origin"] for row in changed} == {"mutate", "refactor"}
 
@@ -128,14 +154,19 @@ def test_the_counts_that_are_printed_are_those_of_the_file(labelled):
         positive, negative, none = (labels.count(label) for label in (1.0, -1.0, None))
         assert f"lines: {positive} positive, {negative} negative, {none} without label" in text
         assert "1 left out: the reference fails its tests" in text
-        verdicts = [json.loads(line) for line in list(open(folder / f"{packing}.jsonl.progress"))[1:]]
+        verdicts = [
+            json.loads(line) for line in list(open(folder / f"{packing}.jsonl.progress"))[1:]
+        ]
         variants = [v for row in verdicts if row["reference"] == "passed" for v in row["variants"]]
         equivalent = sum(v["intent"] == "mutate" and v["status"] == "passed" for v in variants)
         assert f"changes: {equivalent} equivalent" in text
         report = json.loads((folder / f"{packing}.report.json").read_text())
         assert report["labels"] == {"positive": positive, "negative": negative, "none": none}
         changed = [row["labels"][i] for row in rows for i in row["meta"]["changed"]]
-        assert report["changed"] == {"positive": changed.count(1.0), "negative": changed.count(-1.0)}
+        assert report["changed"] == {
+            "positive": changed.count(1.0),
+            "negative": changed.count(-1.0),
+        }
         statuses = [v["status"] for v in variants]
         assert report["total"] == {
             "made": len(variants), "compiled": len(variants) - statuses.count("syntax_error"),
@@ -155,7 +186,9 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(labelled):
     (folder / "prefix.jsonl").unlink()
     # The workers and the outcomes may change, unlike the other flags.
     label(folder, "prefix", "--sandbox_workers", "2", "--outcomes_file", folder / "again.jsonl")
-    assert (folder / "prefix.jsonl").read_bytes() == whole and (folder / "again.jsonl").read_bytes() == outcomes
+    assert (folder / "prefix.jsonl").read_bytes() == whole and (
+        folder / "again.jsonl"
+    ).read_bytes() == outcomes
     assert progress.read_text().splitlines(keepends=True)[:6] == lines[:6]
 
 
@@ -166,7 +199,9 @@ def test_outcomes_hold_every_executed_program_with_the_verdict_that_it_gets_agai
     verdicts = [json.loads(line) for line in list(open(folder / "prefix.jsonl.progress"))[1:]]
     assert len(rows) == 12 + sum(len(row["variants"]) for row in verdicts)
     assert [row["status"] for row in rows if row["origin"] == "reference"].count("passed") == 11
-    assert any(row["origin"] == "mutate" and row["status"] == "passed" for row in rows)  # an equivalent one
+    assert any(
+        row["origin"] == "mutate" and row["status"] == "passed" for row in rows
+    )  # an equivalent one
     with Sandbox(workers=2) as sandbox:
         again = sandbox.judge([(by_id[row["task_id"]], row["completion"]) for row in rows[::7]])
     assert [verdict["status"] for verdict in again] == [row["status"] for row in rows[::7]]
@@ -176,7 +211,14 @@ def test_outcomes_leave_out_what_has_no_verdict_and_the_task_s_prefix():
     prefix = "def f(x):\n"
     task = {"task_id": "t", "prompt": "p", "prefix": prefix, "solution": prefix + "    return x\n"}
     variants = [
-        {"start": 2, "end": 2, "text": f"    return {x}\n", "operator": "o", "intent": "mutate", "status": status}
+        {
+            "start": 2,
+            "end": 2,
+            "text": f"    return {x}\n",
+            "operator": "o",
+            "intent": "mutate",
+            "status": status,
+        }
         for x, status in (("-x", "failed"), ("+x", "passed"), ("~x", "harness_error"))
     ]
     rows = mutate.outcome_rows([task], {"t": {"reference": "passed", "variants": variants}})
@@ -192,36 +234,62 @@ def test_balance_leaves_as_many_changes_of_either_label():
         "a": [(variant("mutate"), -1.0)] * 5 + [(variant("refactor"), 1.0)],
         "b": [(variant("mutate"), -1.0)] * 4,
     }
-    labels = [label for changes in mutate.balanced(verified, seed=0).values() for _, label in changes]
+    labels = [
+        label for changes in mutate.balanced(verified, seed=0).values() for _, label in changes
+    ]
     assert sorted(labels) == [-1.0, 1.0]
     assert mutate.balanced(verified, seed=0) == mutate.balanced(verified, seed=0)
 
 
 def test_blocks_are_labelled_on_their_last_line_by_execution(tmp_path):
-    source = (
-        "def f(xs):\n    out = []\n    for x in xs:\n        if x > 0:\n            out.append(x)\n    return out\n"
-    )
-    task = {"task_id": "t", "prompt": "p", "entry_point": "f", "solution": source, "setup": "", "style": "call"}
+    source = "def f(xs):\n    out = []\n    for x in xs:\n        if x > 0:\n            out.append(x)\n    return out\n"
+    task = {
+        "task_id": "t",
+        "prompt": "p",
+        "entry_point": "f",
+        "solution": source,
+        "setup": "",
+        "style": "call",
+    }
     task |= {"tests": [{"args": [[1, -1, 2, 0]], "output": [1, 2]}], "timeout": None, "meta": {}}
     common.write_jsonl(tmp_path / "tasks.jsonl", [task])
     for packing in ("prefix", "program"):
         output = tmp_path / f"{packing}.jsonl"
         mutate.main(
-            mutate.Config(str(tmp_path / "tasks.jsonl"), str(output), unit="block", packing=packing, shift_rate=1.0)
+            mutate.Config(
+                str(tmp_path / "tasks.jsonl"),
+                str(output),
+                unit="block",
+                packing=packing,
+                shift_rate=1.0,
+            )
         )
-        rows = [json.loads(line) for line in open(output) if "reference" not in json.loads(line)["origin"]]
+        rows = [
+            json.loads(line)
+            for line in open(output)
+            if "reference" not in json.loads(line)["origin"]
+        ]
         changed = [row for row in rows if row["meta"]["changed"]]
         assert len(changed) >= 4
         assert all(row["labels"][row["meta"]["changed"][-1]] in (1.0, -1.0) for row in changed)
         with Sandbox() as sandbox:
-            for row in changed if packing == "program" else ():  # one change a row: the whole program tells
-                passed = sandbox.submit(task, "".join(row["completions"])).result()["status"] == "passed"
+            for row in (
+                changed if packing == "program" else ()
+            ):  # one change a row: the whole program tells
+                passed = (
+                    sandbox.submit(task, "".join(row["completions"])).result()["status"] == "passed"
+                )
                 assert (row["labels"][row["meta"]["changed"][-1]] == 1.0) == passed
 
 
 def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
     prefix = 'def f(x):\n    """Add one."""\n'
-    task = {"task_id": "t", "prompt": prefix, "prefix": prefix, "solution": prefix + "    x += 1\n    return x\n"}
+    task = {
+        "task_id": "t",
+        "prompt": prefix,
+        "prefix": prefix,
+        "solution": prefix + "    x += 1\n    return x\n",
+    }
     changes = [
         ast_teacher.Variant(1, 1, "def f(y):\n", "o", "mutate"),
         ast_teacher.Variant(3, 3, "    x -= 1\n", "o", "mutate"),
@@ -241,8 +309,12 @@ def test_without_the_misconceptions_no_version_writes_one_and_the_others_stay():
     for task in tasks:
         misread = [line + "\n" for line in task["meta"]["misconceptions"]]
         right = task["solution"].splitlines(True)[1:-1]
-        assert len(misread) == len(right) and all(a != b for a, b in zip(misread, right, strict=True))
+        assert len(misread) == len(right) and all(
+            a != b for a, b in zip(misread, right, strict=True)
+        )
         every = mutate.rule_variants(task, tasks, mutate.Config(**flags))
-        kept = mutate.rule_variants(task, tasks, mutate.Config(**flags, exclude_misconceptions=True))
+        kept = mutate.rule_variants(
+            task, tasks, mutate.Config(**flags, exclude_misconceptions=True)
+        )
         assert {v.text for v in every} & set(misread)
         assert kept == [v for v in every if not set(v.text.splitlines(True)) & set(misread)]

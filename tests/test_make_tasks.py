@@ -18,7 +18,12 @@ from sandbox import Sandbox, check_task
 @pytest.fixture(scope="module")
 def micro():
     config = make_tasks.Config(
-        source="micro", output_dir="", num_sft_tasks=200, num_train_tasks=80, num_test_tasks=60, train_min_steps=3
+        source="micro",
+        output_dir="",
+        num_sft_tasks=200,
+        num_train_tasks=80,
+        num_test_tasks=60,
+        train_min_steps=3,
     )
     return make_tasks.make_micro(config)
 
@@ -37,7 +42,11 @@ def test_every_row_is_a_valid_task_and_the_same_seed_gives_the_same_rows(micro):
     for rows in micro.values():
         for row in rows:
             check_task(row)
-            assert len(row["prompt"].splitlines()) == row["meta"]["steps"] == len(row["solution"].splitlines()) - 2
+            assert (
+                len(row["prompt"].splitlines())
+                == row["meta"]["steps"]
+                == len(row["solution"].splitlines()) - 2
+            )
     sizes = {"num_sft_tasks": 200, "num_train_tasks": 80, "num_test_tasks": 60}
     again = make_tasks.make_micro(make_tasks.Config("micro", "", train_min_steps=3, **sizes))
     assert again == micro
@@ -60,7 +69,11 @@ def test_references_pass_and_every_near_miss_of_every_line_fails(micro):
             for number, operation in enumerate(steps_of(row), 1):
                 template, _, misses, bounds = make_tasks.OPERATIONS[operation]
                 code = lines[number].removeprefix("    xs = ").rstrip("\n")
-                k = next(k for k in range(bounds[0], bounds[1] + 1) if template.format(k=k, j=k + 1) == code)
+                k = next(
+                    k
+                    for k in range(bounds[0], bounds[1] + 1)
+                    if template.format(k=k, j=k + 1) == code
+                )
                 for miss in misses:
                     changed = [*lines]
                     changed[number] = f"    xs = {miss.format(k=k, j=k + 1)}\n"
@@ -107,7 +120,9 @@ def test_lines_of_the_grammar_cannot_do_more_than_list_arithmetic():
 
 @pytest.mark.parametrize(("name", "count"), [("mbpp.jsonl", 974), ("sanitized-mbpp.json", 427)])
 def test_every_mbpp_reference_passes(benchmark_data, name, count):
-    config = make_tasks.Config(source="mbpp", output_dir="", input=str(benchmark_data / "mbpp" / name))
+    config = make_tasks.Config(
+        source="mbpp", output_dir="", input=str(benchmark_data / "mbpp" / name)
+    )
     splits = make_tasks.make_mbpp(config)
     tasks = [task for rows in splits.values() for task in rows]
     assert len(tasks) == count and all(task["entry_point"] for task in tasks)
@@ -115,24 +130,43 @@ def test_every_mbpp_reference_passes(benchmark_data, name, count):
     assert {int(task["task_id"].split("/")[1]) for task in splits["test"]} <= set(range(11, 511))
     assert not any("\r" in task["solution"] for task in tasks)
     with Sandbox(workers=2) as sandbox:
-        verdicts = [future.result() for future in [sandbox.submit(task, task["solution"]) for task in tasks]]
-    failing = [task["task_id"] for task, verdict in zip(tasks, verdicts, strict=True) if verdict["status"] != "passed"]
+        verdicts = [
+            future.result() for future in [sandbox.submit(task, task["solution"]) for task in tasks]
+        ]
+    failing = [
+        task["task_id"]
+        for task, verdict in zip(tasks, verdicts, strict=True)
+        if verdict["status"] != "passed"
+    ]
     assert failing == []
 
 
 def test_every_humaneval_reference_passes_as_a_completion_of_its_prompt(benchmark_data):
     path = benchmark_data / "humaneval" / "HumanEval.jsonl.gz"
-    tasks = make_tasks.make_humaneval(make_tasks.Config(source="humaneval", output_dir="", input=str(path)))["test"]
+    tasks = make_tasks.make_humaneval(
+        make_tasks.Config(source="humaneval", output_dir="", input=str(path))
+    )["test"]
     assert len(tasks) == 164
-    programs = [common.extract_program(task, task["solution"].removeprefix(task["prefix"])) for task in tasks]
+    programs = [
+        common.extract_program(task, task["solution"].removeprefix(task["prefix"]))
+        for task in tasks
+    ]
     with Sandbox(workers=2) as sandbox:
-        futures = [sandbox.submit(task, program) for task, program in zip(tasks, programs, strict=True)]
-        failing = [t["task_id"] for t, f in zip(tasks, futures, strict=True) if f.result()["status"] != "passed"]
+        futures = [
+            sandbox.submit(task, program) for task, program in zip(tasks, programs, strict=True)
+        ]
+        failing = [
+            t["task_id"]
+            for t, f in zip(tasks, futures, strict=True)
+            if f.result()["status"] != "passed"
+        ]
     assert failing == []
 
 
 def plus_tasks(source, path):
-    return make_tasks.make_plus(make_tasks.Config(source=source, output_dir="", input=str(path)))["test"]
+    return make_tasks.make_plus(make_tasks.Config(source=source, output_dir="", input=str(path)))[
+        "test"
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +197,26 @@ def test_plus_references_pass_and_wrong_bodies_fail(benchmark_data, pool, source
     tasks = [task | {"tests": task["tests"][:cap]} for task in tasks]
     verdicts = pool.judge([(task, task["solution"]) for task in tasks])
     assert not [
-        t["task_id"] for t, v in zip(tasks, verdicts, strict=True) if (v["status"], v["trusted"]) != ("passed", True)
+        t["task_id"]
+        for t, v in zip(tasks, verdicts, strict=True)
+        if (v["status"], v["trusted"]) != ("passed", True)
     ]
     names, pairs = [], []
     for task in tasks:
         for body, text in WRONG_BODIES.items():
             names.append((task["task_id"], body))
-            pairs.append((task, f"{task.get('prefix', '')}\ndef {task['entry_point']}(*arguments):\n    {text}\n"))
+            pairs.append(
+                (
+                    task,
+                    f"{task.get('prefix', '')}\ndef {task['entry_point']}(*arguments):\n    {text}\n",
+                )
+            )
     statuses = [verdict["status"] for verdict in pool.judge(pairs)]
-    assert not [n for n, status in zip(names, statuses, strict=True) if status in ("passed", "harness_error")]
+    assert not [
+        n
+        for n, status in zip(names, statuses, strict=True)
+        if status in ("passed", "harness_error")
+    ]
 
 
 def test_arguments_of_mbpp_plus_are_those_of_its_files_for_people(benchmark_data):
@@ -189,7 +234,9 @@ def test_arguments_of_mbpp_plus_are_those_of_its_files_for_people(benchmark_data
         ours = [list(eval(f"({text},)", {"inf": math.inf, "nan": math.nan})) for text in texts]
         if {repr(x) for x in ours} != {repr(list(x)) for x in literals[row["task_id"]]}:
             different.append(row["task_id"])
-    assert len(rows) == 378 and different == ["Mbpp/255"]  # whose results are too large on five inputs
+    assert len(rows) == 378 and different == [
+        "Mbpp/255"
+    ]  # whose results are too large on five inputs
 
 
 def plus_row(**fields):
@@ -210,15 +257,31 @@ def write_rows(path, rows):
 @pytest.mark.parametrize(
     ("fields", "right", "wrong"),
     [
-        ({"base_input": [[[1, 2.5]]]}, ["[1, 2.5]", "[1.0, 2.5]"], ["(1, 2.5)", "[1, 2.5000001]", "[2.5, 1]"]),
+        (
+            {"base_input": [[[1, 2.5]]]},
+            ["[1, 2.5]", "[1.0, 2.5]"],
+            ["(1, 2.5)", "[1, 2.5000001]", "[2.5, 1]"],
+        ),
         ({"base_input": [[1.5]]}, ["1.5", "1.5000005"], ["1.500002", "'1.5'", "[1.5]", "1"]),
-        ({"base_input": [[[1.5, 2.5]]]}, ["[1.5, 2.5000005]"], ["[1.5]", "(1.5, 2.5)", "[1.5, 2.6]"]),
+        (
+            {"base_input": [[[1.5, 2.5]]]},
+            ["[1.5, 2.5000005]"],
+            ["[1.5]", "(1.5, 2.5)", "[1.5, 2.6]"],
+        ),
         ({"base_input": [[10]], "atol": 1e-4}, ["10", "10.0"], ["11", "10.00005"]),
-        ({"base_input": [[[[1.5], 2]]], "atol": 1e-4}, ["[[1.50009], 2]"], ["[[1.51], 2]", "[[1.5], 2, 3]"]),
+        (
+            {"base_input": [[[[1.5], 2]]], "atol": 1e-4},
+            ["[[1.50009], 2]"],
+            ["[[1.51], 2]", "[[1.5], 2, 3]"],
+        ),
         ({"base_input": [[float("nan")]]}, ["x", "float('nan')"], ["1.0", "None"]),
         ({"base_input": [[float("inf")]]}, ["x"], ["-x", "1e308", "float('nan')"]),
         ({"base_input": [["a"]]}, ["'a'"], ["'b'", "None", "['a']", "b'a'"]),
-        ({"task_id": "Mbpp/7", "base_input": [[["a", "b"]]]}, ["['b', 'a']", "{'a', 'b'}"], ["['a']", "None", "'abc'"]),
+        (
+            {"task_id": "Mbpp/7", "base_input": [[["a", "b"]]]},
+            ["['b', 'a']", "{'a', 'b'}"],
+            ["['a']", "None", "'abc'"],
+        ),
         (
             {"task_id": "Mbpp/737", "base_input": [[1]]},
             ["True", "5", "__import__('re').match('', '')"],
@@ -226,12 +289,20 @@ def write_rows(path, rows):
         ),
         ({"task_id": "Mbpp/737", "base_input": [[None]]}, ["None", "False"], ["True", "5"]),
         (
-            {"task_id": "Mbpp/558", "canonical_solution": "def f(a, b): return 0", "base_input": [[123, 9]]},
+            {
+                "task_id": "Mbpp/558",
+                "canonical_solution": "def f(a, b): return 0",
+                "base_input": [[123, 9]],
+            },
             ["0", "9"],
             ["8", "None"],
         ),
         (
-            {"task_id": "Mbpp/581", "canonical_solution": "def f(a, b): return 33", "base_input": [[3, 4]]},
+            {
+                "task_id": "Mbpp/581",
+                "canonical_solution": "def f(a, b): return 33",
+                "base_input": [[3, 4]],
+            },
             ["33", "35"],
             ["34", "None"],
         ),
@@ -241,12 +312,20 @@ def write_rows(path, rows):
             ["1", "2.001", "None", "float('nan')", "x"],
         ),
         (
-            {"task_id": "Mbpp/2", "canonical_solution": "def f(x): return x", "base_input": [[[1]]]},
+            {
+                "task_id": "Mbpp/2",
+                "canonical_solution": "def f(x): return x",
+                "base_input": [[[1]]],
+            },
             ["(1,)", "[1, 1]", "{1}"],
             ["[2]", "1"],
         ),
         ({"task_id": "Mbpp/116", "base_input": [[[1, 2]]]}, ["(1, 2)", "x"], ["[1, 2]"]),
-        ({"task_id": "Mbpp/252", "base_input": [["(1+2j)"]]}, ["1 + 2j", "x"], ["'(1+2j)'", "1 - 2j"]),
+        (
+            {"task_id": "Mbpp/252", "base_input": [["(1+2j)"]]},
+            ["1 + 2j", "x"],
+            ["'(1+2j)'", "1 - 2j"],
+        ),
     ],
 )
 def test_results_are_compared_by_the_rules_of_evalplus(tmp_path, pool, fields, right, wrong):
@@ -258,43 +337,70 @@ def test_results_are_compared_by_the_rules_of_evalplus(tmp_path, pool, fields, r
 
 
 def test_a_program_that_changes_its_argument_changes_no_expected_result(tmp_path, pool):
-    row = plus_row(canonical_solution="def f(x):\n    x.append(3)\n    return x", base_input=[[[1]], [[2]]])
+    row = plus_row(
+        canonical_solution="def f(x):\n    x.append(3)\n    return x", base_input=[[[1]], [[2]]]
+    )
     (task,) = plus_tasks("mbppplus", write_rows(tmp_path / "plus.jsonl", [row]))
-    programs = ["def f(x): return x + [3]", row["canonical_solution"], "def f(x):\n    x.append(3)\n    return x + [3]"]
-    assert [v["status"] for v in pool.judge([(task, p) for p in programs])] == ["passed", "passed", "failed"]
+    programs = [
+        "def f(x): return x + [3]",
+        row["canonical_solution"],
+        "def f(x):\n    x.append(3)\n    return x + [3]",
+    ]
+    assert [v["status"] for v in pool.judge([(task, p) for p in programs])] == [
+        "passed",
+        "passed",
+        "failed",
+    ]
 
 
-def test_inputs_of_mbpp_plus_strengthen_the_tasks_whose_own_program_passes_them(tmp_path, pool, capsys):
+def test_inputs_of_mbpp_plus_strengthen_the_tasks_whose_own_program_passes_them(
+    tmp_path, pool, capsys
+):
     weak = "def f(x):\n    return x if x < 9 else 9\n"
     rows = [
         {"task_id": number, "text": "t", "code": code, "test_list": ["assert f(1) == 1"]}
         for number, code in ((601, "def f(x):\n    return x\n"), (602, weak), (603, weak))
     ]
-    plus = [plus_row(task_id=f"Mbpp/{number}", plus_input=[[2], [50], [51], [52]]) for number in (601, 602)]
+    plus = [
+        plus_row(task_id=f"Mbpp/{number}", plus_input=[[2], [50], [51], [52]])
+        for number in (601, 602)
+    ]
     config = make_tasks.Config(
         source="mbpp", output_dir="", input=write_rows(tmp_path / "mbpp.jsonl", rows),
         plus=write_rows(tmp_path / "plus.jsonl", plus), max_plus_inputs=3,
     )  # fmt: skip
     plain = make_tasks.make_mbpp(dataclasses.replace(config, plus=None))["train"]
     tasks = make_tasks.make_mbpp(config)["train"]
-    assert tasks[0]["tests"] == ["assert f(1) == 1", *(f"assert agrees(f, {number})" for number in (2, 50, 51))]
+    assert tasks[0]["tests"] == [
+        "assert f(1) == 1",
+        *(f"assert agrees(f, {number})" for number in (2, 50, 51)),
+    ]
     assert tasks[0]["meta"]["plus_tests"] == 3 and tasks[0]["prompt"] == plain[0]["prompt"]
     assert tasks[1:] == plain[1:]  # its own program fails the inputs; not covered
     assert "2 of 3 tasks are covered by MBPP+, 1 have its tests now" in capsys.readouterr().out
-    assert [v["status"] for v in pool.judge([(plain[0], weak), (tasks[0], weak)])] == ["passed", "failed"]
+    assert [v["status"] for v in pool.judge([(plain[0], weak), (tasks[0], weak)])] == [
+        "passed",
+        "failed",
+    ]
     with pytest.raises(InputError, match="--max_plus_inputs"):
         make_tasks.make_mbpp(dataclasses.replace(config, max_plus_inputs=0))
 
 
 def test_the_names_of_the_plus_setup_hide_no_name_that_the_tests_of_mbpp_use(benchmark_data):
-    config = make_tasks.Config(source="mbpp", output_dir="", input=str(benchmark_data / "mbpp" / "mbpp.jsonl"))
+    config = make_tasks.Config(
+        source="mbpp", output_dir="", input=str(benchmark_data / "mbpp" / "mbpp.jsonl")
+    )
     setup = ast.parse(make_tasks.plus_setup(plus_row(), ""))
-    defined = {name.id for node in setup.body for name in ast.walk(node) if isinstance(name, ast.Name)}
+    defined = {
+        name.id for node in setup.body for name in ast.walk(node) if isinstance(name, ast.Name)
+    }
     defined |= {node.name for node in setup.body if isinstance(node, ast.FunctionDef)}
     assert {"source", "entry_point", "atol", "program", "close", "tolerance", "agrees"} <= defined
     for task in (task for rows in make_tasks.make_mbpp(config).values() for task in rows):
         program_names = {n.name for n in ast.parse(task["solution"]).body if hasattr(n, "name")}
-        used = {n.id for t in task["tests"] for n in ast.walk(ast.parse(t)) if isinstance(n, ast.Name)}
+        used = {
+            n.id for t in task["tests"] for n in ast.walk(ast.parse(t)) if isinstance(n, ast.Name)
+        }
         assert not used & program_names & defined
 
 
@@ -325,14 +431,18 @@ def test_a_damaged_plus_file_is_named(tmp_path, change, message):
 def test_a_damaged_benchmark_file_is_named(tmp_path, text, message):
     (tmp_path / "mbpp.jsonl").write_text(text)
     with pytest.raises(InputError, match=message):
-        make_tasks.make_mbpp(make_tasks.Config(source="mbpp", output_dir="", input=str(tmp_path / "mbpp.jsonl")))
+        make_tasks.make_mbpp(
+            make_tasks.Config(source="mbpp", output_dir="", input=str(tmp_path / "mbpp.jsonl"))
+        )
 
 
 def test_a_benchmark_needs_its_file():
     with pytest.raises(InputError, match="--input is required"):
         make_tasks.make_mbpp(make_tasks.Config(source="mbpp", output_dir=""))
     with pytest.raises(InputError, match="no such file"):
-        make_tasks.make_humaneval(make_tasks.Config(source="humaneval", output_dir="", input="nowhere.jsonl.gz"))
+        make_tasks.make_humaneval(
+            make_tasks.Config(source="humaneval", output_dir="", input="nowhere.jsonl.gz")
+        )
 
 
 def test_solutions_are_json_safe(micro):
@@ -341,12 +451,24 @@ def test_solutions_are_json_safe(micro):
 
 @pytest.fixture(scope="module")
 def plans():
-    numbers = {"num_sft_tasks": 200, "num_train_tasks": 20, "num_test_tasks": 20, "train_min_steps": 3}
-    return make_tasks.make_micro(make_tasks.Config(source="micro", output_dir="", plans=True, **numbers))
+    numbers = {
+        "num_sft_tasks": 200,
+        "num_train_tasks": 20,
+        "num_test_tasks": 20,
+        "train_min_steps": 3,
+    }
+    return make_tasks.make_micro(
+        make_tasks.Config(source="micro", output_dir="", plans=True, **numbers)
+    )
 
 
 def test_plans_change_nothing_but_the_demonstrations_and_the_meta(plans):
-    numbers = {"num_sft_tasks": 200, "num_train_tasks": 20, "num_test_tasks": 20, "train_min_steps": 3}
+    numbers = {
+        "num_sft_tasks": 200,
+        "num_train_tasks": 20,
+        "num_test_tasks": 20,
+        "train_min_steps": 3,
+    }
     plain = make_tasks.make_micro(make_tasks.Config(source="micro", output_dir="", **numbers))
     for split, rows in plans.items():
         for row, other in zip(rows, plain[split], strict=True):
@@ -356,13 +478,17 @@ def test_plans_change_nothing_but_the_demonstrations_and_the_meta(plans):
 
 
 def test_every_line_of_the_grammar_has_a_plan_line_of_its_own_that_no_prompt_uses():
-    lines = {line.replace("{j}", "{k}") for row in make_tasks.OPERATIONS for line in [row[0], *row[2]]}
+    lines = {
+        line.replace("{j}", "{k}") for row in make_tasks.OPERATIONS for line in [row[0], *row[2]]
+    }
     assert lines == set(make_tasks.PLANS) and len(set(make_tasks.PLANS.values())) == len(lines)
     phrases = {phrase for row in make_tasks.OPERATIONS for phrase in row[1]}
     assert not phrases & {*make_tasks.PLANS.values(), *make_tasks.VAGUE}
 
 
-def test_demonstrations_plan_what_their_program_does_but_for_the_vague_and_the_unaligned_lines(plans):
+def test_demonstrations_plan_what_their_program_does_but_for_the_vague_and_the_unaligned_lines(
+    plans,
+):
     says = {}  # plan line -> line of code, over all numbers
     for line, plan in make_tasks.PLANS.items():
         for k in range(-5, 13):
@@ -387,18 +513,30 @@ def test_demonstrations_plan_what_their_program_does_but_for_the_vague_and_the_u
 
 def test_every_gsm8k_reference_passes_and_perturbed_answers_fail(benchmark_data):
     path = benchmark_data / "gsm8k" / "test.jsonl"
-    tasks = make_tasks.make_gsm8k(make_tasks.Config(source="gsm8k", output_dir="", input=str(path)))["test"]
+    tasks = make_tasks.make_gsm8k(
+        make_tasks.Config(source="gsm8k", output_dir="", input=str(path))
+    )["test"]
     assert len(tasks) == 1319 and len({task["task_id"] for task in tasks}) == 1319
     cases = []  # (task, text, passes)
     for task in tasks:
         check_task(task)
         number = task["tests"][0]["answer"].replace(",", "")
-        for other in (str(int(number) + 1), str(-int(number) or 5), number + "0" if number != "0" else "10", "x"):
+        for other in (
+            str(int(number) + 1),
+            str(-int(number) or 5),
+            number + "0" if number != "0" else "10",
+            "x",
+        ):
             cases.append((task, task["solution"].rpartition("####")[0] + f"#### {other}", False))
-        cases += [(task, task["solution"], True), (task, f"so it is\n#### ${int(number):,}.00", True)]
+        cases += [
+            (task, task["solution"], True),
+            (task, f"so it is\n#### ${int(number):,}.00", True),
+        ]
         cases.append((task, task["solution"].rpartition("####")[0], False))
     with Sandbox(workers=2) as sandbox:
-        verdicts = [future.result() for future in [sandbox.submit(task, text) for task, text, _ in cases]]
+        verdicts = [
+            future.result() for future in [sandbox.submit(task, text) for task, text, _ in cases]
+        ]
     wrong = [(task["task_id"], text[-40:]) for (task, text, passes), verdict in zip(cases, verdicts, strict=True)
              if (verdict["status"] == "passed") != passes]  # fmt: skip
     assert wrong == []
@@ -413,7 +551,9 @@ def test_a_task_that_asks_for_reasoning_judges_what_stands_between_the_answer_ta
     benchmark_data, tmp_path, source, path, split
 ):
     make_tasks.main(
-        make_tasks.Config(source=source, output_dir=str(tmp_path), input=str(benchmark_data / path), think=True)
+        make_tasks.Config(
+            source=source, output_dir=str(tmp_path), input=str(benchmark_data / path), think=True
+        )
     )
     cases = []  # (task, text)
     for task in common.read_jsonl(tmp_path / f"{split}.jsonl", common.PROMPT_FIELDS, check_task):
@@ -421,11 +561,20 @@ def test_a_task_that_asks_for_reasoning_judges_what_stands_between_the_answer_ta
         whole = f"<think>\nx\n</think>\n<answer>\n```python\n{task['solution']}```\n</answer>\n"
         text = task.get("completion", whole)
         if source == "gsm8k":
-            assert common.reasoning_of(text).split("\n") == ["", *task["meta"]["plan"], ""] and "<<" not in text
+            assert (
+                common.reasoning_of(text).split("\n") == ["", *task["meta"]["plan"], ""]
+                and "<<" not in text
+            )
         cases.append((task, text))
     with Sandbox(workers=2) as sandbox:
-        verdicts = sandbox.judge([(task, common.extract_program(task, text)) for task, text in cases])
-    failed = [task["task_id"] for (task, _), v in zip(cases, verdicts, strict=True) if v["status"] != "passed"]
+        verdicts = sandbox.judge(
+            [(task, common.extract_program(task, text)) for task, text in cases]
+        )
+    failed = [
+        task["task_id"]
+        for (task, _), v in zip(cases, verdicts, strict=True)
+        if v["status"] != "passed"
+    ]
     assert failed == []
 
 
@@ -439,12 +588,15 @@ def test_a_gsm8k_row_without_a_final_answer_is_named(tmp_path):
 def test_comments_stand_above_lines_of_the_demonstrations_alone_and_change_nothing_else():
     numbers = {"num_sft_tasks": 60, "num_train_tasks": 3, "num_test_tasks": 3}
     plain, commented = (
-        make_tasks.make_micro(make_tasks.Config("micro", "", comment_rate=rate, **numbers)) for rate in (0.0, 0.3)
+        make_tasks.make_micro(make_tasks.Config("micro", "", comment_rate=rate, **numbers))
+        for rate in (0.0, 0.3)
     )
     assert plain["train"] == commented["train"] and plain["test"] == commented["test"]
     lines = comments = 0
     for a, b in zip(plain["sft"], commented["sft"], strict=True):
-        code = [line for line in b["completion"].splitlines(True) if not line.lstrip().startswith("#")]
+        code = [
+            line for line in b["completion"].splitlines(True) if not line.lstrip().startswith("#")
+        ]
         assert "".join(code) == a["completion"] and a["solution"] == b["solution"]
         lines, comments = lines + len(code) - 1, comments + b["completion"].count("#")
     assert 0.25 < comments / lines < 0.35

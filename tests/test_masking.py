@@ -124,7 +124,12 @@ def byte_level(presplit: bool) -> PreTrainedTokenizerFast:
 
 def split_into(pattern: str) -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are the matches of a pattern, which must match everywhere."""
-    texts = [*corpus(), *(chunk for chunk, _ in CHUNKS), "\r\n \r <think></answer>", *("\n" * n for n in range(1, 30))]
+    texts = [
+        *corpus(),
+        *(chunk for chunk, _ in CHUNKS),
+        "\r\n \r <think></answer>",
+        *("\n" * n for n in range(1, 30)),
+    ]
     words = {w for text in texts for w in re.findall(pattern, text)}
     vocabulary = {w: i for i, w in enumerate([PAD, EOS, *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
@@ -138,7 +143,9 @@ TOKENIZERS = {
     "byte_level_bpe": lambda: byte_level(True),
     "merging_bpe": lambda: byte_level(False),
     "characters": lambda: split_into(r"[\s\S]"),
-    "words": lambda: split_into(r"def|return|not|comment|print|doc|think|answer|if x:\n|\r\n|\n+| +|[\s\S]"),
+    "words": lambda: split_into(
+        r"def|return|not|comment|print|doc|think|answer|if x:\n|\r\n|\n+| +|[\s\S]"
+    ),
 }
 
 
@@ -170,7 +177,9 @@ def source_lines(text: str) -> list[str]:
     return [line.translate(str.maketrans(back)) for line in hidden.splitlines(keepends=True)]
 
 
-def batch(tokenizer, texts: list[str], eos: bool = True) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
+def batch(
+    tokenizer, texts: list[str], eos: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
     """Completions of the texts, most with an EOS, padded with more EOS: ids, mask (B, T) and the ids of each text."""
     rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     width = max(len(r) for r in rows) + 2
@@ -183,7 +192,9 @@ def batch(tokenizer, texts: list[str], eos: bool = True) -> tuple[torch.Tensor, 
     return ids, mask, rows
 
 
-def lines_of_tokens(tokenizer, text: str, row: list[int]) -> tuple[list[set[int]], list[int], list[str]]:
+def lines_of_tokens(
+    tokenizer, text: str, row: list[int]
+) -> tuple[list[set[int]], list[int], list[str]]:
     """By reading the text: the lines of each token's bytes, the token in which each line ends, and the lines."""
     lines = source_lines(text)
     line_of_byte = [i for i, line in enumerate(lines) for _ in line.encode()]
@@ -207,7 +218,10 @@ def test_lines_are_those_of_splitlines_on_the_decoded_text(tokenizer, make):
         num_lines = 60
         index, ends = line_index(ids, mask, table), line_ends(ids, mask, table)
         positions = line_end_positions(ids, mask, table, num_lines)
-        place, values = torch.arange(ids.shape[1], dtype=torch.float64).square(), torch.zeros(64, dtype=torch.float64)
+        place, values = (
+            torch.arange(ids.shape[1], dtype=torch.float64).square(),
+            torch.zeros(64, dtype=torch.float64),
+        )
         for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
             covered, end, lines = lines_of_tokens(tokenizer, text, row)
             padding = ids.shape[1] - len(row)
@@ -225,7 +239,9 @@ def test_the_merging_tokenizer_has_the_tokens_that_make_lines_hard():
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
     assert any(re.search(r"\S\n\s*\S", t) for t in texts)  # a newline inside a token
     assert any(len(re.findall(r"\r\n|\r|\n", t)) > 2 for t in texts)  # several in one token
-    assert any(t.endswith("\r") for t in texts) and any(t.startswith("\n") for t in texts)  # "\r\n" over two tokens
+    assert any(t.endswith("\r") for t in texts) and any(
+        t.startswith("\n") for t in texts
+    )  # "\r\n" over two tokens
     assert any("\ufffd" in t for t in texts)  # a part of a character
 
 
@@ -248,7 +264,9 @@ def test_tokens_of_given_lines_are_those_with_a_character_in_them(tokenizer):
         for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
             covered, _, _ = lines_of_tokens(tokenizer, text, row)
             given = set(wanted[i].nonzero().flatten().tolist())
-            assert got[i].tolist() == [bool(c & given) for c in covered] + [False] * (ids.shape[1] - len(row))
+            assert got[i].tolist() == [bool(c & given) for c in covered] + [False] * (
+                ids.shape[1] - len(row)
+            )
 
 
 def python_kinds(text: str) -> list[int]:
@@ -259,11 +277,15 @@ def python_kinds(text: str) -> list[int]:
     silent = {tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
     for token in tokenize.generate_tokens(io.StringIO(text, newline=None).readline):
         if token.type == tokenize.COMMENT:
-            kinds[token.start[0] - 1] = COMMENT  # unless a statement has the line, which is written below
+            kinds[token.start[0] - 1] = (
+                COMMENT  # unless a statement has the line, which is written below
+            )
         elif token.type not in silent and token.type != tokenize.NEWLINE:
             statement.append(token)
         if token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
-            strings = all(s.type == tokenize.STRING and s.string.lstrip("rRuU")[0] in "'\"" for s in statement)
+            strings = all(
+                s.type == tokenize.STRING and s.string.lstrip("rRuU")[0] in "'\"" for s in statement
+            )
             for s in statement:
                 for line in range(s.start[0] - 1, s.end[0]):
                     kinds[line] = DOCSTRING if strings else CODE
@@ -298,14 +320,24 @@ def test_line_kinds_of_real_modules():
         text = inspect.getsource(module)
         ids = torch.tensor([tokenizer(text).input_ids])
         expected = python_kinds(text)
-        assert line_kinds(ids, torch.ones_like(ids, dtype=torch.bool), table, len(expected)).tolist() == [expected]
+        assert line_kinds(
+            ids, torch.ones_like(ids, dtype=torch.bool), table, len(expected)
+        ).tolist() == [expected]
 
 
 def test_line_kinds_of_programs_that_do_not_parse_are_defined():
     tokenizer = TOKENIZERS["characters"]()
-    ids, mask, _ = batch(tokenizer, ["s = 'open\nx = 1\n", "'''never\nclosed", ")\n'doc'\n", "'", ""])
+    ids, mask, _ = batch(
+        tokenizer, ["s = 'open\nx = 1\n", "'''never\nclosed", ")\n'doc'\n", "'", ""]
+    )
     kinds = line_kinds(ids, mask, line_table(tokenizer), 2).tolist()
-    assert kinds == [[CODE, CODE], [DOCSTRING, DOCSTRING], [CODE, DOCSTRING], [DOCSTRING, -1], [-1, -1]]
+    assert kinds == [
+        [CODE, CODE],
+        [DOCSTRING, DOCSTRING],
+        [CODE, DOCSTRING],
+        [DOCSTRING, -1],
+        [-1, -1],
+    ]
 
 
 def test_spans_are_between_markers_however_these_are_split(tokenizer):
@@ -314,7 +346,12 @@ def test_spans_are_between_markers_however_these_are_split(tokenizer):
     pieces = ["<think>", "</think>", "<", "think", ">", "x", "\n", "é", "</", "说"]
     texts = ["".join(rng.choice(pieces) for _ in range(rng.randrange(12))) for _ in range(300)]
     ids, mask, rows = batch(tokenizer, texts)
-    for opening, closing in (("<think>", "</think>"), (None, "</think>"), ("</think>", None), ("\n", "\n")):
+    for opening, closing in (
+        ("<think>", "</think>"),
+        (None, "</think>"),
+        ("</think>", None),
+        ("\n", "\n"),
+    ):
         got = span(ids, mask, table, opening, closing)
         for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
             begin = 0 if opening is None else text.find(opening)
@@ -326,7 +363,11 @@ def test_spans_are_between_markers_however_these_are_split(tokenizer):
             for piece in token_bytes(tokenizer, row):
                 expected.append(any(b in inside for b in range(at, at + len(piece))))
                 at += len(piece)
-            assert got[i].tolist() == expected + [False] * (ids.shape[1] - len(row)), (text, opening, closing)
+            assert got[i].tolist() == expected + [False] * (ids.shape[1] - len(row)), (
+                text,
+                opening,
+                closing,
+            )
 
 
 def test_a_stop_table_ends_at_the_token_that_completes_a_string(tokenizer):
@@ -334,7 +375,9 @@ def test_a_stop_table_ends_at_the_token_that_completes_a_string(tokenizer):
     strings = ["</answer>", "\n\n", "ab", "aab"]
     stop = stop_table(line_table(tokenizer), strings)
     for _ in range(300):
-        text = "".join(rng.choice(["</ans", "wer>", "</answer>", "a", "b", "\n", " x", "é"]) for _ in range(8))
+        text = "".join(
+            rng.choice(["</ans", "wer>", "</answer>", "a", "b", "\n", " x", "é"]) for _ in range(8)
+        )
         row = tokenizer(text).input_ids
         naive = [any(s in tokenizer.decode(row[: t + 1]) for s in strings) for t in range(len(row))]
         state, seen = torch.tensor(0), []
@@ -376,7 +419,9 @@ def test_empty_and_masked_rows_have_no_lines(tokenizer):
 
 
 def test_the_completion_ends_with_the_first_eos_of_several_and_padding_is_by_position():
-    ids = torch.tensor([[5, 1, 1, 1], [5, 6, 2, 0], [5, 0, 6, 7], [1, 5, 5, 5]])  # pad == eos == 1 in the first row
+    ids = torch.tensor(
+        [[5, 1, 1, 1], [5, 6, 2, 0], [5, 0, 6, 7], [1, 5, 5, 5]]
+    )  # pad == eos == 1 in the first row
     expected = [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
     assert completion_mask(ids, [1, 2]).int().tolist() == expected
     assert completion_mask(ids, []).all()

@@ -15,7 +15,9 @@ from kernels import masking
 
 def naive_auc(scores, positive):
     pairs = [
-        (s, t) for (s, p), (t, q) in itertools.product(zip(scores, positive, strict=True), repeat=2) if p and not q
+        (s, t)
+        for (s, p), (t, q) in itertools.product(zip(scores, positive, strict=True), repeat=2)
+        if p and not q
     ]
     return sum((s > t) + 0.5 * (s == t) for s, t in pairs) / len(pairs)
 
@@ -29,7 +31,9 @@ def test_auc_is_the_share_of_ordered_pairs_and_ties_count_half():
     rng = random.Random(0)
     for _ in range(50):
         scores, positive = random_scores(rng, rng.randint(2, 30))
-        assert metrics.auc(torch.tensor(scores), torch.tensor(positive)) == pytest.approx(naive_auc(scores, positive))
+        assert metrics.auc(torch.tensor(scores), torch.tensor(positive)) == pytest.approx(
+            naive_auc(scores, positive)
+        )
     assert metrics.auc(torch.tensor([1.0, 2.0]), torch.tensor([True, True])) is None
 
 
@@ -61,7 +65,9 @@ def test_calibration_and_histogram_count_each_score_in_its_bin():
         inside = [(q, p) for q, p in inside if min(int(q * 10), 9) == b]
         assert row["count"] == len(inside)
         if inside:
-            assert row["probability"] == pytest.approx(sum(q for q, _ in inside) / len(inside), abs=1e-6)
+            assert row["probability"] == pytest.approx(
+                sum(q for q, _ in inside) / len(inside), abs=1e-6
+            )
             assert row["positive"] == pytest.approx(sum(p for _, p in inside) / len(inside))
             gap += abs(sum(q - p for q, p in inside))
     assert report["expected_calibration_error"] == pytest.approx(gap / 200, abs=1e-6)
@@ -69,7 +75,11 @@ def test_calibration_and_histogram_count_each_score_in_its_bin():
     counts = metrics.histogram(
         torch.tensor([-5.0, -1, -0.5, 0, 0.49, 1, 7]), torch.tensor([1, 0, 1, 0, 1, 0, 1]) > 0, 4
     )
-    assert counts == {"edges": [-1, -0.5, 0, 0.5, 1], "positive": [1, 1, 1, 1], "negative": [1, 0, 1, 1]}
+    assert counts == {
+        "edges": [-1, -0.5, 0, 0.5, 1],
+        "positive": [1, 1, 1, 1],
+        "negative": [1, 0, 1, 1],
+    }
 
 
 def row(labels, changed=(), steps=None):
@@ -80,17 +90,26 @@ def row(labels, changed=(), steps=None):
 def test_the_line_report_compares_with_the_majority_over_all_and_over_changed_lines():
     rows = [row([1, 1, 1], [2]), row([-1, None, -1], [0, 2])]
     report = metrics.line_report(rows, [[0.9, 0.8, -0.1], [0.2, 9.0, -0.5]])
-    assert report["eval_accuracy"] == pytest.approx(3 / 5) and report["eval_majority"] == pytest.approx(3 / 5)
+    assert report["eval_accuracy"] == pytest.approx(3 / 5) and report[
+        "eval_majority"
+    ] == pytest.approx(3 / 5)
     assert report["eval_changed_accuracy"] == pytest.approx(1 / 3)
     assert report["eval_changed_majority"] == pytest.approx(2 / 3)
-    assert report["eval_auc"] == pytest.approx(5 / 6) and report["eval_changed_auc"] == pytest.approx(1 / 2)
+    assert report["eval_auc"] == pytest.approx(5 / 6) and report[
+        "eval_changed_auc"
+    ] == pytest.approx(1 / 2)
     squares = [0.1**2, 0.2**2, 1.1**2, 1.2**2, 0.5**2]
     assert report["eval_loss"] == pytest.approx(sum(squares) / 5) and report["eval_lines"] == 5
     assert report["by_steps"] == {}
 
 
 def test_lines_are_told_apart_by_position_length_steps_and_the_first_error():
-    rows = [row([1, -1, -1, 1], steps=2), row([1, -1], steps=10), row([1, None, 0, 1], steps=2), row([1] * 12, steps=3)]
+    rows = [
+        row([1, -1, -1, 1], steps=2),
+        row([1, -1], steps=10),
+        row([1, None, 0, 1], steps=2),
+        row([1] * 12, steps=3),
+    ]
     scores = [[1, 0.5, -1, -1], [1, -1], [-1, 5, 5, 1], [1] * 12]
     report = metrics.line_report(rows, scores)
     assert report["eval_lines"] == 20  # neither the line without a label nor the neutral one
@@ -98,12 +117,25 @@ def test_lines_are_told_apart_by_position_length_steps_and_the_first_error():
         {"1": 4, "2": 3, "3": 2, "4": 3} | {str(i): 1 for i in range(5, 11)} | {"11+": 2}
     )
     assert list(report["by_position"]) == [*map(str, range(1, 11)), "11+"]
-    assert report["by_position"]["1"]["accuracy"] == 3 / 4 and report["by_position"]["2"]["accuracy"] == 2 / 3
-    assert {name: part["count"] for name, part in report["by_num_lines"].items()} == {"0-3": 2, "4-5": 6, "11-15": 12}
-    assert [(name, part["count"]) for name, part in report["by_steps"].items()] == [("2", 6), ("3", 12), ("10", 2)]
+    assert (
+        report["by_position"]["1"]["accuracy"] == 3 / 4
+        and report["by_position"]["2"]["accuracy"] == 2 / 3
+    )
+    assert {name: part["count"] for name, part in report["by_num_lines"].items()} == {
+        "0-3": 2,
+        "4-5": 6,
+        "11-15": 12,
+    }
+    assert [(name, part["count"]) for name, part in report["by_steps"].items()] == [
+        ("2", 6),
+        ("3", 12),
+        ("10", 2),
+    ]
     assert report["to_first_error"]["count"] == 2 + 2 + 2 + 12
     assert report["to_first_error"]["accuracy"] == pytest.approx(16 / 18)
-    assert report["first_error_found"] == 1 / 2  # of the first two rows: the one calls line 1 right, the other finds it
+    assert (
+        report["first_error_found"] == 1 / 2
+    )  # of the first two rows: the one calls line 1 right, the other finds it
     json.dumps(report, allow_nan=False)
 
 
@@ -124,9 +156,15 @@ def test_the_outcome_report_counts_true_against_predicted_classes():
     pairs = list(zip(outcomes.tolist(), predicted, strict=True))
     assert report["confusion"] == [[pairs.count((t, p)) for p in range(4)] for t in range(4)]
     assert report["eval_accuracy"] == pytest.approx(sum(t == p for t, p in pairs) / 60)
-    assert report["recall"]["passed"] == pytest.approx(pairs.count((3, 3)) / sum(t == 3 for t, _ in pairs))
-    assert report["precision"]["syntax_error"] == pytest.approx(pairs.count((0, 0)) / predicted.count(0))
-    assert report["eval_auc"] == pytest.approx(naive_auc(scores.tolist(), [t == 3 for t, _ in pairs]))
+    assert report["recall"]["passed"] == pytest.approx(
+        pairs.count((3, 3)) / sum(t == 3 for t, _ in pairs)
+    )
+    assert report["precision"]["syntax_error"] == pytest.approx(
+        pairs.count((0, 0)) / predicted.count(0)
+    )
+    assert report["eval_auc"] == pytest.approx(
+        naive_auc(scores.tolist(), [t == 3 for t, _ in pairs])
+    )
     assert sum(part["count"] for part in report["by_num_lines"].values()) == 60
 
 
@@ -135,8 +173,13 @@ def test_pairs_are_told_apart_by_kind_and_dimension():
     report = metrics.pair_report(
         margins, ["strong", "strong", "degradation", "degradation"], [None, None, "logic", None]
     )
-    assert report["eval_accuracy"] == 0.5 and report["eval_pairs"] == 4  # a tie does not prefer the chosen
-    assert report["by_kind"] == {"degradation": {"count": 2, "accuracy": 0.5}, "strong": {"count": 2, "accuracy": 0.5}}
+    assert (
+        report["eval_accuracy"] == 0.5 and report["eval_pairs"] == 4
+    )  # a tie does not prefer the chosen
+    assert report["by_kind"] == {
+        "degradation": {"count": 2, "accuracy": 0.5},
+        "strong": {"count": 2, "accuracy": 0.5},
+    }
     assert report["by_dimension"]["logic"] == {"count": 1, "accuracy": 0.0}
     assert metrics.pair_report(margins, [None] * 4, [None] * 4)["by_kind"] == {}
 
@@ -147,5 +190,7 @@ def test_a_tokenizer_that_loses_newlines_is_refused():
     rows = [row([1, -1])] * 2
     kept, lost = tokenizer("a = 1\nb = 2\n").input_ids, tokenizer("a = 1 b = 2 ").input_ids
     metrics.check_lines_have_tokens("prm.jsonl", rows, [kept, kept], table)
-    with pytest.raises(InputError, match=r"prm\.jsonl:2: line 1 of field 'completions' ends in no token"):
+    with pytest.raises(
+        InputError, match=r"prm\.jsonl:2: line 1 of field 'completions' ends in no token"
+    ):
         metrics.check_lines_have_tokens("prm.jsonl", rows, [kept, lost], table)

@@ -44,24 +44,51 @@ class Stages:
     def sft(self, output, **flags):
         flags = {"max_steps": 6, "train_batch_size": 8, "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 512,
                  "warmup_steps": 2, "save_steps": 2, **flags}  # fmt: skip
-        return sft, sft.Config(tasks=self.path("train.jsonl"), output_dir=self.path(output), **flags)
+        return sft, sft.Config(
+            tasks=self.path("train.jsonl"), output_dir=self.path(output), **flags
+        )
 
     def train_prm(self, output, **flags):
-        flags = {"max_steps": 4, "train_batch_size": 8, "save_steps": 2, "eval_steps": 2, "eval_fraction": 0.3, **flags}
+        flags = {
+            "max_steps": 4,
+            "train_batch_size": 8,
+            "save_steps": 2,
+            "eval_steps": 2,
+            "eval_fraction": 0.3,
+            **flags,
+        }
         config = train_prm.Config(
-            data=self.path("prm.jsonl"), model_name_or_path=self.path("sft"), output_dir=self.path(output), **flags
+            data=self.path("prm.jsonl"),
+            model_name_or_path=self.path("sft"),
+            output_dir=self.path(output),
+            **flags,
         )
         return train_prm, config
 
     def reinforcement(self, stage, output, **flags):
-        flags = {"max_steps": 4, "num_prompts": 4, "max_completion_length": 24, "save_steps": 2, **flags}
+        flags = {
+            "max_steps": 4,
+            "num_prompts": 4,
+            "max_completion_length": 24,
+            "save_steps": 2,
+            **flags,
+        }
         config = stage.Config(
-            tasks=self.path("train.jsonl"), model_name_or_path=self.path("sft"), output_dir=self.path(output), **flags
+            tasks=self.path("train.jsonl"),
+            model_name_or_path=self.path("sft"),
+            output_dir=self.path(output),
+            **flags,
         )
         return stage, config
 
     def ppo(self, output, **flags):
-        flags = {"prm": [self.path("prm")], "value_init": "prm", "kl_coef": 0.05, "num_generations": 2, **flags}
+        flags = {
+            "prm": [self.path("prm")],
+            "value_init": "prm",
+            "kl_coef": 0.05,
+            "num_generations": 2,
+            **flags,
+        }
         return self.reinforcement(ppo, output, **flags)
 
     def ppo_refresh(self, output, **flags):
@@ -71,7 +98,9 @@ class Stages:
         return self.ppo(output, **flags)
 
     def grpo(self, output, **flags):
-        return self.reinforcement(grpo, output, **{"reasoning_rm": self.path("rm"), "num_generations": 4, **flags})
+        return self.reinforcement(
+            grpo, output, **{"reasoning_rm": self.path("rm"), "num_generations": 4, **flags}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -79,20 +108,36 @@ def stages(tmp_path_factory):
     """A folder with tasks, a policy, a process reward model and a reasoning reward model, made by the stages."""
     folder = tmp_path_factory.mktemp("pipeline")
     stages = Stages(folder)
-    sizes = {"num_sft_tasks": 1, "num_train_tasks": 16, "num_test_tasks": 10, "max_steps": 3, "train_min_steps": 2}
+    sizes = {
+        "num_sft_tasks": 1,
+        "num_train_tasks": 16,
+        "num_test_tasks": 10,
+        "max_steps": 3,
+        "train_min_steps": 2,
+    }
     make_tasks.main(make_tasks.Config("micro", str(folder), **sizes))
     stage, config = stages.sft(
         "sft", max_steps=140, learning_rate=4e-3, save_steps=50
     )  # until it knows some of the few tasks by heart
     stage.main(config)
     mutate.main(
-        mutate.Config(stages.path("train.jsonl"), stages.path("prm.jsonl"), packing="program", max_variants_per_line=3)
+        mutate.Config(
+            stages.path("train.jsonl"),
+            stages.path("prm.jsonl"),
+            packing="program",
+            max_variants_per_line=3,
+        )
     )
     stage, config = stages.train_prm("prm")
     stage.main(config)
     rows = common.read_jsonl(folder / "train.jsonl", {})
     pairs = [
-        {"task_id": row["task_id"], "prompt": row["prompt"], "chosen": row["prompt"], "rejected": "no\n"}
+        {
+            "task_id": row["task_id"],
+            "prompt": row["prompt"],
+            "chosen": row["prompt"],
+            "rejected": "no\n",
+        }
         for row in rows
     ]
     common.write_jsonl(folder / "pairs.jsonl", pairs)
@@ -109,7 +154,11 @@ def test_supervised_training_lowers_the_loss(stages):
 
 def test_the_prm_reports_held_out_lines_next_to_the_majority(stages):
     report = json.loads(Path(stages.path("prm"), "report.json").read_text())
-    assert report["eval_lines"] > 20 and 0 <= report["eval_auc"] <= 1 and 0.5 <= report["eval_majority"] < 1
+    assert (
+        report["eval_lines"] > 20
+        and 0 <= report["eval_auc"] <= 1
+        and 0.5 <= report["eval_majority"] < 1
+    )
     first, last = metrics_of(stages.path("prm"))[0], metrics_of(stages.path("prm"))[-1]
     assert last["loss"] < first["loss"] and "eval_auc" in last
 
@@ -124,19 +173,33 @@ def test_reinforcement_starts_on_policy_and_logs_what_happened(stages, name):
     stage, config = getattr(stages, name)(f"{name}-on-policy", max_steps=1, num_mini_batches=1)
     stage.main(config)
     (row,) = metrics_of(config.output_dir)
-    assert row["val/ratio"] == pytest.approx(1, abs=1e-6)  # the policy has not moved when its one update begins
+    assert row["val/ratio"] == pytest.approx(
+        1, abs=1e-6
+    )  # the policy has not moved when its one update begins
     assert row["sampling/sampling_logp_difference/mean"] < 1e-5
     samples = [json.loads(line) for line in open(Path(config.output_dir) / "completions.jsonl")]
     assert len(samples) == 4 * config.num_generations
-    assert row["reward"] == pytest.approx(sum(sample["reward"] for sample in samples) / len(samples), abs=1e-5)
+    assert row["reward"] == pytest.approx(
+        sum(sample["reward"] for sample in samples) / len(samples), abs=1e-5
+    )
     assert 0 < row["rewards/tests/mean"] < 1
-    assert row["rewards/tests/mean"] == sum(sample["status"] == "passed" for sample in samples) / len(samples)
-    order = [sample["task_id"] for sample in samples]  # the samples of a prompt stand next to each other
-    groups = [order[i : i + config.num_generations] for i in range(0, len(order), config.num_generations)]
-    assert all(len(set(group)) == 1 for group in groups) and len({group[0] for group in groups}) == 4
+    assert row["rewards/tests/mean"] == sum(
+        sample["status"] == "passed" for sample in samples
+    ) / len(samples)
+    order = [
+        sample["task_id"] for sample in samples
+    ]  # the samples of a prompt stand next to each other
+    groups = [
+        order[i : i + config.num_generations] for i in range(0, len(order), config.num_generations)
+    ]
+    assert (
+        all(len(set(group)) == 1 for group in groups) and len({group[0] for group in groups}) == 4
+    )
     if name == "ppo":
         assert row["objective/kl"] == pytest.approx(0, abs=1e-4)
-        assert row["policy/clipfrac_avg"] == 0 and row["policy/approxkl_avg"] == pytest.approx(0, abs=1e-9)
+        assert row["policy/clipfrac_avg"] == 0 and row["policy/approxkl_avg"] == pytest.approx(
+            0, abs=1e-9
+        )
     else:
         assert row["rewards/format/mean"] == 0
 
@@ -156,13 +219,17 @@ class BrokenSandbox:
     def submit(self, task, program):
         self.submitted += 1
         future = Future()
-        future.set_result({"status": "harness_error" if self.submitted % 2 or self.all_fail else "passed"})
+        future.set_result(
+            {"status": "harness_error" if self.submitted % 2 or self.all_fail else "passed"}
+        )
         return future
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
 @pytest.mark.parametrize("all_fail", [False, True])
-def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(stages, monkeypatch, name, all_fail):
+def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(
+    stages, monkeypatch, name, all_fail
+):
     monkeypatch.setattr(BrokenSandbox, "all_fail", all_fail, raising=False)
     monkeypatch.setattr(sandbox, "Sandbox", BrokenSandbox)
     stage, config = getattr(stages, name)(f"{name}-broken-{all_fail}", max_steps=1)
@@ -170,10 +237,14 @@ def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(stages, monke
     (row,) = metrics_of(config.output_dir)
     asked = 4 * config.num_generations
     assert row["harness_errors"] == (asked if all_fail else asked // 2)
-    assert row["rewards/tests/mean"] == (0 if all_fail else 1)  # the mean is over the samples that were judged
+    assert row["rewards/tests/mean"] == (
+        0 if all_fail else 1
+    )  # the mean is over the samples that were judged
     before, after = weights_of(stages.path("sft")), weights_of(config.output_dir)
     moved = any(not torch.equal(before[key], after[key]) for key in before)
-    assert moved == (name == "ppo" and not all_fail)  # all judged samples passed: GRPO has nothing to prefer
+    assert moved == (
+        name == "ppo" and not all_fail
+    )  # all judged samples passed: GRPO has nothing to prefer
     assert all(value.isfinite().all() for value in after.values())
 
 
@@ -195,41 +266,73 @@ def test_a_group_holds_the_samples_of_one_prompt(stages, monkeypatch):
     (row,) = metrics_of(config.output_dir)
     assert row["rewards/tests/mean"] == 0.5 and row["frac_reward_zero_std"] == 1
     before, after = weights_of(stages.path("sft")), weights_of(config.output_dir)
-    assert all(torch.equal(before[key], after[key]) for key in before)  # every group is of one mind: no advantage
+    assert all(
+        torch.equal(before[key], after[key]) for key in before
+    )  # every group is of one mind: no advantage
 
 
 @pytest.mark.parametrize("gate", ["hard", "none"])
 def test_grpo_pays_reasoning_where_the_gate_lets_it(stages, monkeypatch, gate):
-    monkeypatch.setattr(grpo, "reasoning_of", lambda text: text[:20])  # the tiny policy has no think tags to write
+    monkeypatch.setattr(
+        grpo, "reasoning_of", lambda text: text[:20]
+    )  # the tiny policy has no think tags to write
     stage, config = stages.grpo(f"grpo-gate-{gate}", max_steps=1, gate=gate)
     stage.main(config)
-    tokenizer, judge = common.load_tokenizer(stages.path("rm")), common.load_scorer(stages.path("rm")).eval()
+    tokenizer, judge = (
+        common.load_tokenizer(stages.path("rm")),
+        common.load_scorer(stages.path("rm")).eval(),
+    )
     samples = [json.loads(line) for line in open(Path(config.output_dir) / "completions.jsonl")]
     assert {sample["status"] == "passed" for sample in samples} == {True, False}
     for sample in samples:
-        ids = common.encode_prompt(tokenizer, sample) + tokenizer(sample["completion"][:20]).input_ids
+        ids = (
+            common.encode_prompt(tokenizer, sample) + tokenizer(sample["completion"][:20]).input_ids
+        )
         with torch.no_grad():
             process = float(judge(input_ids=torch.tensor([ids])).logits[0, -1, 0].sigmoid())
         passed = sample["status"] == "passed"
-        assert sample["reward"] == pytest.approx(1 + passed + process * (passed or gate == "none"), abs=1e-5)
+        assert sample["reward"] == pytest.approx(
+            1 + passed + process * (passed or gate == "none"), abs=1e-5
+        )
 
 
 def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypatch):
     rollouts, given, made = [], [], []
     roll_out, gae = common.roll_out, ppo.advantages.gae
-    monkeypatch.setattr(common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1])
-    monkeypatch.setattr(ppo.advantages, "gae", lambda *args: given.append(args) or made.append(gae(*args)) or made[-1])
-    stage, config = stages.ppo("ppo-inputs", max_steps=2, kl_coef=0.5, num_mini_batches=1, value_rescale="none")
+    monkeypatch.setattr(
+        common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1]
+    )
+    monkeypatch.setattr(
+        ppo.advantages,
+        "gae",
+        lambda *args: given.append(args) or made.append(gae(*args)) or made[-1],
+    )
+    stage, config = stages.ppo(
+        "ppo-inputs", max_steps=2, kl_coef=0.5, num_mini_batches=1, value_rescale="none"
+    )
     stage.main(config)
     (_, values, mask, *_), (_, returns) = given[0], made[0]
-    squares = 0.5 * (values - returns)[mask].square()  # at the first update the critic is what it was when it scored
-    assert metrics_of(config.output_dir)[0]["loss/value_avg"] == pytest.approx(float(squares.mean()), rel=1e-4)
-    statuses = [json.loads(line)["status"] for line in open(Path(config.output_dir) / "completions.jsonl")]
-    tokenizer, prm = common.load_tokenizer(stages.path("prm")), common.load_scorer(stages.path("prm")).eval()
+    squares = (
+        0.5 * (values - returns)[mask].square()
+    )  # at the first update the critic is what it was when it scored
+    assert metrics_of(config.output_dir)[0]["loss/value_avg"] == pytest.approx(
+        float(squares.mean()), rel=1e-4
+    )
+    statuses = [
+        json.loads(line)["status"] for line in open(Path(config.output_dir) / "completions.jsonl")
+    ]
+    tokenizer, prm = (
+        common.load_tokenizer(stages.path("prm")),
+        common.load_scorer(stages.path("prm")).eval(),
+    )
     reference = common.load_policy(stages.path("sft")).eval()
     moved = 0.0
-    for step, (rollout, (rewards, values, mask, *_)) in enumerate(zip(rollouts, given, strict=True)):
-        for b, (prompt, completion) in enumerate(zip(rollout.prompts, rollout.completions, strict=True)):
+    for step, (rollout, (rewards, values, mask, *_)) in enumerate(
+        zip(rollouts, given, strict=True)
+    ):
+        for b, (prompt, completion) in enumerate(
+            zip(rollout.prompts, rollout.completions, strict=True)
+        ):
             ids = torch.tensor([prompt + completion])
             with torch.no_grad():
                 scores = prm(input_ids=ids).logits[0, :, 0]  # the score after each token
@@ -241,9 +344,17 @@ def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypat
             assert mask[b].sum() == len(completion)
             for t, token in enumerate(completion):
                 place = len(prompt) + t
-                score = scores[place].clamp(-1, 1) / len(ends) * (config.lambda_pass if passed else config.lambda_fail)
+                score = (
+                    scores[place].clamp(-1, 1)
+                    / len(ends)
+                    * (config.lambda_pass if passed else config.lambda_fail)
+                )
                 ratio = rollout.logprobs[b, t] - logp[place - 1, token]
-                expected = (score if t in ends else 0) + (passed and t == len(completion) - 1) - 0.5 * ratio
+                expected = (
+                    (score if t in ends else 0)
+                    + (passed and t == len(completion) - 1)
+                    - 0.5 * ratio
+                )
                 assert rewards[b, t] == pytest.approx(float(expected), abs=1e-4)
                 moved = max(moved, abs(float(ratio)))
                 if step == 0:  # the critic still is the PRM that it started as
@@ -252,15 +363,26 @@ def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypat
 
 
 def test_an_outcome_reward_model_pays_at_the_last_token_and_tests_do_not(stages):
-    flags = {"prm": None, "value_init": "policy", "orm": stages.path("rm"), "outcome_reward": "orm", "kl_coef": 0.0}
+    flags = {
+        "prm": None,
+        "value_init": "policy",
+        "orm": stages.path("rm"),
+        "outcome_reward": "orm",
+        "kl_coef": 0.0,
+    }
     stage, config = stages.ppo("ppo-orm", max_steps=1, **flags)
     stage.main(config)
-    tokenizer, orm = common.load_tokenizer(stages.path("rm")), common.load_scorer(stages.path("rm")).eval()
+    tokenizer, orm = (
+        common.load_tokenizer(stages.path("rm")),
+        common.load_scorer(stages.path("rm")).eval(),
+    )
     samples = [json.loads(line) for line in open(Path(config.output_dir) / "completions.jsonl")]
     assert len({sample["reward"] for sample in samples}) > 4
     same = 0  # of most: the sampled ids of the others are not those that the tokenizer would give to their text
     for sample in samples:
-        ids = common.encode_prompt(tokenizer, sample) + common.encode_completion(tokenizer, sample["completion"])
+        ids = common.encode_prompt(tokenizer, sample) + common.encode_completion(
+            tokenizer, sample["completion"]
+        )
         score = common.scores_of(orm, torch.tensor([ids]))[0, -1].item()
         same += sample["reward"] == pytest.approx(score, abs=1e-5)
     assert same > len(samples) / 2
@@ -281,11 +403,20 @@ def test_partial_credit_is_the_share_of_tests_that_pass(stages):
             verdict = runner.submit(tasks[sample["task_id"]], sample["completion"]).result()
             assert sample["reward"] == pytest.approx(verdict["passed"] / verdict["total"])
             rewards.append(sample["reward"])
-    assert any(0 < reward < 1 for reward in rewards) and metrics_of(config.output_dir)[0]["rewards/fraction/mean"] > 0
+    assert (
+        any(0 < reward < 1 for reward in rewards)
+        and metrics_of(config.output_dir)[0]["rewards/fraction/mean"] > 0
+    )
 
 
 def test_the_oracle_pays_each_line_what_it_is_worth_in_the_reference(stages):
-    flags = {"prm": None, "value_init": "policy", "process_reward": "oracle", "outcome_reward": "none", "kl_coef": 0.0}
+    flags = {
+        "prm": None,
+        "value_init": "policy",
+        "process_reward": "oracle",
+        "outcome_reward": "none",
+        "kl_coef": 0.0,
+    }
     flags |= {"lambda_fail": 1.0, "process_norm": "none"}
     stage, config = stages.ppo("ppo-oracle", max_steps=1, **flags)
     stage.main(config)
@@ -296,26 +427,40 @@ def test_the_oracle_pays_each_line_what_it_is_worth_in_the_reference(stages):
             task, total = tasks[sample["task_id"]], 0.0
             reference = task["solution"].splitlines()
             lines = sample["completion"].split("\n")
-            for i, line in enumerate(line for line in lines if line.strip() and line.strip()[0] != "#"):
+            for i, line in enumerate(
+                line for line in lines if line.strip() and line.strip()[0] != "#"
+            ):
                 program = "\n".join([*reference[:i], line, *reference[i + 1 :]]) + "\n"
-                right = i < len(reference) and runner.submit(task, program).result()["status"] == "passed"
+                right = (
+                    i < len(reference)
+                    and runner.submit(task, program).result()["status"] == "passed"
+                )
                 total += 1 if right else -1
                 if i < len(reference) and line != reference[i]:
                     executed.add((task["task_id"], i, line))
             assert sample["reward"] == pytest.approx(total)
             rewards.append(total)
     (row,) = metrics_of(config.output_dir)
-    assert len(set(rewards)) > 1 and row["label_programs"] == len(executed) > 0 and row["label_samples"] == 0
+    assert (
+        len(set(rewards)) > 1
+        and row["label_programs"] == len(executed) > 0
+        and row["label_samples"] == 0
+    )
 
 
 def test_critic_warm_up_moves_the_critic_alone(stages):
-    stage, config = stages.ppo("ppo-warm-up", max_steps=2, save_steps=1, critic_warmup_steps=1, save_total_limit=2)
+    stage, config = stages.ppo(
+        "ppo-warm-up", max_steps=2, save_steps=1, critic_warmup_steps=1, save_total_limit=2
+    )
     stage.main(config)
     started, after, end = (weights_of(path) for path in (
         stages.path("sft"), Path(config.output_dir) / "checkpoint-1", config.output_dir))  # fmt: skip
     assert all(torch.equal(started[key], after[key]) for key in started)
     assert any(not torch.equal(started[key], end[key]) for key in started)
-    critic, prm = weights_of(Path(config.output_dir) / "checkpoint-1" / "value_model"), weights_of(stages.path("prm"))
+    critic, prm = (
+        weights_of(Path(config.output_dir) / "checkpoint-1" / "value_model"),
+        weights_of(stages.path("prm")),
+    )
     assert any(not torch.equal(prm[key], critic[key]) for key in prm)
     assert [row["lr"] > 0 for row in metrics_of(config.output_dir)] == [False, True]
 
@@ -323,11 +468,16 @@ def test_critic_warm_up_moves_the_critic_alone(stages):
 def test_a_line_as_one_action_decays_lambda_at_line_ends_alone(stages, monkeypatch):
     given, rollouts = [], []
     roll_out, gae = common.roll_out, ppo.advantages.gae
-    monkeypatch.setattr(common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1])
+    monkeypatch.setattr(
+        common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1]
+    )
     monkeypatch.setattr(ppo.advantages, "gae", lambda *args: given.append(args) or gae(*args))
     stage, config = stages.ppo("ppo-lines", max_steps=1, gae_unit="line", lam=0.5)
     stage.main(config)
-    tokenizer, lam = common.load_tokenizer(stages.path("sft")), given[-1][-1]  # the last: the first is the critic's fit
+    tokenizer, lam = (
+        common.load_tokenizer(stages.path("sft")),
+        given[-1][-1],
+    )  # the last: the first is the critic's fit
     for b, completion in enumerate(rollouts[0].completions):
         text = [t for t, i in enumerate(completion) if i != tokenizer.eos_token_id]
         for t, token in enumerate(completion):
@@ -337,7 +487,9 @@ def test_a_line_as_one_action_decays_lambda_at_line_ends_alone(stages, monkeypat
 @pytest.mark.parametrize("labels", ["gold", "search", "search_masked"])
 def test_the_prm_is_refreshed_on_labelled_rollouts_and_kept(stages, labels):
     flags = {"prm_refresh": 2, "prm_refresh_labels": labels, "prm_refresh_num_completions": 2}
-    stage, config = stages.ppo_refresh(f"ppo-refresh-{labels}", max_steps=2, prm_refresh_steps=8, **flags)
+    stage, config = stages.ppo_refresh(
+        f"ppo-refresh-{labels}", max_steps=2, prm_refresh_steps=8, **flags
+    )
     stage.main(config)
     first, second = metrics_of(config.output_dir)
     assert "loss/prm_avg" not in first and first["label_samples"] == first["label_programs"] == 0
@@ -362,13 +514,26 @@ def test_evaluation_writes_samples_verdicts_and_a_report(stages, capsys):
     evaluation.main(config)
     report = json.loads(Path(config.output_dir, "report.json").read_text())
     verdicts = common.read_jsonl(
-        Path(config.output_dir, "verdicts.jsonl"), {"completion": str, "solution": str, "status": str}
+        Path(config.output_dir, "verdicts.jsonl"),
+        {"completion": str, "solution": str, "status": str},
     )
     assert report["samples"] == len(verdicts) == 20 and set(report["by_steps"]) == {"2", "3"}
-    assert {"passed", "total", "line", "executed", "message", "seconds", "trusted", "sample"} <= set(verdicts[0])
+    assert {
+        "passed",
+        "total",
+        "line",
+        "executed",
+        "message",
+        "seconds",
+        "trusted",
+        "sample",
+    } <= set(verdicts[0])
     assert "pass@2" in report and "all        pass@1" in capsys.readouterr().out
     again = evaluation.Config(
-        stages.path("test.jsonl"), stages.path("eval2"), samples=str(Path(config.output_dir, "samples.jsonl")), k=[1, 2]
+        stages.path("test.jsonl"),
+        stages.path("eval2"),
+        samples=str(Path(config.output_dir, "samples.jsonl")),
+        k=[1, 2],
     )
     evaluation.main(again)
     assert json.loads(Path(again.output_dir, "report.json").read_text()) == report
@@ -388,21 +553,31 @@ def kill_after_step(step, stage, config, monkeypatch):
         stage.main(config)
 
 
-def test_a_resumed_run_warns_of_over_optimisation_from_the_updates_before_the_kill_too(stages, monkeypatch):
+def test_a_resumed_run_warns_of_over_optimisation_from_the_updates_before_the_kill_too(
+    stages, monkeypatch
+):
     _, config = stages.ppo("ppo-warned", max_steps=10, per_device_train_batch_size=8)
     kill_after_step(9, ppo, config, monkeypatch)
     seen = []
-    monkeypatch.setattr(ppo, "is_over_optimised", lambda scores, rates: seen.append((list(scores), list(rates))))
+    monkeypatch.setattr(
+        ppo, "is_over_optimised", lambda scores, rates: seen.append((list(scores), list(rates)))
+    )
     ppo.main(config)
     rows = metrics_of(config.output_dir)
-    assert seen == [([row["rewards/prm/mean"] for row in rows], [row["rewards/tests/mean"] for row in rows])]
+    assert seen == [
+        ([row["rewards/prm/mean"] for row in rows], [row["rewards/tests/mean"] for row in rows])
+    ]
     assert len(rows) == 10
 
 
 def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_samples(stages, monkeypatch):
     def config(name):
         return evaluation.Config(
-            stages.path("test.jsonl"), stages.path(name), stages.path("sft"), num_samples=2, batch_size=4
+            stages.path("test.jsonl"),
+            stages.path(name),
+            stages.path("sft"),
+            num_samples=2,
+            batch_size=4,
         )
 
     evaluation.main(config("whole"))
@@ -435,10 +610,16 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(stages, name, monk
     stage.main(config)
 
     whole, killed_weights = weights_of(stages.path(f"{name}-whole")), weights_of(config.output_dir)
-    assert whole.keys() == killed_weights.keys() and all(torch.equal(whole[key], killed_weights[key]) for key in whole)
+    assert whole.keys() == killed_weights.keys() and all(
+        torch.equal(whole[key], killed_weights[key]) for key in whole
+    )
     started = weights_of(stages.path("sft"))
-    assert name == "sft" or any(not torch.equal(whole[key], started[key]) for key in whole.keys() & started.keys())
-    for row, other in zip(metrics_of(stages.path(f"{name}-whole")), metrics_of(config.output_dir), strict=True):
+    assert name == "sft" or any(
+        not torch.equal(whole[key], started[key]) for key in whole.keys() & started.keys()
+    )
+    for row, other in zip(
+        metrics_of(stages.path(f"{name}-whole")), metrics_of(config.output_dir), strict=True
+    ):
         row.pop("step_time"), other.pop("step_time")
         assert json.dumps(row) == json.dumps(other)  # NaN equals NaN as text
 
@@ -447,7 +628,9 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(stages, name, monk
 def test_micro_batches_change_nothing_but_rounding(stages, name):
     rows = {}
     for size in (32, 3):
-        stage, config = getattr(stages, name)(f"{name}-micro-{size}", max_steps=2, per_device_train_batch_size=size)
+        stage, config = getattr(stages, name)(
+            f"{name}-micro-{size}", max_steps=2, per_device_train_batch_size=size
+        )
         stage.main(config)
         rows[size] = metrics_of(config.output_dir)
     for row, other in zip(rows[32], rows[3], strict=True):
@@ -473,7 +656,10 @@ def test_two_processes_do_what_one_does(stages, name):
     flags = [
         word
         for key, value in vars(two).items()
-        for word in (f"--{key}", *(value if isinstance(value, list) else ["none" if value is None else str(value)]))
+        for word in (
+            f"--{key}",
+            *(value if isinstance(value, list) else ["none" if value is None else str(value)]),
+        )
     ]
     command = [
         sys.executable,
@@ -485,26 +671,38 @@ def test_two_processes_do_what_one_does(stages, name):
         *flags,
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert "terminate called" not in result.stderr
     for row, other in zip(metrics_of(config.output_dir), metrics_of(two.output_dir), strict=True):
         for key in row.keys() - {"step_time"}:
             assert other[key] == pytest.approx(row[key], rel=1e-3, abs=1e-5, nan_ok=True), key
     assert same_weights(config.output_dir, two.output_dir)
-    if name in ("ppo", "grpo"):  # rank 0 keeps its share of the samples, the first prompts of each batch
+    if name in (
+        "ppo",
+        "grpo",
+    ):  # rank 0 keeps its share of the samples, the first prompts of each batch
         one, half = (
-            [json.loads(line) for line in open(Path(c.output_dir) / "completions.jsonl")] for c in (config, two)
+            [json.loads(line) for line in open(Path(c.output_dir) / "completions.jsonl")]
+            for c in (config, two)
         )
         first = [row for row in one if row["step"] == 1]
-        assert [r["completion"] for r in half if r["step"] == 1] == [r["completion"] for r in first[: len(first) // 2]]
+        assert [r["completion"] for r in half if r["step"] == 1] == [
+            r["completion"] for r in first[: len(first) // 2]
+        ]
 
 
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
         ("sft.py", ["--taks", "x"], "unknown flag --taks; did you mean --tasks?"),
-        ("ppo.py", ["--tasks", "{no_tests}", "--model_name_or_path", "{sft}", "--output_dir", "{new}"], ":2: "),
+        (
+            "ppo.py",
+            ["--tasks", "{no_tests}", "--model_name_or_path", "{sft}", "--output_dir", "{new}"],
+            ":2: ",
+        ),
         (
             "ppo.py",
             ["--tasks", "{tasks}", "--model_name_or_path", "{empty}", "--output_dir", "{new}"],
@@ -523,7 +721,9 @@ def test_two_processes_do_what_one_does(stages, name):
         ),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_place_and_exit_code_2(stages, tmp_path, script, flags, message):
+def test_bad_input_is_one_line_that_names_the_place_and_exit_code_2(
+    stages, tmp_path, script, flags, message
+):
     good = common.read_jsonl(stages.path("train.jsonl"), {})[:2]
     common.write_jsonl(tmp_path / "no_tests", [good[0], good[1] | {"tests": []}])
     common.write_jsonl(tmp_path / "no_solution", [good[0] | {"solution": None}])
@@ -531,7 +731,10 @@ def test_bad_input_is_one_line_that_names_the_place_and_exit_code_2(stages, tmp_
     common.write_jsonl(tmp_path / "mismatch", [row])
     (tmp_path / "broken").write_text('{"task_id": \n')
     (tmp_path / "empty").mkdir()
-    places = {name: tmp_path / name for name in ("no_tests", "no_solution", "mismatch", "broken", "empty", "new")}
+    places = {
+        name: tmp_path / name
+        for name in ("no_tests", "no_solution", "mismatch", "broken", "empty", "new")
+    }
     places |= {"tasks": stages.path("train.jsonl"), "sft": stages.path("sft")}
     command = [sys.executable, script, *(flag.format(**places) for flag in flags)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -12,7 +12,9 @@ from common import InputError
 
 def run_folder(folder, values, column="rewards/tests/mean"):
     folder.mkdir()
-    rows = [{"step": i + 1, "episode": 10 * (i + 1), column: value} for i, value in enumerate(values)]
+    rows = [
+        {"step": i + 1, "episode": 10 * (i + 1), column: value} for i, value in enumerate(values)
+    ]
     common.write_jsonl(folder / "metrics.jsonl", rows)
     return str(folder)
 
@@ -26,11 +28,15 @@ def test_smoothing_is_the_mean_of_the_last_values_up_to_each():
 
 def test_a_group_is_the_mean_of_its_seeds_with_a_95_percent_band(tmp_path):
     a = run_folder(tmp_path / "a", [0.1, 0.4, 0.5])
-    b = run_folder(tmp_path / "b", [0.3, None, 0.9])  # a row without the metric is left out, for the whole group
+    b = run_folder(
+        tmp_path / "b", [0.3, None, 0.9]
+    )  # a row without the metric is left out, for the whole group
     config = plot.Config("x.png", x="episode")
     label, x, mean, half = plot.read_group(f"two seeds={a},{b}", config)
     assert label == "two seeds" and x.tolist() == [10, 30] and mean == pytest.approx([0.2, 0.7])
-    assert half == pytest.approx([12.706 * 0.1, 12.706 * 0.2])  # t with one degree of freedom, times sd / sqrt(2)
+    assert half == pytest.approx(
+        [12.706 * 0.1, 12.706 * 0.2]
+    )  # t with one degree of freedom, times sd / sqrt(2)
     label, x, mean, half = plot.read_group(a, config)
     assert label == a and mean.tolist() == [0.1, 0.4, 0.5] and not half.any()
 
@@ -39,8 +45,14 @@ def test_the_figures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     a, b = run_folder(tmp_path / "a", [0.1, 0.4]), run_folder(tmp_path / "b", [0.2, 0.3])
     plot.main(plot.Config(str(tmp_path / "curves.png"), runs=[a, f"both={a},{b}"], smooth=2))
-    bins = [{"count": 2, "probability": 0.2, "positive": 0.5}, {"count": 0, "probability": None, "positive": None}]
-    report = {"histogram": {"edges": [-1, 0, 1], "positive": [0, 2], "negative": [3, 1]}, "calibration": {"bins": bins}}
+    bins = [
+        {"count": 2, "probability": 0.2, "positive": 0.5},
+        {"count": 0, "probability": None, "positive": None},
+    ]
+    report = {
+        "histogram": {"edges": [-1, 0, 1], "positive": [0, 2], "negative": [3, 1]},
+        "calibration": {"bins": bins},
+    }
     common.write_text(tmp_path / "report.json", json.dumps(report))
     plot.main(plot.Config(str(tmp_path / "prm.svg"), report=str(tmp_path / "report.json")))
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (

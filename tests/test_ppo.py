@@ -24,7 +24,9 @@ def random_batch(seed, batch=6, width=12):
     rng = random.Random(seed)
     lengths = [rng.randint(1, width) for _ in range(batch)]
     mask = torch.tensor([[t < n for t in range(width)] for n in lengths])
-    ends = torch.tensor([[t < n and (rng.random() < 0.4 or t == n - 1) for t in range(width)] for n in lengths])
+    ends = torch.tensor(
+        [[t < n and (rng.random() < 0.4 or t == n - 1) for t in range(width)] for n in lengths]
+    )
     code = ends & torch.tensor([[rng.random() < 0.7 for _ in range(width)] for _ in lengths])
     process = torch.tensor([[rng.gauss(0, 2) for _ in range(width)] for _ in lengths])
     passed = torch.tensor([rng.random() < 0.5 for _ in lengths])
@@ -34,7 +36,9 @@ def random_batch(seed, batch=6, width=12):
 def naive_rewards(outcome, passed, process, ends, code, mask, config):
     rewards = [[0.0] * mask.shape[1] for _ in outcome]
     for b in range(len(outcome)):
-        places = [t for t in range(mask.shape[1]) if (code if config.neutral_comments else ends)[b, t]]
+        places = [
+            t for t in range(mask.shape[1]) if (code if config.neutral_comments else ends)[b, t]
+        ]
         tests_count = config.outcome_reward in ("tests", "fraction")
         weight = config.lambda_pass if passed[b] and tests_count else config.lambda_fail
         norm = {
@@ -45,7 +49,9 @@ def naive_rewards(outcome, passed, process, ends, code, mask, config):
         }[config.process_norm]
         scores = [float(process[b, t]) for t in places]
         if config.process_clip:
-            scores = [max(-config.process_clip, min(config.process_clip, score)) for score in scores]
+            scores = [
+                max(-config.process_clip, min(config.process_clip, score)) for score in scores
+            ]
         if config.process_form == "delta":
             scores = [score - before for before, score in zip([0.0, *scores], scores, strict=False)]
         if config.process_form == "min":
@@ -61,7 +67,9 @@ def naive_rewards(outcome, passed, process, ends, code, mask, config):
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("form", ["score", "delta", "min"])
 @pytest.mark.parametrize("neutral", [False, True])
-def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(norm, clip, form, neutral):
+def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(
+    norm, clip, form, neutral
+):
     for seed in range(10):
         batch = random_batch(seed)
         for outcome_reward in ("tests", "none"):
@@ -69,7 +77,9 @@ def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(norm, 
                 process_norm=norm, process_clip=clip, process_form=form, neutral_comments=neutral,
                 process_temperature=0.5, outcome_reward=outcome_reward,
             )  # fmt: skip
-            torch.testing.assert_close(ppo.compose_rewards(*batch, config), naive_rewards(*batch, config))
+            torch.testing.assert_close(
+                ppo.compose_rewards(*batch, config), naive_rewards(*batch, config)
+            )
 
 
 @st.composite
@@ -97,7 +107,9 @@ def test_a_failing_response_never_earns_more_than_a_passing_one(batch, norm, neu
 @settings(max_examples=200, deadline=None)
 @given(responses(), st.sampled_from(["lines", "scored_lines", "constant", "none"]), st.sampled_from(["score", "delta"]),
        st.booleans())  # fmt: skip
-def test_rewards_fall_on_scored_line_ends_and_the_last_token_and_sum_to_the_composed_scalar(batch, norm, form, neutral):
+def test_rewards_fall_on_scored_line_ends_and_the_last_token_and_sum_to_the_composed_scalar(
+    batch, norm, form, neutral
+):
     passed = torch.tensor([False, True])
     config = config_of(process_norm=norm, process_form=form, neutral_comments=neutral)
     process, ends, code, mask = batch
@@ -107,8 +119,15 @@ def test_rewards_fall_on_scored_line_ends_and_the_last_token_and_sum_to_the_comp
     assert (rewards[~(lines | last)] == 0).all()
     for b, weight in enumerate((0.25, 0.025)):
         scores = process[b][lines[b]].clamp(-1, 1).tolist()
-        total = (scores[-1] if scores else 0.0) if form == "delta" else sum(scores)  # deltas telescope
-        norms = {"lines": int(ends[b].sum()), "scored_lines": len(scores), "constant": 8.0, "none": 1}
+        total = (
+            (scores[-1] if scores else 0.0) if form == "delta" else sum(scores)
+        )  # deltas telescope
+        norms = {
+            "lines": int(ends[b].sum()),
+            "scored_lines": len(scores),
+            "constant": 8.0,
+            "none": 1,
+        }
         expected = float(passed[b]) + weight * total / max(norms[norm], 1)
         assert float(rewards[b].sum()) == pytest.approx(expected, abs=1e-4)
 
@@ -129,23 +148,33 @@ def total_of(scores, code, **flags):
     ends = torch.ones(1, len(scores), dtype=torch.bool)
     process, code = torch.tensor([scores]), torch.tensor([code]).bool()
     config = config_of(lambda_fail=1.0, **flags)
-    return float(ppo.compose_rewards(torch.zeros(1), torch.zeros(1).bool(), process, ends, code, ends, config).sum())
+    return float(
+        ppo.compose_rewards(
+            torch.zeros(1), torch.zeros(1).bool(), process, ends, code, ends, config
+        ).sum()
+    )
 
 
 def test_padding_with_well_scored_lines_pays_without_the_norm_and_not_with_it():
     for norm, factor in (("none", 2), ("lines", 1)):
         long, short = ([0.5] * n for n in (8, 4))
-        ratio = total_of(long, [1] * 8, process_norm=norm) / total_of(short, [1] * 4, process_norm=norm)
+        ratio = total_of(long, [1] * 8, process_norm=norm) / total_of(
+            short, [1] * 4, process_norm=norm
+        )
         assert ratio == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("score", [-1.0, 0.5, 1.0])
-def test_padding_with_comments_of_neutral_score_pays_under_the_paper_s_norm_and_never_per_scored_line(score):
+def test_padding_with_comments_of_neutral_score_pays_under_the_paper_s_norm_and_never_per_scored_line(
+    score,
+):
     bare, padded = ([score] * 4, [1] * 4), ([score] * 4 + [0.0] * 12, [1] * 4 + [0] * 12)
     scored = {"process_norm": "scored_lines", "neutral_comments": True}
     assert total_of(*padded, **scored) == pytest.approx(total_of(*bare, **scored))
     paper = {"process_norm": "lines"}
-    assert abs(total_of(*padded, **paper)) < abs(total_of(*bare, **paper))  # so comments pay on a program of bad lines
+    assert abs(total_of(*padded, **paper)) < abs(
+        total_of(*bare, **paper)
+    )  # so comments pay on a program of bad lines
 
 
 def test_neutral_comments_have_no_score_whatever_the_prm_gives_them():
@@ -153,14 +182,22 @@ def test_neutral_comments_have_no_score_whatever_the_prm_gives_them():
     assert total_of([0.2, 1.0, 0.4, -1.0], [1, 0, 1, 0], **flags) == pytest.approx(0.3)
     for form in ("delta", "min"):
         with_comments = total_of([0.2, 1.0, 0.4, -1.0], [1, 0, 1, 0], process_form=form, **flags)
-        assert with_comments == pytest.approx(total_of([0.2, 0.4], [1, 1], process_form=form, **flags))
+        assert with_comments == pytest.approx(
+            total_of([0.2, 0.4], [1, 1], process_form=form, **flags)
+        )
 
 
 def test_the_softmin_form_sums_to_nearly_the_worst_line():
     scores, flags = [0.9, -0.6, 0.3, 0.8], {"process_norm": "none", "process_form": "min"}
-    assert total_of(scores, [1] * 4, process_temperature=0.01, **flags) == pytest.approx(-0.6, abs=1e-3)
-    assert total_of(scores, [1] * 4, process_temperature=1e6, **flags) == pytest.approx(0.35, abs=1e-3)  # the mean
-    assert total_of(scores * 5, [1] * 20, **flags) == pytest.approx(total_of(scores, [1] * 4, **flags))
+    assert total_of(scores, [1] * 4, process_temperature=0.01, **flags) == pytest.approx(
+        -0.6, abs=1e-3
+    )
+    assert total_of(scores, [1] * 4, process_temperature=1e6, **flags) == pytest.approx(
+        0.35, abs=1e-3
+    )  # the mean
+    assert total_of(scores * 5, [1] * 20, **flags) == pytest.approx(
+        total_of(scores, [1] * 4, **flags)
+    )
 
 
 def test_an_ensemble_is_its_minimum_its_mean_or_its_lower_bound():
@@ -205,7 +242,9 @@ def test_flags_that_do_not_fit_together_are_refused(flags, message):
 
 def test_flags_that_fit_together_are_not():
     ppo.check_flags(config_of())
-    ppo.check_flags(config_of(outcome_reward="none", prm=["a", "b"], value_init="prm", value_rescale="range"))
+    ppo.check_flags(
+        config_of(outcome_reward="none", prm=["a", "b"], value_init="prm", value_rescale="range")
+    )
     ppo.check_flags(config_of(outcome_reward="none", process_reward="oracle"))
 
 
@@ -253,7 +292,10 @@ def test_labels_of_a_program_are_put_on_the_lines_of_its_completion():
         return online.line_labels(task, text, [float(i) for i in range(count)])
 
     assert labels("a\nb\n", 2) == [0, 1]
-    assert labels("    a\n    b\n", 4, prefix="def f():\n    x = 1\n") == [2, 3]  # the labels count the prefix
+    assert labels("    a\n    b\n", 4, prefix="def f():\n    x = 1\n") == [
+        2,
+        3,
+    ]  # the labels count the prefix
     assert labels("Here:\n```python\na\nb\n```\n", 2) == [None, None, 0, 1]
     assert labels("<think>\nx\n</think>\n<answer>\na\n</answer>", 1) == [None, None, None, None, 0]
 
@@ -263,7 +305,9 @@ def folder(tokenizer, tmp_path_factory):
     """A policy and a PRM whose head is not zero."""
     folder = tmp_path_factory.mktemp("models")
     for name, num_labels in (("policy", None), ("prm", 1)):
-        model = common.new_model(tokenizer, 32, 1, 0, **({"num_labels": num_labels} if num_labels else {}))
+        model = common.new_model(
+            tokenizer, 32, 1, 0, **({"num_labels": num_labels} if num_labels else {})
+        )
         if num_labels:
             torch.nn.init.normal_(model.score.weight)
             torch.nn.init.constant_(model.score.bias, 0.3)
@@ -280,13 +324,17 @@ def test_the_critic_starts_as_asked(folder):
     ids = torch.arange(20)[None]
     prm = common.load_scorer(folder / "prm")
     scores = prm(input_ids=ids).logits
-    assert torch.equal(critic_of(folder, value_init="prm", value_rescale="none")(input_ids=ids).logits, scores)
+    assert torch.equal(
+        critic_of(folder, value_init="prm", value_rescale="none")(input_ids=ids).logits, scores
+    )
     rescaled = critic_of(folder, value_init="prm", value_rescale="range")(input_ids=ids).logits
     torch.testing.assert_close(rescaled, (scores + 1) / 2)
     assert (critic_of(folder, value_init="policy")(input_ids=ids).logits == 0).all()
     random_head = critic_of(folder, value_init="none")
     weight = random_head.score.weight
-    assert 0.01 < weight.std().item() < 0.04 and torch.equal(weight, critic_of(folder, value_init="none").score.weight)
+    assert 0.01 < weight.std().item() < 0.04 and torch.equal(
+        weight, critic_of(folder, value_init="none").score.weight
+    )
     assert not torch.equal(weight, critic_of(folder, value_init="none", seed=1).score.weight)
     policy = common.load_policy(folder / "policy")
     assert torch.equal(random_head.model.embed_tokens.weight, policy.model.embed_tokens.weight)
@@ -294,12 +342,19 @@ def test_the_critic_starts_as_asked(folder):
 
 def test_a_fitted_critic_is_the_least_squares_line_through_the_returns_of_valid_tokens(folder):
     generator = torch.Generator().manual_seed(0)
-    values, mask = torch.rand(6, 9, generator=generator), torch.rand(6, 9, generator=generator) < 0.7
-    returns = torch.where(mask, 0.2 * values - 0.1 + 0.01 * torch.randn(6, 9, generator=generator), 99.0)
+    values, mask = (
+        torch.rand(6, 9, generator=generator),
+        torch.rand(6, 9, generator=generator) < 0.7,
+    )
+    returns = torch.where(
+        mask, 0.2 * values - 0.1 + 0.01 * torch.randn(6, 9, generator=generator), 99.0
+    )
     scale, shift = ppo.fit_returns(values, returns, mask)
     design = torch.stack([values[mask], torch.ones(int(mask.sum()))], 1).double()
     expected = torch.linalg.lstsq(design, returns[mask].double()[:, None]).solution.flatten()
-    torch.testing.assert_close(torch.tensor([scale, shift]).double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        torch.tensor([scale, shift]).double(), expected, rtol=1e-6, atol=1e-6
+    )
     zero, mean = ppo.fit_returns(-values, returns, mask)  # values that rank the wrong way round
     assert zero == 0 and mean == pytest.approx(float(returns[mask].mean()))
     critic, ids = critic_of(folder, value_init="prm", value_rescale="fit"), torch.arange(20)[None]
@@ -313,7 +368,11 @@ def test_a_reward_model_with_another_scale_is_no_critic(folder, tmp_path):
     model.config.score_activation = "sigmoid_signed"
     model.save_pretrained(tmp_path / "prm")
     with pytest.raises(common.InputError, match="score_activation"):
-        ppo.start_critic(ppo.Config("", str(folder / "policy"), "", prm=[str(tmp_path / "prm")], value_init="prm"))
+        ppo.start_critic(
+            ppo.Config(
+                "", str(folder / "policy"), "", prm=[str(tmp_path / "prm")], value_init="prm"
+            )
+        )
 
 
 def naive_policy_loss(new, old, advantage, mask, cliprange):
@@ -362,7 +421,13 @@ def test_an_all_masked_micro_batch_gives_a_differentiable_zero():
 
 
 def test_value_loss_takes_the_worse_of_clipped_and_unclipped():
-    values, old, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+    values, old, returns = (
+        torch.tensor([[1.0, 0.1]]),
+        torch.tensor([[0.0, 0.0]]),
+        torch.tensor([[1.0, 1.0]]),
+    )
     mask = torch.ones(1, 2, dtype=torch.bool)
     # Token 0 has moved all the way to its target, but clipped it is at 0.2; token 1 is within the range.
-    assert float(ppo.value_loss(values, old, returns, mask, 0.2)) == pytest.approx(0.5 * (0.8**2 + 0.9**2))
+    assert float(ppo.value_loss(values, old, returns, mask, 0.2)) == pytest.approx(
+        0.5 * (0.8**2 + 0.9**2)
+    )

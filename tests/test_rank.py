@@ -18,7 +18,13 @@ from sandbox import Sandbox
 
 @pytest.fixture(scope="module")
 def tasks():
-    sizes = {"num_sft_tasks": 1, "num_train_tasks": 16, "num_test_tasks": 1, "max_steps": 6, "train_min_steps": 3}
+    sizes = {
+        "num_sft_tasks": 1,
+        "num_train_tasks": 16,
+        "num_test_tasks": 1,
+        "max_steps": 6,
+        "train_min_steps": 3,
+    }
     return make_tasks.make_micro(make_tasks.Config("micro", "", **sizes))["train"]
 
 
@@ -36,13 +42,17 @@ def state_labels(task, lines):
     """Labels of micro program lines by the states: does the line do to the reference's state what the reference does?"""
     states, reference = [[test["args"][0] for test in task["tests"]]], task["solution"].splitlines()
     for line in reference[1:-1]:
-        states.append([make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in states[-1]])
+        states.append(
+            [make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in states[-1]]
+        )
     labels = []
     for i, line in enumerate(lines):
         right = i < len(reference) and line == reference[i]
         if not right and 0 < i < len(reference) - 1 and line.startswith("    xs = "):
             before, after = states[i - 1], states[i]
-            right = [make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in before] == after
+            right = [
+                make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in before
+            ] == after
         labels.append(1.0 if right else -1.0)
     return labels
 
@@ -58,7 +68,10 @@ def random_sample(rng, task):
     if change < 0.2:
         del lines[rng.randrange(len(lines))]
     elif change < 0.4:
-        lines.insert(rng.randrange(len(lines) + 1), rng.choice(["    return xs", "    xs = xs[1:]", "    return"]))
+        lines.insert(
+            rng.randrange(len(lines) + 1),
+            rng.choice(["    return xs", "    xs = xs[1:]", "    return"]),
+        )
     return lines
 
 
@@ -79,7 +92,9 @@ def test_near_misses_of_every_line_are_wrong_and_only_they(tasks, runner):
         assert labels_of(runner, task, task["solution"]) == [1.0] * len(lines)
         for i in range(1, len(lines) - 1):
             wrong = [*lines[:i], "    xs = xs[::-1] + [77]\n", *lines[i + 1 :]]
-            assert labels_of(runner, task, "".join(wrong)) == [1.0] * i + [-1.0] + [1.0] * (len(lines) - i - 1)
+            assert labels_of(runner, task, "".join(wrong)) == [1.0] * i + [-1.0] + [1.0] * (
+                len(lines) - i - 1
+            )
 
 
 REVERSED = {"task_id": "t", "prompt": "p", "solution": "def f(xs):\n    # reverse\n    xs = xs[::-1]\n    return xs\n",
@@ -91,7 +106,10 @@ REVERSED = {"task_id": "t", "prompt": "p", "solution": "def f(xs):\n    # revers
     [
         ("def f(xs):\n    xs = xs[::-1]\n    return xs\n", [1, 1, 1]),
         ("def f(xs):\n    xs = list(reversed(xs))\n    return xs", [1, 1, 1]),
-        ("# why\n\ndef f(xs):\n  # how\n    xs = xs[::-1]\n    return xs\n", [None, None, 1, None, 1, 1]),
+        (
+            "# why\n\ndef f(xs):\n  # how\n    xs = xs[::-1]\n    return xs\n",
+            [None, None, 1, None, 1, 1],
+        ),
         ("def f(xs):\n    return xs\n", [1, -1]),
         ("def f(xs):\n    return xs[::-1]\n", [1, 1]),
         ("def f(xs):\n    xs = xs[::-1]\n    xs = xs\n    return xs\n", [1, 1, -1, -1]),
@@ -118,7 +136,11 @@ def test_a_known_line_does_not_run_again_and_a_sandbox_failure_is_no_label():
     runner, cache = CountingSandbox(), {}
     program = "def f(xs):\n    xs = []\n    return xs\n"
     first = gold.submit(runner, REVERSED, program, cache)
-    assert gold.labels(first) == gold.labels(gold.submit(runner, REVERSED, program + "a\n", cache))[:3] == [1, None, 1]
+    assert (
+        gold.labels(first)
+        == gold.labels(gold.submit(runner, REVERSED, program + "a\n", cache))[:3]
+        == [1, None, 1]
+    )
     assert programs == ["def f(xs):\n    # reverse\n    xs = []\n    return xs\n"]
     gold.submit(runner, REVERSED | {"task_id": "u"}, program, cache)
     assert len(programs) == 2
@@ -164,9 +186,15 @@ def test_best_pairs_are_the_widest_and_never_tie(min_margin):
         scores = [rng.choice([0.0, 0.25, 0.5, 1.0, math.nan]) for _ in range(rng.randint(1, 7))]
         pairs = rank.best_pairs(scores, min_margin, 3, seed)
         margins = [scores[i] - scores[j] for i, j in pairs]
-        assert all(margin > (min_margin or 0) for margin in margins) and margins == sorted(margins, reverse=True)
-        everything = sorted((a - b for a in scores for b in scores if a - b > (min_margin or 0)), reverse=True)
-        assert margins == everything[: 1 if min_margin is None else 3] and len(set(pairs)) == len(pairs)
+        assert all(margin > (min_margin or 0) for margin in margins) and margins == sorted(
+            margins, reverse=True
+        )
+        everything = sorted(
+            (a - b for a in scores for b in scores if a - b > (min_margin or 0)), reverse=True
+        )
+        assert margins == everything[: 1 if min_margin is None else 3] and len(set(pairs)) == len(
+            pairs
+        )
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +206,15 @@ def sampled(tasks, tmp_path_factory):
         for number in range(6):
             text = task["solution"] if rng.random() < 0.3 else "\n".join(random_sample(rng, task))
             status = "passed" if text == task["solution"] else "failed"
-            rows.append({"task_id": task["task_id"], "sample": number, "completion": text, "status": status})
+            rows.append(
+                {"task_id": task["task_id"], "sample": number, "completion": text, "status": status}
+            )
     rows[0]["completion"], rows[1]["status"] = "", "harness_error"
-    rows[6] |= {"completion": rows[7]["completion"] + "    xs", "status": "passed", "terminated": False}
+    rows[6] |= {
+        "completion": rows[7]["completion"] + "    xs",
+        "status": "passed",
+        "terminated": False,
+    }
     common.write_jsonl(folder / "tasks.jsonl", tasks[:8])
     common.write_jsonl(folder / "verdicts.jsonl", rows)
     tokenizer = common.new_tokenizer([row["prompt"] + row["solution"] for row in tasks], 400)
@@ -191,7 +225,11 @@ def sampled(tasks, tmp_path_factory):
 
 
 def pairs_of(sampled, name, **flags):
-    flags = {"tasks": str(sampled / "tasks.jsonl"), "samples": str(sampled / "verdicts.jsonl"), **flags}
+    flags = {
+        "tasks": str(sampled / "tasks.jsonl"),
+        "samples": str(sampled / "verdicts.jsonl"),
+        **flags,
+    }
     return run(rank, output_file=str(sampled / f"{name}.jsonl"), **flags)
 
 
@@ -204,17 +242,23 @@ def test_the_prm_ranks_samples_by_its_scores_at_their_line_ends(sampled, tasks, 
     for row in common.read_jsonl(sampled / "verdicts.jsonl", {}):
         task = next(task for task in tasks if task["task_id"] == row["task_id"])
         ids, lines = common.encode_prompt(tokenizer, task), []
-        for line in gold.lines_of(row["completion"]):  # this tokenizer cuts at every newline: lines stand alone
+        for line in gold.lines_of(
+            row["completion"]
+        ):  # this tokenizer cuts at every newline: lines stand alone
             ids = ids + tokenizer(line).input_ids
             with torch.no_grad():
                 lines.append(model(input_ids=torch.tensor([ids])).logits[0, -1, 0].item())
         if lines and row.get("terminated", True):
-            found = {"sum": sum(lines), "mean": sum(lines) / len(lines), "min": min(lines)}[aggregate]
+            found = {"sum": sum(lines), "mean": sum(lines) / len(lines), "min": min(lines)}[
+                aggregate
+            ]
             scores[row["task_id"]][row["completion"]] = found
     assert len(pairs) == 8 == len({pair["task_id"] for pair in pairs})
     for pair in pairs:
         of_task = scores[pair["task_id"]]
-        assert pair["complete"] and pair["kind"] == "response" and pair["chosen"] != pair["rejected"]
+        assert (
+            pair["complete"] and pair["kind"] == "response" and pair["chosen"] != pair["rejected"]
+        )
         assert of_task[pair["chosen"]] == pytest.approx(max(of_task.values()), abs=1e-5)
         assert of_task[pair["rejected"]] == pytest.approx(min(of_task.values()), abs=1e-5)
         assert pair["meta"]["score_chosen"] == pytest.approx(of_task[pair["chosen"]], abs=1e-5)
@@ -229,20 +273,39 @@ def test_ranked_by_tests_the_chosen_passes_and_the_rejected_fails_and_no_pair_co
         assert statuses[pair["task_id"], pair["rejected"]] == "failed"
         assert not pair["chosen"].endswith("    xs")  # that one was cut off
     keys = [(pair["task_id"], pair["chosen"], pair["rejected"]) for pair in pairs]
-    assert len(set(keys)) == len(keys) > 8 and max(map([key[0] for key in keys].count, {key[0] for key in keys})) <= 3
+    assert (
+        len(set(keys)) == len(keys) > 8
+        and max(map([key[0] for key in keys].count, {key[0] for key in keys})) <= 3
+    )
 
 
 def test_step_pairs_differ_in_one_verified_line_after_the_reference_s_lines(tasks, tmp_path):
     common.write_jsonl(tmp_path / "tasks.jsonl", tasks[:6])
     data = str(tmp_path / "prm.jsonl")
-    rows = run(mutate, tasks=str(tmp_path / "tasks.jsonl"), output_file=data, max_variants_per_line=4)
-    pairs = run(rank, output_file=str(tmp_path / "pairs.jsonl"), pairs="step", data=data, max_pairs_per_task=9)
-    negative = {(row["task_id"], "".join(row["completions"])) for row in rows if row["labels"][-1] == -1}
+    rows = run(
+        mutate, tasks=str(tmp_path / "tasks.jsonl"), output_file=data, max_variants_per_line=4
+    )
+    pairs = run(
+        rank,
+        output_file=str(tmp_path / "pairs.jsonl"),
+        pairs="step",
+        data=data,
+        max_pairs_per_task=9,
+    )
+    negative = {
+        (row["task_id"], "".join(row["completions"])) for row in rows if row["labels"][-1] == -1
+    }
     solutions = {task["task_id"]: task["solution"] for task in tasks}
     for pair in pairs:
         chosen, rejected = gold.lines_of(pair["chosen"]), gold.lines_of(pair["rejected"])
-        assert chosen[:-1] == rejected[:-1] and chosen[-1] != rejected[-1] and pair["complete"] is False
-        assert solutions[pair["task_id"]].startswith(pair["chosen"]) and pair["chosen"].endswith("\n")
+        assert (
+            chosen[:-1] == rejected[:-1]
+            and chosen[-1] != rejected[-1]
+            and pair["complete"] is False
+        )
+        assert solutions[pair["task_id"]].startswith(pair["chosen"]) and pair["chosen"].endswith(
+            "\n"
+        )
         assert (pair["task_id"], pair["rejected"]) in negative
     of_task = [pair["task_id"] for pair in pairs]
     assert len({(pair["task_id"], pair["rejected"]) for pair in pairs}) == len(pairs) > 40
@@ -259,7 +322,9 @@ def test_step_pairs_differ_in_one_verified_line_after_the_reference_s_lines(task
 )  # fmt: skip
 def test_pairs_that_cannot_be_made_are_refused(sampled, tmp_path, flags, message):
     rows = common.read_jsonl(sampled / "verdicts.jsonl", {})
-    common.write_jsonl(tmp_path / "unjudged", [{"task_id": row["task_id"], "completion": "a"} for row in rows])
+    common.write_jsonl(
+        tmp_path / "unjudged", [{"task_id": row["task_id"], "completion": "a"} for row in rows]
+    )
     common.write_jsonl(tmp_path / "other", [{"task_id": "x", "prompt": "p"}])
     places = {name: str(tmp_path / name) for name in ("unjudged", "other")}
     flags = {key: value.format(**places) if value else value for key, value in flags.items()}

@@ -95,11 +95,17 @@ def test_rewards_fall_on_the_token_whose_text_ends_the_line(qwen):
     for row, reward in zip(rows, rewards, strict=True):
         text = tokenizer.decode([i for i in row if i != tokenizer.eos_token_id])
         paid = [t for t in range(len(row)) if reward[t] > 0 and row[t] != tokenizer.eos_token_id]
-        assert len(paid) < len(text.splitlines()) or paid[-1] == len(row) - 1 - (row[-1] == tokenizer.eos_token_id)
+        assert len(paid) < len(text.splitlines()) or paid[-1] == len(row) - 1 - (
+            row[-1] == tokenizer.eos_token_id
+        )
         for t in range(len(row)):
             newline = "\n" in tokenizer.decode([row[t]])
-            assert (t in paid) == (newline or t == len([i for i in row if i != tokenizer.eos_token_id]) - 1), t
-    assert rewards[0, len(ids) - 1] == 1.0 and ids[-1] == tokenizer.eos_token_id  # the outcome, at the EOS itself
+            assert (t in paid) == (
+                newline or t == len([i for i in row if i != tokenizer.eos_token_id]) - 1
+            ), t
+    assert (
+        rewards[0, len(ids) - 1] == 1.0 and ids[-1] == tokenizer.eos_token_id
+    )  # the outcome, at the EOS itself
     assert (rewards[1, 50:] == 0).all()
 
 
@@ -125,7 +131,11 @@ def test_prm_labels_land_on_the_same_tokens_as_rewards(qwen):
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
 def test_the_same_flags_train_it(qwen, name):
     stage = {"ppo": ppo, "grpo": grpo}[name]
-    flags = {"prm": [str(qwen / "prm")], "value_init": "prm", "outcome_reward": "none"} if name == "ppo" else {}
+    flags = (
+        {"prm": [str(qwen / "prm")], "value_init": "prm", "outcome_reward": "none"}
+        if name == "ppo"
+        else {}
+    )
     config = stage.Config(
         tasks=str(qwen / "tasks.jsonl"), model_name_or_path=str(qwen / "policy"), output_dir=str(qwen / name), max_steps=1,
         num_prompts=2, num_generations=2, num_mini_batches=1, max_completion_length=200, **flags,
@@ -147,14 +157,21 @@ def test_a_prompt_of_300_tokens_goes_through_the_chat_template(qwen):
     tokenizer = common.load_tokenizer(qwen / "policy")
     task = json.loads(Path(qwen / "tasks.jsonl").read_text().splitlines()[0])
     ids = common.encode_prompt(tokenizer, task)
-    assert 295 < len(ids) < 320 and tokenizer.decode(ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert 295 < len(ids) < 320 and tokenizer.decode(ids).endswith(
+        "<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert common.eos_ids(common.load_policy(qwen / "policy"), tokenizer) == [0, 2]
 
 
 def test_train_prm_runs_on_it(qwen):
     lines = ["def f(x):\n", "    # one more\n", "\n", "    return x + 1"]
     rows = [
-        {"task_id": f"t{i}", "prompt": "add one", "completions": lines, "labels": [1, None, None, -1]}
+        {
+            "task_id": f"t{i}",
+            "prompt": "add one",
+            "completions": lines,
+            "labels": [1, None, None, -1],
+        }
         for i in range(12)
     ]
     common.write_jsonl(qwen / "prm.jsonl", rows)

@@ -35,12 +35,25 @@ SIZES = {
     "num_hidden_layers": 2,
     "initializer_range": 0.2,
 }
-GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "initializer_range": 0.2}
+GPT2 = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_head": 4,
+    "n_layer": 2,
+    "n_positions": 64,
+    "initializer_range": 0.2,
+}
 
 MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, intermediate_size=64, num_key_value_heads=2)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, intermediate_size=64, num_key_value_heads=2, head_dim=8)),
-    "eager": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, intermediate_size=64, attn_implementation="eager")),
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(**SIZES, intermediate_size=64, num_key_value_heads=2)
+    ),
+    "qwen3": lambda: Qwen3ForCausalLM(
+        Qwen3Config(**SIZES, intermediate_size=64, num_key_value_heads=2, head_dim=8)
+    ),
+    "eager": lambda: LlamaForCausalLM(
+        LlamaConfig(**SIZES, intermediate_size=64, attn_implementation="eager")
+    ),
     "absolute_positions": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "sliding_window": lambda: MistralForCausalLM(
         MistralConfig(**SIZES, intermediate_size=64, num_key_value_heads=2, sliding_window=6)
@@ -82,7 +95,9 @@ def teacher_forced(model, prompts, num_samples, ids, mask, temperature) -> torch
 def test_rollout_logprobs_equal_teacher_forced_ones(model, temperature):
     ids, mask, logprobs = sample(model, PROMPTS, 4, 12, temperature, EOS, list(range(20)))
     lengths = mask.sum(1)
-    assert lengths.min() < 6 and lengths.max() == 12  # some finish early, and rows are dropped on the way
+    assert (
+        lengths.min() < 6 and lengths.max() == 12
+    )  # some finish early, and rows are dropped on the way
     expected = teacher_forced(model, PROMPTS, 4, ids, mask, temperature)
     torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-5)
 
@@ -91,11 +106,17 @@ def test_greedy_equals_generate_prompt_by_prompt(model):
     ids, mask, logprobs = sample(model, PROMPTS, 2, 10, 0.0, EOS, [0] * 10)
     for i, prompt in enumerate(PROMPTS):
         expected = model.generate(
-            torch.tensor([prompt]), max_new_tokens=10, do_sample=False, eos_token_id=EOS, pad_token_id=0
+            torch.tensor([prompt]),
+            max_new_tokens=10,
+            do_sample=False,
+            eos_token_id=EOS,
+            pad_token_id=0,
         )[0, len(prompt) :]
         for row in (2 * i, 2 * i + 1):
             assert ids[row, mask[row]].tolist() == expected.tolist()
-    torch.testing.assert_close(logprobs, teacher_forced(model, PROMPTS, 2, ids, mask, 1.0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        logprobs, teacher_forced(model, PROMPTS, 2, ids, mask, 1.0), rtol=0, atol=1e-5
+    )
 
 
 def cut(ids, mask):
@@ -108,7 +129,13 @@ def test_a_sample_depends_on_its_own_seed_and_not_on_the_batch(model):
     together = cut(ids, mask)
     order = [3, 0, 4, 1, 2]
     shuffled = sample(
-        model, [PROMPTS[p] for p in order], 4, 12, 1.0, EOS, [seeds[4 * p + g] for p in order for g in range(4)]
+        model,
+        [PROMPTS[p] for p in order],
+        4,
+        12,
+        1.0,
+        EOS,
+        [seeds[4 * p + g] for p in order for g in range(4)],
     )
     assert cut(*shuffled[:2]) == [together[4 * p + g] for p in order for g in range(4)]
     for i in (0, 6, 11):
@@ -160,7 +187,9 @@ def test_frequencies_of_token_pairs_are_their_probabilities_at_that_temperature(
     n, temperature, prompt = 20_000, 0.7, [5, 6, 7]
     ids, _, _ = sample(model, [prompt], n, 2, temperature, [], list(range(n)))
     with torch.no_grad():
-        logits = model(torch.tensor([[*prompt, a] for a in range(VOCAB)])).logits[:, -2:].double()  # (V, 2, V)
+        logits = (
+            model(torch.tensor([[*prompt, a] for a in range(VOCAB)])).logits[:, -2:].double()
+        )  # (V, 2, V)
     first, second = (logits / temperature).softmax(-1).unbind(1)
     p = first[0][:, None] * second  # (V, V)
     counts = torch.bincount(ids[:, 0] * VOCAB + ids[:, 1], minlength=VOCAB**2).view(VOCAB, VOCAB)
@@ -171,7 +200,9 @@ def test_frequencies_of_token_pairs_are_their_probabilities_at_that_temperature(
 
 def test_a_token_without_probability_is_never_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(3, 4)
-    token, logprob = sampling._draw(logits, 1.0, torch.tensor([0.0, 0.25, 1 - 2**-53], dtype=torch.float64))
+    token, logprob = sampling._draw(
+        logits, 1.0, torch.tensor([0.0, 0.25, 1 - 2**-53], dtype=torch.float64)
+    )
     assert set(token.tolist()) == {1, 2}
     torch.testing.assert_close(logprob, torch.full((3,), 0.5).log())
 
@@ -186,14 +217,25 @@ def test_a_continued_prefix_goes_on_as_the_whole():
 
 def test_a_stop_string_ends_the_sample_with_the_token_that_completes_it():
     letters = [*"<>/abcdefghijk\n", "ab", "b<", "/a"]
-    vocabulary = {w: i for i, w in enumerate(letters + [f"w{i}" for i in range(VOCAB - 8 - len(letters))])}
+    vocabulary = {
+        w: i for i, w in enumerate(letters + [f"w{i}" for i in range(VOCAB - 8 - len(letters))])
+    }
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
     backend.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)  # the model's last 8 ids are unknown to it
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend
+    )  # the model's last 8 ids are unknown to it
     stops = ["ab", "<", "a/a", "\n"]
     model = build("llama")
     ids, mask, _ = sample(
-        model, PROMPTS, 8, 20, 1.5, [], list(range(40)), stop=stop_table(line_table(tokenizer), stops)
+        model,
+        PROMPTS,
+        8,
+        20,
+        1.5,
+        [],
+        list(range(40)),
+        stop=stop_table(line_table(tokenizer), stops),
     )
     free, _, _ = sample(model, PROMPTS, 8, 20, 1.5, [], list(range(40)))
     stopped = 0
@@ -212,22 +254,41 @@ class OtherNames(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model, self.config = model, model.config
-        self.own = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self.own = (
+            "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        )
         self.other = {"cache": "past_key_values", "past_key_values": "cache"}[self.own]
         self.get_input_embeddings = model.get_input_embeddings
-        names = ("input_ids", "attention_mask", "position_ids", "use_cache", "logits_to_keep", self.other)
+        names = (
+            "input_ids",
+            "attention_mask",
+            "position_ids",
+            "use_cache",
+            "logits_to_keep",
+            self.other,
+        )
         parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
-        self.forward.__func__.__signature__ = inspect.Signature([inspect.Parameter("self", 0), *parameters])
+        self.forward.__func__.__signature__ = inspect.Signature(
+            [inspect.Parameter("self", 0), *parameters]
+        )
 
     def forward(self, **kwargs):
-        out = self.model(**{self.own if name == self.other else name: x for name, x in kwargs.items()})
+        out = self.model(
+            **{self.own if name == self.other else name: x for name, x in kwargs.items()}
+        )
         return SimpleNamespace(logits=out.logits, **{self.other: getattr(out, self.own)})
 
 
 def test_the_cache_may_have_its_old_or_its_new_name():
     model = build("llama")
     expected = sample(model, PROMPTS, 2, 6, 1.0, EOS, list(range(10)))
-    assert all(map(torch.equal, sample(OtherNames(model), PROMPTS, 2, 6, 1.0, EOS, list(range(10))), expected))
+    assert all(
+        map(
+            torch.equal,
+            sample(OtherNames(model), PROMPTS, 2, 6, 1.0, EOS, list(range(10))),
+            expected,
+        )
+    )
 
 
 def test_a_model_that_takes_no_cache_is_refused(monkeypatch):
@@ -252,7 +313,11 @@ def test_no_prompts_give_no_samples():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"prompts": [[1], []]}, "no tokens"), ({"seeds": [1]}, "4 seeds"), ({"temperature": -1.0}, "negative")],
+    [
+        ({"prompts": [[1], []]}, "no tokens"),
+        ({"seeds": [1]}, "4 seeds"),
+        ({"temperature": -1.0}, "negative"),
+    ],
 )
 def test_bad_input_is_refused(change, message):
     given = {

@@ -23,7 +23,12 @@ import pytest
 
 import sandbox
 
-SQUARE = {"task_id": "square", "style": "assert", "tests": ["assert f(2) == 4", "assert f(3) == 9"], "entry_point": "f"}
+SQUARE = {
+    "task_id": "square",
+    "style": "assert",
+    "tests": ["assert f(2) == 4", "assert f(3) == 9"],
+    "entry_point": "f",
+}
 LONG = "def f(x):\n    s = 0\n    for i in range(6_000_000): s += i\n    return x * x"  # some tenths of a CPU second
 
 
@@ -49,14 +54,31 @@ def judge(pool, task, program):
         ("def f(x):\n    return x * x if x < 3 else undefined", "error", "runtime_error", 1, 2),
         ("x = 1\n\nx.missing", "error", "runtime_error", 0, 3),
         ("def f(x):\n  return (x", "syntax_error", "syntax_error", 0, 2),
-        ("def f(x):\n    x += 1\n    while True:\n        pass", "timeout", "runtime_error", 0, None),
+        (
+            "def f(x):\n    x += 1\n    while True:\n        pass",
+            "timeout",
+            "runtime_error",
+            0,
+            None,
+        ),
         ("def f(x):\n    return len('x' * (1 << 40))", "memory", "runtime_error", 0, 2),
         ("g = 1", "error", "runtime_error", 0, None),
     ],
 )
-def test_a_verdict_names_the_outcome_and_the_failing_line(pool, program, status, outcome, passed, line):
+def test_a_verdict_names_the_outcome_and_the_failing_line(
+    pool, program, status, outcome, passed, line
+):
     verdict = judge(pool, {**SQUARE, "timeout": 1}, program)
-    assert list(verdict) == ["status", "passed", "total", "line", "executed", "message", "seconds", "trusted"]
+    assert list(verdict) == [
+        "status",
+        "passed",
+        "total",
+        "line",
+        "executed",
+        "message",
+        "seconds",
+        "trusted",
+    ]
     assert (verdict["status"], verdict["passed"], verdict["total"]) == (status, passed, 2)
     assert sandbox.outcome(verdict["status"]) == outcome
     assert verdict["line"] == line or (status == "timeout" and verdict["line"] in (3, 4))
@@ -83,14 +105,18 @@ def test_comparing_two_objects_of_the_program_is_marked_as_not_trusted(pool):
 
 def test_a_fault_in_the_judge_is_no_verdict_on_the_program(pool, monkeypatch):
     monkeypatch.setattr(sandbox, "check_task", lambda task: None)
-    verdict = judge(pool, {"task_id": "broken", "style": "assert", "tests": ["assert ("]}, "def f(x): return 1")
+    verdict = judge(
+        pool, {"task_id": "broken", "style": "assert", "tests": ["assert ("]}, "def f(x): return 1"
+    )
     assert verdict["status"] == "harness_error" and "SyntaxError" in verdict["message"]
     assert judge(pool, SQUARE, "def f(x): return x * x")["status"] == "passed"
 
 
 def test_tests_that_never_call_the_entry_point_do_not_pass(pool):
     for tests in (["assert 1 == 1"], ["assert f"], ["assert g(1) == 1"]):
-        verdict = judge(pool, {"style": "assert", "tests": tests}, "def f(x): return 1\ndef g(x): return 1")
+        verdict = judge(
+            pool, {"style": "assert", "tests": tests}, "def f(x): return 1\ndef g(x): return 1"
+        )
         assert verdict["status"] == "failed", tests
 
 
@@ -98,13 +124,27 @@ def test_executed_lines_are_those_that_ran():
     program = "def f(x):\n    if x > 2:\n        y = 9\n    else:\n        y = 4\n    return y\ndef g():\n    return 1"
     with sandbox.Sandbox(timeout=1, trace=True) as pool:
         assert judge(pool, SQUARE, program)["executed"] == [1, 2, 3, 5, 6, 7]
-        assert judge(pool, {**SQUARE, "tests": ["assert f(2) == 4"]}, program)["executed"] == [1, 2, 5, 6, 7]
+        assert judge(pool, {**SQUARE, "tests": ["assert f(2) == 4"]}, program)["executed"] == [
+            1,
+            2,
+            5,
+            6,
+            7,
+        ]
         assert judge(pool, SQUARE, "def f(x):\n    1 / 0\n    return 1")["executed"] == [1, 2]
         assert (
-            4 in judge(pool, SQUARE, "def f(x):\n    y = 0\n    while True:\n        y += 1\n    return y")["executed"]
+            4
+            in judge(
+                pool, SQUARE, "def f(x):\n    y = 0\n    while True:\n        y += 1\n    return y"
+            )["executed"]
         )
-        stdio = {"style": "stdio", "tests": [{"input": "1", "output": "1"}, {"input": "2", "output": "x"}]}
-        assert judge(pool, stdio, "if input() == '1':\n    print(1)\nelse:\n    print('x')")["executed"] == [1, 2, 4]
+        stdio = {
+            "style": "stdio",
+            "tests": [{"input": "1", "output": "1"}, {"input": "2", "output": "x"}],
+        }
+        assert judge(pool, stdio, "if input() == '1':\n    print(1)\nelse:\n    print('x')")[
+            "executed"
+        ] == [1, 2, 4]
 
 
 # styles
@@ -120,8 +160,15 @@ def test_call_style_compares_as_json_would_write_the_result(pool):
     assert status(2, "2.0") == "passed" and status(2.0, "2") == "passed"
     assert status([2, 1], "x[::-1]") == "passed"
     assert status(0.3, "0.1 + 0.2") == "failed" and status(0.3, "0.1 + 0.2", atol=1e-9) == "passed"
-    assert status([0.3], "[0.31]", atol=0.02) == "passed" and status([0.3], "[0.33]", atol=0.02) == "failed"
-    assert status([1, 2], "[1]") == "failed" and status({"a": 1}, "{}") == "failed" and status(None, "0") == "failed"
+    assert (
+        status([0.3], "[0.31]", atol=0.02) == "passed"
+        and status([0.3], "[0.33]", atol=0.02) == "failed"
+    )
+    assert (
+        status([1, 2], "[1]") == "failed"
+        and status({"a": 1}, "{}") == "failed"
+        and status(None, "0") == "failed"
+    )
     assert status("12", "12") == "failed" and status([1], "{1}") == "failed"
 
 
@@ -131,7 +178,9 @@ def test_no_tolerance_reaches_an_infinite_output(pool):
     assert judge(pool, task, "def f(x): return float('inf')")["status"] == "passed"
 
 
-@pytest.mark.parametrize("size", [1, 5000])  # as many calls as fit into the socket ahead of the results, and more
+@pytest.mark.parametrize(
+    "size", [1, 5000]
+)  # as many calls as fit into the socket ahead of the results, and more
 def test_calls_before_the_one_that_ends_the_program_keep_their_verdict(pool, size):
     task = {"style": "call", "tests": [{"args": [[i] * size], "output": i} for i in range(5)]}
     for end in ("raise ValueError", "import os; os._exit(0)", "while True: pass"):
@@ -153,7 +202,9 @@ SOURCES = ["x = (", "x = " + "9" * 5000, "x = 1" + " + 1" * 60_000, "\0", "# cod
 
 
 @pytest.mark.parametrize("program", SOURCES)
-def test_a_program_that_the_judge_does_not_compile_gets_the_candidates_own_error(pool, program, long_numbers):
+def test_a_program_that_the_judge_does_not_compile_gets_the_candidates_own_error(
+    pool, program, long_numbers
+):
     assert sandbox.compiled({"program": program, "attempt": 0}) == program
     assert sys.get_int_max_str_digits() == 0
     assert judge(pool, SQUARE, program)["status"] in ("syntax_error", "error", "memory")
@@ -166,12 +217,22 @@ def test_after_a_failure_of_the_harness_the_judge_does_not_compile_again(long_nu
 
 def test_call_style_finds_a_method_of_solution(pool):
     task = {"style": "call", "entry_point": "Solution.go", "tests": [{"args": [2], "output": 3}]}
-    assert judge(pool, task, "class Solution:\n    def go(self, x): return x + 1")["status"] == "passed"
-    assert judge(pool, task, "class Solution:\n    def went(self, x): return x + 1")["status"] == "error"
+    assert (
+        judge(pool, task, "class Solution:\n    def go(self, x): return x + 1")["status"]
+        == "passed"
+    )
+    assert (
+        judge(pool, task, "class Solution:\n    def went(self, x): return x + 1")["status"]
+        == "error"
+    )
 
 
 def test_stdio_style_compares_whole_outputs(pool):
-    task = {"style": "stdio", "entry_point": None, "tests": [{"input": "3\n", "output": "1\n2\n3\n"}]}
+    task = {
+        "style": "stdio",
+        "entry_point": None,
+        "tests": [{"input": "3\n", "output": "1\n2\n3\n"}],
+    }
     for program, status in {
         "for i in range(int(input())): print(i + 1)": "passed",
         "import sys\nsys.stdout.write('1 \\n2\\n3')": "passed",
@@ -192,7 +253,9 @@ def test_stdio_style_compares_whole_outputs(pool):
 
 def test_stdio_style_gives_partial_credit_and_a_fresh_process_per_test(pool):
     task = {"style": "stdio", "tests": [{"input": str(i), "output": str(i * i)} for i in range(3)]}
-    program = "import os\nassert not os.listdir('.')\nopen('left', 'w').close()\nprint(int(input()) * 2)"
+    program = (
+        "import os\nassert not os.listdir('.')\nopen('left', 'w').close()\nprint(int(input()) * 2)"
+    )
     verdict = judge(pool, task, program)
     assert (verdict["status"], verdict["passed"], verdict["total"]) == ("failed", 2, 3)
 
@@ -224,7 +287,9 @@ def test_unittest_style_counts_test_methods(pool):
         ("x = 1", "error", 0),
     ):
         verdict = judge(pool, task, program)
-        assert (verdict["status"], verdict["passed"], verdict["total"]) == (status, passed, 3), program
+        assert (verdict["status"], verdict["passed"], verdict["total"]) == (status, passed, 3), (
+            program
+        )
         assert verdict["trusted"]
 
 
@@ -254,7 +319,10 @@ def test_answer_style_compares_the_final_answer(pool):
         ("18", "18", "failed"),
         ("#### eighteen", "eighteen", "passed"),
     ):
-        assert judge(pool, {"style": "answer", "tests": [{"answer": answer}]}, text)["status"] == status, text
+        assert (
+            judge(pool, {"style": "answer", "tests": [{"answer": answer}]}, text)["status"]
+            == status
+        ), text
 
 
 # bad tasks
@@ -282,7 +350,12 @@ def test_answer_style_compares_the_final_answer(pool):
         ({"style": "stdio", "tests": [{"input": "x"}]}, "tests[0].output"),
         ({"style": "answer", "tests": [{"answer": 3}]}, "tests[0].answer"),
         (
-            {"style": "unittest", "tests": ["import unittest\nclass T(unittest.TestCase):\n    def check(self): pass"]},
+            {
+                "style": "unittest",
+                "tests": [
+                    "import unittest\nclass T(unittest.TestCase):\n    def check(self): pass"
+                ],
+            },
             "tests",
         ),
     ],
@@ -319,7 +392,9 @@ def random_value(rng, depth):
         return rng.choice(leaves)
     items = [random_value(rng, depth - 1) for _ in range(rng.randrange(4))]
     keys = [rng.choice([1, "k", (1, "a"), None, 2.5, b"x", 1 << 70]) for _ in items]
-    kind = rng.choice([list, tuple, deque, dict, OrderedDict, Counter, defaultdict, set, frozenset, bytearray])
+    kind = rng.choice(
+        [list, tuple, deque, dict, OrderedDict, Counter, defaultdict, set, frozenset, bytearray]
+    )
     if kind in (dict, OrderedDict):
         return kind(zip(keys, items, strict=True))
     if kind is Counter:
@@ -354,7 +429,9 @@ def test_shared_and_cyclic_arguments_keep_their_shape():
     cycle = {"a": inner, "b": inner}
     cycle["self"] = cycle
     objects = []
-    back = sandbox.decode(json.loads(json.dumps(sandbox.encode(cycle, None, {}, True))), None, objects, True)
+    back = sandbox.decode(
+        json.loads(json.dumps(sandbox.encode(cycle, None, {}, True))), None, objects, True
+    )
     assert back["a"] is back["b"] and back["self"] is back and objects == [back, inner]
 
 
@@ -412,7 +489,9 @@ def test_the_filters_of_both_architectures_decide_as_documented(machine):
     base, candidate = sandbox.base_filter(machine), sandbox.candidate_filter(machine)
     audit = calls["audit"]
     allow, refuse = sandbox.RETURN_ALLOW, sandbox.RETURN_ERRNO | sandbox.EPERM
-    numbers = {e.split(":")[0]: e.split(":")[calls["column"]] for e in sandbox.ALLOWED_CALLS.split()}
+    numbers = {
+        e.split(":")[0]: e.split(":")[calls["column"]] for e in sandbox.ALLOWED_CALLS.split()
+    }
     for name in ("read", "write", "openat", "futex", "mmap", "exit_group", "wait4", "kill"):
         assert run_filter(base, audit, int(numbers[name])) == allow, name
     for name in ("ptrace", "socket", "execve", "mount"):
@@ -425,12 +504,17 @@ def test_the_filters_of_both_architectures_decide_as_documented(machine):
     assert run_filter(base, audit, 0x40000000 | int(numbers["read"])) == refuse
     assert run_filter(base, audit, calls["clone3"]) == sandbox.RETURN_ERRNO | sandbox.ENOSYS
     thread, fork, namespace = 0x3D0F00, 17, 0x10000000 | 17
-    assert [run_filter(base, audit, calls["clone"], flags) for flags in (thread, fork, namespace)] == [
+    assert [
+        run_filter(base, audit, calls["clone"], flags) for flags in (thread, fork, namespace)
+    ] == [
         allow,
         allow,
         refuse,
     ]
-    assert [run_filter(candidate, audit, calls["clone"], flags) for flags in (thread, fork)] == [allow, refuse]
+    assert [run_filter(candidate, audit, calls["clone"], flags) for flags in (thread, fork)] == [
+        allow,
+        refuse,
+    ]
     assert (
         run_filter(candidate, audit, calls["kill"]) == refuse
         and run_filter(candidate, audit, int(numbers["read"])) == allow
@@ -459,7 +543,9 @@ def processes() -> set[int]:
     found, todo = set(), [os.getpid()]
     while todo:
         pid = todo.pop()
-        for path in (f"/proc/{pid}/task/{task}/children" for task in os.listdir(f"/proc/{pid}/task")):
+        for path in (
+            f"/proc/{pid}/task/{task}/children" for task in os.listdir(f"/proc/{pid}/task")
+        ):
             with contextlib.suppress(OSError), open(path) as file:
                 children = [int(child) for child in file.read().split()]
                 found.update(children)
@@ -469,7 +555,10 @@ def processes() -> set[int]:
 
 def test_submission_returns_at_once_and_execution_overlaps(pool):
     begin = time.monotonic()
-    futures = [pool.submit(SQUARE, "import time\ntime.sleep(0.4)\ndef f(x): return x * x") for _ in range(2)]
+    futures = [
+        pool.submit(SQUARE, "import time\ntime.sleep(0.4)\ndef f(x): return x * x")
+        for _ in range(2)
+    ]
     assert time.monotonic() - begin < 0.2
     time.sleep(0.6)  # the caller's own work
     assert all(future.done() for future in futures)
@@ -477,10 +566,13 @@ def test_submission_returns_at_once_and_execution_overlaps(pool):
 
 def test_verdicts_come_in_the_order_of_submission(pool):
     programs = [
-        f"import time\ntime.sleep({0.1 if i % 2 else 0})\ndef f(x): return {'x * x' if i % 3 else 0}" for i in range(8)
+        f"import time\ntime.sleep({0.1 if i % 2 else 0})\ndef f(x): return {'x * x' if i % 3 else 0}"
+        for i in range(8)
     ]
     verdicts = pool.judge([(SQUARE, program) for program in programs])
-    assert [verdict["status"] == "passed" for verdict in verdicts] == [bool(i % 3) for i in range(8)]
+    assert [verdict["status"] == "passed" for verdict in verdicts] == [
+        bool(i % 3) for i in range(8)
+    ]
 
 
 def test_verdicts_are_repeatable(pool):
@@ -560,7 +652,9 @@ def test_processes_end_when_their_owner_is_killed(tmp_path):
     owner.kill()
     owner.communicate()
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and (any(running(pid) for pid in pids) or list(tmp_path.iterdir())):
+    while time.monotonic() < deadline and (
+        any(running(pid) for pid in pids) or list(tmp_path.iterdir())
+    ):
         time.sleep(0.05)
     assert len(pids) == 2 and not any(running(pid) for pid in pids)
     assert not list(tmp_path.iterdir())
@@ -617,10 +711,15 @@ def soak(count: int, monkeypatch, folder):
         mine = {pid for pid in processes() - before if running(pid)}
         size = resident(mine)
         bad = iter(range(count))
-        programs = [SOAK[next(bad) % len(SOAK)] if i % 20 == 10 else (good, wrong)[i % 2] for i in range(count)]
+        programs = [
+            SOAK[next(bad) % len(SOAK)] if i % 20 == 10 else (good, wrong)[i % 2]
+            for i in range(count)
+        ]
         verdicts = pool.judge([(SQUARE, program) for program in programs])
         for program, verdict in zip(programs, verdicts, strict=True):
-            expected = {good: ("passed",), wrong: ("failed",)}.get(program, ("error", "timeout", "memory"))
+            expected = {good: ("passed",), wrong: ("failed",)}.get(
+                program, ("error", "timeout", "memory")
+            )
             assert verdict["status"] in expected, (program, verdict)
         now = processes() - before
         assert len(now) == len(mine), "a process or a zombie is left over"
@@ -661,7 +760,11 @@ def refusing(*numbers):
 def command(folder, *arguments, prepare=None):
     script = os.path.abspath(sandbox.__file__)
     return subprocess.run(
-        [sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, preexec_fn=prepare
+        [sys.executable, script, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        preexec_fn=prepare,
     )
 
 
@@ -670,7 +773,9 @@ LANDLOCK, UNSHARE = 444, {"x86_64": 272, "aarch64": 97}
 
 def test_isolation_is_refused_where_layers_are_missing(tmp_path):
     (tmp_path / "T").write_text(json.dumps(SQUARE))
-    (tmp_path / "S").write_text(json.dumps({"task_id": "square", "solution": "def f(x): return x * x"}))
+    (tmp_path / "S").write_text(
+        json.dumps({"task_id": "square", "solution": "def f(x): return x * x"})
+    )
     run = ("run", "--tasks", "T", "--samples", "S", "--out", "V", "--workers", "1")
     unshare = UNSHARE[os.uname().machine]
 
@@ -679,14 +784,20 @@ def test_isolation_is_refused_where_layers_are_missing(tmp_path):
 
     assert attempt("strict").returncode == 0
     result = attempt("strict", unshare)
-    assert result.returncode == 2 and "user namespace (" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert (
+        result.returncode == 2
+        and "user namespace (" in result.stderr
+        and len(result.stderr.splitlines()) == 1
+    )
     result = attempt("auto", unshare)
     assert result.returncode == 0 and "user namespace (" in result.stderr
     result = attempt("auto", LANDLOCK)
     assert result.returncode == 0 and "landlock (" in result.stderr
     (tmp_path / "V").unlink()
     result = attempt("auto", unshare, LANDLOCK)
-    assert result.returncode == 2 and "landlock (" in result.stderr and not (tmp_path / "V").exists()
+    assert (
+        result.returncode == 2 and "landlock (" in result.stderr and not (tmp_path / "V").exists()
+    )
     result = attempt("none", unshare, LANDLOCK)
     assert result.returncode == 0 and json.loads((tmp_path / "V").read_text())["status"] == "passed"
 
@@ -698,7 +809,9 @@ def test_probe_lists_each_layer_as_proved_or_absent(tmp_path):
         [*name.split(), "proved"] for name in sandbox.LAYERS
     ]
     result = command(tmp_path, "probe", prepare=refusing(LANDLOCK))
-    assert "landlock           absent: " in result.stdout and "containment complete" in result.stdout
+    assert (
+        "landlock           absent: " in result.stdout and "containment complete" in result.stdout
+    )
 
 
 # the command line
@@ -707,7 +820,12 @@ def test_probe_lists_each_layer_as_proved_or_absent(tmp_path):
 def test_run_writes_rows_with_verdicts_and_prints_counts(tmp_path):
     (tmp_path / "T").write_text(json.dumps(SQUARE) + "\n")
     rows = [
-        {"task_id": "square", "sample": 0, "completion": "no program", "solution": "def f(x): return x * x"},
+        {
+            "task_id": "square",
+            "sample": 0,
+            "completion": "no program",
+            "solution": "def f(x): return x * x",
+        },
         {"task_id": "square", "sample": 1, "completion": "def f(x): return x * x"},
         {"task_id": "square", "sample": 2, "completion": "def f(x): return x"},
     ]
@@ -730,10 +848,27 @@ def test_run_writes_rows_with_verdicts_and_prints_counts(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     written = [json.loads(line) for line in (tmp_path / "V").read_text().splitlines()]
-    assert [{key: row[key] for key in given} for row, given in zip(written, rows, strict=True)] == rows
+    assert [
+        {key: row[key] for key in given} for row, given in zip(written, rows, strict=True)
+    ] == rows
     assert [row["status"] for row in written] == ["passed", "passed", "failed"]
-    assert result.stdout.split() == ["passed", "2", "failed", "1", "passed", "2", "of", "3", "judged", "(66.7%)"]
-    assert "3/3" in result.stderr and sorted(path.name for path in tmp_path.iterdir()) == ["S", "T", "V"]
+    assert result.stdout.split() == [
+        "passed",
+        "2",
+        "failed",
+        "1",
+        "passed",
+        "2",
+        "of",
+        "3",
+        "judged",
+        "(66.7%)",
+    ]
+    assert "3/3" in result.stderr and sorted(path.name for path in tmp_path.iterdir()) == [
+        "S",
+        "T",
+        "V",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -754,7 +889,9 @@ def test_a_bad_line_is_one_line_that_names_the_place(tmp_path, tasks, samples, w
         (tmp_path / "T").write_text(tasks)
     (tmp_path / "S").write_text(samples)
     result = command(tmp_path, "run", "--tasks", "T", "--samples", "S", "--out", "V")
-    assert result.returncode == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
+    assert (
+        result.returncode == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
+    )
     assert not (tmp_path / "V").exists()
 
 
@@ -763,8 +900,17 @@ def test_a_bad_line_is_one_line_that_names_the_place(tmp_path, tasks, samples, w
 
 def called_name(program: str, tests: list[str]) -> str:
     """The function or class of the program that the tests call."""
-    defined = [node.name for node in ast.parse(program).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    calls = [node.func for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
+    defined = [
+        node.name
+        for node in ast.parse(program).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
+    calls = [
+        node.func
+        for test in tests
+        for node in ast.walk(ast.parse(test))
+        if isinstance(node, ast.Call)
+    ]
     return next(call.id for call in calls if isinstance(call, ast.Name) and call.id in defined)
 
 
@@ -783,13 +929,21 @@ def mbpp(folder):
     for line in (folder / "mbpp/mbpp.jsonl").read_text().splitlines():
         row = json.loads(line)
         entry_point = called_name(row["code"], row["test_list"])
-        yield assert_task(row["task_id"], row["test_setup_code"], row["test_list"], entry_point), row["code"]
+        yield (
+            assert_task(row["task_id"], row["test_setup_code"], row["test_list"], entry_point),
+            row["code"],
+        )
 
 
 def sanitized_mbpp(folder):
     for row in json.loads((folder / "mbpp/sanitized-mbpp.json").read_text()):
         entry_point = called_name(row["code"], row["test_list"])
-        yield assert_task(row["task_id"], "\n".join(row["test_imports"]), row["test_list"], entry_point), row["code"]
+        yield (
+            assert_task(
+                row["task_id"], "\n".join(row["test_imports"]), row["test_list"], entry_point
+            ),
+            row["code"],
+        )
 
 
 def humaneval(folder):
@@ -799,7 +953,10 @@ def humaneval(folder):
             name = row["entry_point"]
             test = f"{row['test']}\ncheck({name})\n"
             setup = sandbox.prompt_helpers(row["prompt"], name)
-            yield assert_task(row["task_id"], setup, [test], name), row["prompt"] + row["canonical_solution"]
+            yield (
+                assert_task(row["task_id"], setup, [test], name),
+                row["prompt"] + row["canonical_solution"],
+            )
 
 
 def statuses(pairs):
@@ -811,7 +968,11 @@ def statuses(pairs):
 @pytest.mark.parametrize("source, count", [(mbpp, 974), (sanitized_mbpp, 427), (humaneval, 164)])
 def test_every_reference_program_passes(benchmark_data, source, count):
     pairs = list(source(benchmark_data))
-    failed = [task["task_id"] for (task, _), status in zip(pairs, statuses(pairs), strict=True) if status != "passed"]
+    failed = [
+        task["task_id"]
+        for (task, _), status in zip(pairs, statuses(pairs), strict=True)
+        if status != "passed"
+    ]
     assert len(pairs) == count and not failed
 
 
@@ -834,10 +995,14 @@ def test_no_wrong_body_of_a_reference_passes(benchmark_data, source):
     pairs, names = [], []
     for task, _ in source(benchmark_data):
         for name, body in WRONG_BODIES.items():
-            pairs.append((task, f"{EQUAL}\ndef {task['entry_point']}(*arguments, **keywords):\n{body}"))
+            pairs.append(
+                (task, f"{EQUAL}\ndef {task['entry_point']}(*arguments, **keywords):\n{body}")
+            )
             names.append((task["task_id"], name))
     passed = [
-        name for name, status in zip(names, statuses(pairs), strict=True) if status in ("passed", "harness_error")
+        name
+        for name, status in zip(names, statuses(pairs), strict=True)
+        if status in ("passed", "harness_error")
     ]
     assert not passed
 

@@ -62,7 +62,11 @@ CALL = {
     "task_id": "call",
     "style": "call",
     "setup": "",
-    "tests": [{"args": [2], "output": 5}, {"args": [3], "output": 10.0, "atol": 1e-6}, {"args": [4], "output": [17]}],
+    "tests": [
+        {"args": [2], "output": 5},
+        {"args": [3], "output": 10.0, "atol": 1e-6},
+        {"args": [4], "output": [17]},
+    ],
     "entry_point": "f",
     "timeout": 1,
 }
@@ -105,7 +109,10 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
         EQUAL + "def f(x):\n    if x < 0: raise ValueError\n    return Equal()",
     ),
     "equal to everything, call": (CALL, EQUAL + "def f(x): return Equal()"),
-    "the entry point is such a class": (NUMBER, EQUAL + "class f(Equal):\n    def __init__(self, x): pass"),
+    "the entry point is such a class": (
+        NUMBER,
+        EQUAL + "class f(Equal):\n    def __init__(self, x): pass",
+    ),
     "the entry point is such an object": (
         NUMBER,
         EQUAL + "class C(Equal):\n    def __call__(self, x): return self\nf = C()",
@@ -117,12 +124,16 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "dict subclass": (LIST, EQUAL + "class D(Equal, dict): pass\ndef f(x): return D()"),
     "set subclass": (
         LIST,
-        EQUAL + "class S(set, Equal):\n    def __contains__(s, o): return True\ndef f(x): return S()",
+        EQUAL
+        + "class S(set, Equal):\n    def __contains__(s, o): return True\ndef f(x): return S()",
     ),
     "str subclass": (NUMBER, EQUAL + "class S(Equal, str): pass\ndef f(x): return S('7')"),
     "complex subclass": (NUMBER, EQUAL + "class S(Equal, complex): pass\ndef f(x): return S(7)"),
     "a list of such": (LIST, EQUAL + "def f(x): return [Equal() for _ in x]"),
-    "a lying __class__": (NUMBER, EQUAL + "class I(Equal):\n    __class__ = int\ndef f(x): return I()"),
+    "a lying __class__": (
+        NUMBER,
+        EQUAL + "class I(Equal):\n    __class__ = int\ndef f(x): return I()",
+    ),
     "a metaclass": (
         NUMBER,
         EQUAL + "class M(type):\n    __eq__ = lambda *a: True\n    __hash__ = lambda *a: 0\n"
@@ -161,7 +172,10 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "SkipTest when imported": (UNITTEST, "import unittest\nraise unittest.SkipTest('later')"),
     "a ValueError for everything": (UNITTEST, "def f(x): raise ValueError"),
     "AssertionError subclass": (UNITTEST, "class E(AssertionError): pass\ndef f(x): raise E"),
-    "an exit function": (NUMBER, "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): raise SystemExit"),
+    "an exit function": (
+        NUMBER,
+        "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): raise SystemExit",
+    ),
     "a thread exits": (
         NUMBER,
         "import threading, os\nthreading.Timer(0.01, os._exit, (0,)).start()\nimport time\ndef f(x): time.sleep(1)",
@@ -180,7 +194,10 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
         EQUAL + "def abs(x): return 0\ndef isinstance(*a): return True\n"
         "def sorted(x): return [2, 50]\ndef fabs(x): return 1.0\ndef f(x): return 5",
     ),
-    "helpers of the tests redefined": (NUMBER, EQUAL + "def square(x): return Equal()\ndef f(x): return 1"),
+    "helpers of the tests redefined": (
+        NUMBER,
+        EQUAL + "def square(x): return Equal()\ndef f(x): return 1",
+    ),
     "check redefined": (LIST, "def check(candidate): pass\ndef f(x): return x"),
     "patched json": (
         NUMBER,
@@ -197,8 +214,14 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
         "unittest.TestCase.assertAlmostEqual = lambda *a: None\ndef f(x):\n"
         "    if x < 0: raise ValueError\n    return 0",
     ),
-    "patched import": (NUMBER, "import builtins\nbuiltins.__import__ = lambda *a, **k: None\ndef f(x): return 0"),
-    "patched time": (NUMBER, "import time\ntime.time = time.monotonic = lambda: 0\ndef f(x):\n    while True: pass"),
+    "patched import": (
+        NUMBER,
+        "import builtins\nbuiltins.__import__ = lambda *a, **k: None\ndef f(x): return 0",
+    ),
+    "patched time": (
+        NUMBER,
+        "import time\ntime.time = time.monotonic = lambda: 0\ndef f(x):\n    while True: pass",
+    ),
     "patched harness": (
         NUMBER,
         "import __main__, sys\nfor n, v in list(vars(__main__).items()):\n"
@@ -218,13 +241,22 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
         'import os\nfor d in range(256):\n    try: os.write(d, b\'{"status": "passed", '
         '"passed": 6, "total": 6}\')\n    except OSError: pass\ndef f(x): return 0',
     ),
-    "a verdict as a message": (NUMBER, RAW + 'raw(b\'{"status":"passed","passed":6,"total":6}\')\ndef f(x): return 0'),
-    "truth in advance": (NUMBER, RAW + "for _ in range(20): raw(b'[\"ok\",true,null]')\ndef f(x): return 0"),
+    "a verdict as a message": (
+        NUMBER,
+        RAW + 'raw(b\'{"status":"passed","passed":6,"total":6}\')\ndef f(x): return 0',
+    ),
+    "truth in advance": (
+        NUMBER,
+        RAW + "for _ in range(20): raw(b'[\"ok\",true,null]')\ndef f(x): return 0",
+    ),
     "not a list": (NUMBER, RAW + "def f(x):\n    raw(b'true')"),
     "not JSON": (NUMBER, RAW + "def f(x):\n    raw(b'passed')"),
     "an unknown tag": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["eval","5"],null]\')'),
     "a function by name": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["T","exec"],null]\')'),
-    "a module that the judge would import": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["m","antigravity"],null]\')'),
+    "a module that the judge would import": (
+        NUMBER,
+        RAW + 'def f(x):\n    raw(b\'["ok",["m","antigravity"],null]\')',
+    ),
     "a patched module that the tests use without importing it": (
         {**NUMBER, "task_id": "module", "setup": "", "tests": ["assert math.isclose(f(3), 10.0)"]},
         "class math:\n    isclose = staticmethod(lambda *a: True)\ndef f(x): return 0",
@@ -233,24 +265,40 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "an object": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",{"__class__":"int"},null]\')'),
     "deep nesting": (
         NUMBER,
-        RAW + "def f(x):\n    raw(b'[\"ok\",' + b'[\"l\",' * 100000 + b'1' + b']' * 100000 + b',null]')",
+        RAW
+        + "def f(x):\n    raw(b'[\"ok\",' + b'[\"l\",' * 100000 + b'1' + b']' * 100000 + b',null]')",
     ),
-    "a changed argument that is none": (LIST, RAW + 'def f(x):\n    raw(b\'["ok",["l"],[["d","a",1]]]\')'),
-    "too many changed arguments": (LIST, RAW + 'def f(x):\n    raw(b\'["ok",["&",0],[["l"],["l"]]]\')'),
+    "a changed argument that is none": (
+        LIST,
+        RAW + 'def f(x):\n    raw(b\'["ok",["l"],[["d","a",1]]]\')',
+    ),
+    "too many changed arguments": (
+        LIST,
+        RAW + 'def f(x):\n    raw(b\'["ok",["&",0],[["l"],["l"]]]\')',
+    ),
     "a reference to nothing": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["&",0],null]\')'),
     "a handle of the judge": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",["fn",0],null]\')'),
     "a callback to nothing": (
         NUMBER,
         RAW + 'def f(x):\n    raw(b\'["back","call",0,[],{}]\')\n    return channel.receive()',
     ),
-    "a negative callback": (NUMBER, RAW + 'def f(x):\n    raw(b\'["back","getattr",-1,["x"],{}]\')'),
+    "a negative callback": (
+        NUMBER,
+        RAW + 'def f(x):\n    raw(b\'["back","getattr",-1,["x"],{}]\')',
+    ),
     "a passed status": (NUMBER, RAW + "def f(x):\n    raw(b'[\"passed\",true,null]')"),
     "an invented exception": (
         UNITTEST,
         RAW + 'def f(x):\n    raw(b\'["raise",["SkipTest","Exception"],[],1,"",null]\')',
     ),
-    "another judge's exception": (UNITTEST, RAW + 'def f(x):\n    raw(b\'["raise",["ProgramEnd"],[],1,"",null]\')'),
-    "an endless header": (NUMBER, RAW + "def f(x):\n    os.write(channel.descriptor, b'\\xff' * 8)"),
+    "another judge's exception": (
+        UNITTEST,
+        RAW + 'def f(x):\n    raw(b\'["raise",["ProgramEnd"],[],1,"",null]\')',
+    ),
+    "an endless header": (
+        NUMBER,
+        RAW + "def f(x):\n    os.write(channel.descriptor, b'\\xff' * 8)",
+    ),
     # looking for what the tests expect
     "frames": (
         NUMBER,
@@ -262,7 +310,10 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
         "import gc\ndef f(x):\n    return 5 if any(isinstance(o, dict) and 'assert f(2)' in str(o.get('tests'))"
         " for o in gc.get_objects()) else 0",
     ),
-    "its memory": (NUMBER, "def f(x):\n    data = open('/proc/self/mem', 'rb').read(1 << 20)\n    return 5"),
+    "its memory": (
+        NUMBER,
+        "def f(x):\n    data = open('/proc/self/mem', 'rb').read(1 << 20)\n    return 5",
+    ),
     "the judge's memory": (
         NUMBER,
         "import os\ndef f(x):\n    open(f'/proc/{os.getppid()}/mem', 'r+b').read(10)\n    return x * x + 1",
@@ -284,23 +335,38 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "null bytes": (NUMBER, "def f(x): return 5\0"),
     # standard output
     "a correct prefix": (STDIO, "n = int(input())\nprint(n * n + 1)"),
-    "a correct beginning and more": (STDIO, "n = int(input())\nprint(n * n + 1)\nprint(n)\nprint(n)"),
+    "a correct beginning and more": (
+        STDIO,
+        "n = int(input())\nprint(n * n + 1)\nprint(n)\nprint(n)",
+    ),
     "nothing": (STDIO, ""),
     "the first answer always": (STDIO, "print(5)\nprint(2)"),
     "an error after the answer": (
         STDIO,
         "n = int(input())\nprint(n * n + 1)\nprint(n, flush=True)\nraise SystemExit(1)",
     ),
-    "a crash after the answer": (STDIO, "n = int(input())\nprint(n * n + 1)\nprint(n, flush=True)\n1 / 0"),
-    "hanging after the answer": (STDIO, "n = int(input())\nprint(n * n + 1)\nprint(n, flush=True)\nwhile True: pass"),
+    "a crash after the answer": (
+        STDIO,
+        "n = int(input())\nprint(n * n + 1)\nprint(n, flush=True)\n1 / 0",
+    ),
+    "hanging after the answer": (
+        STDIO,
+        "n = int(input())\nprint(n * n + 1)\nprint(n, flush=True)\nwhile True: pass",
+    ),
     "the verdict on standard output": (STDIO, "print('passed')\nraise SystemExit(0)"),
-    "the output of the last program": (STDIO, "import os\nos.lseek(1, 0, 0)\nos.write(1, os.pread(0, 100, 0))"),
+    "the output of the last program": (
+        STDIO,
+        "import os\nos.lseek(1, 0, 0)\nos.write(1, os.pread(0, 100, 0))",
+    ),
 }
 
 for task in (NUMBER, LIST):  # each test alone, so that none hides behind another
     for index, test in enumerate(task["tests"]):
         alone = {**task, "task_id": f"{task['task_id']} {index}", "tests": [test]}
-        FORGING[f"equal to everything, {alone['task_id']}"] = (alone, EQUAL + "def f(x): return Equal()")
+        FORGING[f"equal to everything, {alone['task_id']}"] = (
+            alone,
+            EQUAL + "def f(x): return Equal()",
+        )
         FORGING[f"such an int, {alone['task_id']}"] = (
             alone,
             EQUAL + "class I(Equal, int): pass\ndef f(x): return I(-7)",
@@ -413,13 +479,22 @@ RESOURCES = {  # name: (statuses that are right, program)
         "error timeout",
         "def f():\n    with open('big', 'wb') as file:\n        while True: file.write(b'x' * (1 << 20))",
     ),
-    "many files": ("error timeout", "def f():\n    for i in range(10 ** 9): open(f'file{i}', 'w').close()"),
+    "many files": (
+        "error timeout",
+        "def f():\n    for i in range(10 ** 9): open(f'file{i}', 'w').close()",
+    ),
     "deep directories": (
         "passed error timeout",
         "import os\ndef f():\n    for _ in range(1500):\n        os.mkdir('d'); os.chdir('d')\n    return 1",
     ),
-    "an unreadable directory": ("error", "import os\ndef f():\n    os.mkdir('d', 0o300)\n    open('d/x', 'w')"),
-    "an unreadable directory by umask": ("error", "import os\ndef f():\n    os.umask(0o777)\n    os.mkdir('d')"),
+    "an unreadable directory": (
+        "error",
+        "import os\ndef f():\n    os.mkdir('d', 0o300)\n    open('d/x', 'w')",
+    ),
+    "an unreadable directory by umask": (
+        "error",
+        "import os\ndef f():\n    os.umask(0o777)\n    os.mkdir('d')",
+    ),
     "many descriptors": ("error", "def f(): return len([open('/dev/null') for _ in range(10000)])"),
     "a fork bomb": ("error", "import os\ndef f():\n    while True: os.fork()"),
     "a thread bomb": (
@@ -441,19 +516,34 @@ RESOURCES = {  # name: (statuses that are right, program)
         "import signal\ndef f():\n    signal.pthread_sigmask(0, range(1, 65))\n    while True: pass",
     ),
     "a sleep": ("timeout", "import time\ndef f(): time.sleep(1000)"),
-    "a deadlock": ("timeout", "import threading\ndef f():\n    l = threading.Lock()\n    l.acquire()\n    l.acquire()"),
+    "a deadlock": (
+        "timeout",
+        "import threading\ndef f():\n    l = threading.Lock()\n    l.acquire()\n    l.acquire()",
+    ),
     "a huge power": ("timeout", "def f(): return len(str(9 ** 9 ** 9))"),
-    "a slow regular expression": ("timeout", "import re\ndef f(): return re.match('(a+)+$', 'a' * 40 + 'b')"),
+    "a slow regular expression": (
+        "timeout",
+        "import re\ndef f(): return re.match('(a+)+$', 'a' * 40 + 'b')",
+    ),
     "deep recursion": ("error", "def f(): return f()"),
-    "deeper recursion": ("error memory timeout", "import sys\nsys.setrecursionlimit(1 << 30)\ndef f(): return f()"),
+    "deeper recursion": (
+        "error memory timeout",
+        "import sys\nsys.setrecursionlimit(1 << 30)\ndef f(): return f()",
+    ),
     "recursion in C": (
         "error memory timeout",
         "import sys\nsys.setrecursionlimit(1 << 30)\nclass A:\n    def __repr__(self): return repr(self)\ndef f(): return repr(A())",
     ),
     "deeply nested source": ("syntax_error error", "x = " + "(" * 5000 + ")" * 5000),
     "a crash": ("error", "import ctypes\ndef f(): ctypes.string_at(0)"),
-    "colliding hashes": ("error timeout memory", "P = (1 << 61) - 1\ndef f(): return {i * P: 0 for i in range(30000)}"),
-    "an endless iterator": ("error failed timeout", "import itertools\ndef f(): return itertools.count()"),
+    "colliding hashes": (
+        "error timeout memory",
+        "P = (1 << 61) - 1\ndef f(): return {i * P: 0 for i in range(30000)}",
+    ),
+    "an endless iterator": (
+        "error failed timeout",
+        "import itertools\ndef f(): return itertools.count()",
+    ),
 }
 COLLIDING = (
     RAW
@@ -489,7 +579,9 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
             pytest.skip("only root can become another user")
         folder.chmod(0o777)
         user = 65534
-        interpreter = next((path for path in (sys.executable, "/usr/bin/python3") if usable_by(user, path)), None)
+        interpreter = next(
+            (path for path in (sys.executable, "/usr/bin/python3") if usable_by(user, path)), None
+        )
         if interpreter is None:
             pytest.skip("no interpreter that an unprivileged user may run")
     elif condition == "no namespaces":
@@ -500,7 +592,15 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
             kernel.prctl(sandbox.PR_SET_NO_NEW_PRIVS, 1)
             kernel.install_filter(refuse)
 
-    command = [interpreter, "sandbox.py", "run", "--tasks", "tasks.jsonl", "--samples", "samples.jsonl"]
+    command = [
+        interpreter,
+        "sandbox.py",
+        "run",
+        "--tasks",
+        "tasks.jsonl",
+        "--samples",
+        "samples.jsonl",
+    ]
     result = subprocess.run(
         [*command, "--out", "verdicts.jsonl", "--workers", "4", "--memory_mb", "512"],
         cwd=folder,
@@ -523,7 +623,10 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
 def usable_by(user: int, interpreter: str) -> bool:
     try:
         version = [interpreter, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]
-        return subprocess.run(version, user=user, group=user, capture_output=True, cwd="/").returncode == 0
+        return (
+            subprocess.run(version, user=user, group=user, capture_output=True, cwd="/").returncode
+            == 0
+        )
     except OSError:
         return False
 
@@ -561,7 +664,11 @@ def test_messages_made_by_hand_reach_the_judge():
 def test_no_forging_program_passes(folder, condition):
     assert len(FORGING) >= 60
     verdicts = judged(folder, list(FORGING.values()), condition)
-    wrong = {name: v for name, v in zip(FORGING, verdicts, strict=True) if v["status"] in ("passed", "harness_error")}
+    wrong = {
+        name: v
+        for name, v in zip(FORGING, verdicts, strict=True)
+        if v["status"] in ("passed", "harness_error")
+    }
     assert not wrong
 
 
@@ -589,7 +696,12 @@ def test_nothing_outside_is_reached(folder, condition):
         unix.listen()
         for server in (tcp, udp, unix):
             server.settimeout(0.1)
-        places = {"outside": outside, "port": tcp.getsockname()[1], "abstract": abstract, "victim": victim.pid}
+        places = {
+            "outside": outside,
+            "port": tcp.getsockname()[1],
+            "abstract": abstract,
+            "victim": victim.pid,
+        }
         task = {
             "task_id": "contained",
             "style": "assert",
@@ -604,13 +716,23 @@ def test_nothing_outside_is_reached(folder, condition):
     alive = victim.poll() is None
     victim.kill()
     victim.wait()
-    wrong = {name: v for name, v in zip(CONTAINMENT, verdicts, strict=True) if v["status"] != "passed"}
+    wrong = {
+        name: v for name, v in zip(CONTAINMENT, verdicts, strict=True) if v["status"] != "passed"
+    }
     assert not wrong
     assert alive and not heard
     after = sorted(path.name for path in outside.iterdir()), (outside / "secret").stat()
-    assert after[0] == before[0] and after[1].st_mode == before[1].st_mode and after[1].st_mtime == before[1].st_mtime
+    assert (
+        after[0] == before[0]
+        and after[1].st_mode == before[1].st_mode
+        and after[1].st_mtime == before[1].st_mtime
+    )
     assert (outside / "secret").read_text() == "secret"
-    for place in ("/tmp/trace-of-a-program", "/var/tmp/trace-of-a-program", "/dev/shm/trace-of-a-program"):
+    for place in (
+        "/tmp/trace-of-a-program",
+        "/var/tmp/trace-of-a-program",
+        "/dev/shm/trace-of-a-program",
+    ):
         assert not Path(place).exists()
 
 
@@ -627,6 +749,10 @@ def test_a_program_that_takes_too_much_is_ended_and_the_worker_goes_on(folder, c
     pairs += [(ANYTHING, "def f(): return 1")] * 4
     verdicts = judged(folder, pairs, condition)
     assert [verdict["status"] for verdict in verdicts[-4:]] == ["passed"] * 4
-    wrong = {n: v for n, v, right in zip(names, verdicts, allowed, strict=False) if v["status"] not in right}
+    wrong = {
+        n: v
+        for n, v, right in zip(names, verdicts, allowed, strict=False)
+        if v["status"] not in right
+    }
     assert not wrong
     assert max(verdict["seconds"] for verdict in verdicts) < 3

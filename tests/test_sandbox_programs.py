@@ -8,15 +8,24 @@ import test_sandbox_attacks as attacks
 HONEST = {
     "plain": ("def f(x): return x + 1", ["assert f(1) == 2"]),
     "equal numbers of different types": ("def f(x): return float(x)", ["assert f(2) == 2"]),
-    "a big integer": ("def f(x): return 7 ** x", ["assert f(50000) == 7 ** 50000", "assert f(2000) % 10 == 1"]),
-    "a negative big integer": ("def f(x): return -(1 << x)", ["assert f(62) == -(1 << 62) and f(63) == -(1 << 63)"]),
+    "a big integer": (
+        "def f(x): return 7 ** x",
+        ["assert f(50000) == 7 ** 50000", "assert f(2000) % 10 == 1"],
+    ),
+    "a negative big integer": (
+        "def f(x): return -(1 << x)",
+        ["assert f(62) == -(1 << 62) and f(63) == -(1 << 63)"],
+    ),
     "infinity and not a number": (
         "def f(x): return [float('inf'), float('nan')]",
         ["a, b = f(0)\nassert a > 9 and b != b"],
     ),
     "negative zero": ("def f(): return -0.0", ["import math\nassert math.copysign(1, f()) == -1"]),
     "complex": ("def f(x): return complex(x, 2)", ["assert f(1) == 1 + 2j"]),
-    "bytes": ("def f(x): return x[::-1] + bytearray(b'\\xff')", ["assert f(b'\\0a') == b'a\\0\\xff'"]),
+    "bytes": (
+        "def f(x): return x[::-1] + bytearray(b'\\xff')",
+        ["assert f(b'\\0a') == b'a\\0\\xff'"],
+    ),
     "surrogates": ("def f(x): return x + '\\ud800é\\0'", ["assert f('ü') == 'ü\\ud800é\\0'"]),
     "tuples in sets in lists": (
         "def f(x): return [{(1, x)}, frozenset([x])]",
@@ -27,7 +36,10 @@ HONEST = {
         "def f(): return {1: 2, (3, 4): 5, None: 6, 'a': 7, 1.5: 8, True: 9}",
         ["assert f() == {1: 9, (3, 4): 5, None: 6, 'a': 7, 1.5: 8}"],
     ),
-    "order of keys": ("def f(x): return dict(sorted(x.items()))", ["assert list(f({'b': 1, 'a': 2})) == ['a', 'b']"]),
+    "order of keys": (
+        "def f(x): return dict(sorted(x.items()))",
+        ["assert list(f({'b': 1, 'a': 2})) == ['a', 'b']"],
+    ),
     "Counter": (
         "from collections import Counter\ndef f(x): return Counter(x)",
         [
@@ -48,7 +60,9 @@ HONEST = {
     ),
     "Decimal and Fraction": (
         "from decimal import *\nfrom fractions import *\ndef f(x): return Decimal('0.1') + x, Fraction(x, 3)",
-        ["from decimal import *\nfrom fractions import *\nassert f(1) == (Decimal('1.1'), Fraction(1, 3))"],
+        [
+            "from decimal import *\nfrom fractions import *\nassert f(1) == (Decimal('1.1'), Fraction(1, 3))"
+        ],
     ),
     "dates": (
         "from datetime import *\ndef f(d): return d + timedelta(days=1), datetime(2020, 1, 2, 3), date(2020, 1, 1)",
@@ -56,29 +70,56 @@ HONEST = {
             "from datetime import *\na, b, c = f(date(2020, 2, 28))\nassert a == date(2020, 2, 29) and b.hour == 3 and c.year == 2020"
         ],
     ),
-    "range and slice": ("def f(x): return range(x), [1, 2, 3][slice(x)]", ["assert f(2) == (range(2), [1, 2])"]),
-    "a type as value": ("def f(x): return type(x)", ["assert f(1) is int and f('') == str and f(None) is type(None)"]),
+    "range and slice": (
+        "def f(x): return range(x), [1, 2, 3][slice(x)]",
+        ["assert f(2) == (range(2), [1, 2])"],
+    ),
+    "a type as value": (
+        "def f(x): return type(x)",
+        ["assert f(1) is int and f('') == str and f(None) is type(None)"],
+    ),
     "bool subclass of int": ("def f(x): return x > 1", ["assert f(2) is True and f(0) is False"]),
     "int enumeration": (
         "from enum import IntEnum\nclass E(IntEnum):\n    A = 3\ndef f(): return E.A",
         ["assert f() == 3"],
     ),
     "Ellipsis": ("def f(): return ...", ["assert f() is ..."]),
-    "a changed argument": ("def f(x): x.sort()", ["x = [3, 1]\nassert f(x) is None\nassert x == [1, 3]"]),
+    "a changed argument": (
+        "def f(x): x.sort()",
+        ["x = [3, 1]\nassert f(x) is None\nassert x == [1, 3]"],
+    ),
     "a changed nested argument": (
         "def f(x): x['a'][0].add(5)",
         ["s = {1}\nx = {'a': [s]}\nf(x)\nassert s == {1, 5} and x['a'][0] is s"],
     ),
-    "a changed bytearray": ("def f(x): x.extend(b'!')", ["b = bytearray(b'a')\nf(b)\nassert b == b'a!'"]),
-    "a changed type of number": ("def f(x): x[0] = 1.0", ["x = [1]\nf(x)\nassert type(x[0]) is float"]),
-    "an unchanged argument": ("def f(x): return sorted(x)", ["x = [3, 1]\nassert f(x) == [1, 3] and x == [3, 1]"]),
-    "the argument itself": ("def f(x): return x", ["x = [1]\nassert f(x) is x", "y = {}\nassert f([y])[0] is y"]),
-    "aliased arguments": ("def f(a, b):\n    a.append(1)\n    return b", ["x = []\nassert f(x, x) is x and x == [1]"]),
+    "a changed bytearray": (
+        "def f(x): x.extend(b'!')",
+        ["b = bytearray(b'a')\nf(b)\nassert b == b'a!'"],
+    ),
+    "a changed type of number": (
+        "def f(x): x[0] = 1.0",
+        ["x = [1]\nf(x)\nassert type(x[0]) is float"],
+    ),
+    "an unchanged argument": (
+        "def f(x): return sorted(x)",
+        ["x = [3, 1]\nassert f(x) == [1, 3] and x == [3, 1]"],
+    ),
+    "the argument itself": (
+        "def f(x): return x",
+        ["x = [1]\nassert f(x) is x", "y = {}\nassert f([y])[0] is y"],
+    ),
+    "aliased arguments": (
+        "def f(a, b):\n    a.append(1)\n    return b",
+        ["x = []\nassert f(x, x) is x and x == [1]"],
+    ),
     "keyword arguments": (
         "def f(a, *, b=1, **c): return a + b + sum(c.values())",
         ["assert f(1, b=2, z=3) == 6 and f(1) == 2"],
     ),
-    "a lambda of the tests": ("def f(g, x): return [g(y) for y in x]", ["assert f(lambda y: y * 2, [1, 2]) == [2, 4]"]),
+    "a lambda of the tests": (
+        "def f(g, x): return [g(y) for y in x]",
+        ["assert f(lambda y: y * 2, [1, 2]) == [2, 4]"],
+    ),
     "a lambda as sort key": (
         "def f(x, key): return sorted(x, key=key)",
         ["assert f(['aa', 'b'], len) == ['b', 'aa']", "assert f([1, 2], lambda v: -v) == [2, 1]"],
@@ -97,7 +138,9 @@ HONEST = {
     ),
     "an object of the tests": (
         "def f(p):\n    p.x += 1\n    return p.norm() + p.x",
-        ["class P:\n    x = 2\n    def norm(self): return self.x * 10\np = P()\nassert f(p) == 33 and p.x == 3"],
+        [
+            "class P:\n    x = 2\n    def norm(self): return self.x * 10\np = P()\nassert f(p) == 33 and p.x == 3"
+        ],
     ),
     "a generator": (
         "def f(n):\n    for i in range(n): yield i",
@@ -107,8 +150,14 @@ HONEST = {
         "def f():\n    i = 0\n    while True:\n        yield i\n        i += 1",
         ["from itertools import islice\nassert list(islice(f(), 3)) == [0, 1, 2]"],
     ),
-    "map and zip": ("def f(x): return zip(x, map(str, x))", ["assert list(f([1, 2])) == [(1, '1'), (2, '2')]"]),
-    "a view of a dictionary": ("def f(d): return d.keys()", ["assert sorted(f({2: 1, 1: 1})) == [1, 2]"]),
+    "map and zip": (
+        "def f(x): return zip(x, map(str, x))",
+        ["assert list(f([1, 2])) == [(1, '1'), (2, '2')]"],
+    ),
+    "a view of a dictionary": (
+        "def f(d): return d.keys()",
+        ["assert sorted(f({2: 1, 1: 1})) == [1, 2]"],
+    ),
     "a closure": (
         "def f(n):\n    count = [n]\n    def g():\n        count[0] += 1\n        return count[0]\n    return g",
         ["g = f(1)\nassert g() == 2 and g() == 3"],
@@ -119,7 +168,10 @@ HONEST = {
     ),
     "a class": (
         "class f:\n    def __init__(self, x): self.x = x\n    def get(self): return self.x\n    def __len__(self): return 3",
-        ["o = f(4)\nassert o.get() == 4 and o.x == 4 and len(o) == 3", "o = f(1)\no.x = [5]\nassert o.get() == [5]"],
+        [
+            "o = f(4)\nassert o.get() == 4 and o.x == 4 and len(o) == 3",
+            "o = f(1)\no.x = [5]\nassert o.get() == [5]",
+        ],
     ),
     "an object passed back": (
         "class Node:\n    def __init__(self, v): self.v, self.next = v, None\ndef f(n): return n.v if n.next is None else f(n.next)",
@@ -155,7 +207,9 @@ HONEST = {
     ),
     "a builtin exception": (
         "def f(d, k): return d[k]",
-        ["try:\n    f({}, 'k')\nexcept KeyError as e:\n    assert str(e) == \"'k'\"\nelse:\n    assert False"],
+        [
+            "try:\n    f({}, 'k')\nexcept KeyError as e:\n    assert str(e) == \"'k'\"\nelse:\n    assert False"
+        ],
     ),
     "an exception that it handles": (
         "import sys\ndef f():\n    try:\n        sys.exit(3)\n    except SystemExit as e:\n        return e.code",
@@ -181,7 +235,10 @@ HONEST = {
         "import sys\nsys.setrecursionlimit(20000)\ndef f(n): return n and 1 + f(n - 1)",
         ["assert f(5000) == 5000"],
     ),
-    "recursion at the default limit": ("def f(n): return n and 1 + f(n - 1)", ["assert f(900) == 900"]),
+    "recursion at the default limit": (
+        "def f(n): return n and 1 + f(n - 1)",
+        ["assert f(900) == 900"],
+    ),
     "a large stack in a thread": (
         "import sys, threading\nsys.setrecursionlimit(10 ** 6)\nthreading.stack_size(1 << 26)\n"
         "def f(n):\n    out = []\n    g = lambda n: n and 1 + g(n - 1)\n"
@@ -248,7 +305,10 @@ HONEST = {
         "from __future__ import annotations\nfrom typing import *\ndef f(x: List[Undefined]) -> Foo: return x[0]",
         ["assert f([1]) == 1"],
     ),
-    "CRLF and tabs": ("def f(x):\r\n\tif x:\r\n\t\treturn 1\r\n\treturn 2\r\n", ["assert f(0) == 2"]),
+    "CRLF and tabs": (
+        "def f(x):\r\n\tif x:\r\n\t\treturn 1\r\n\treturn 2\r\n",
+        ["assert f(0) == 2"],
+    ),
     "a coding line and a byte order mark": (
         "\ufeff# -*- coding: latin-1 -*-\ndef f(): return 'ä'",
         ["assert f() == 'ä'"],
@@ -261,8 +321,14 @@ HONEST = {
         "n = 0\ndef f():\n    global n\n    n += 1\n    return n",
         ["assert f() == 1", "assert f() == 2"],
     ),
-    "a constant that the tests read": ("LIMIT = 7\ndef f(x): return x < LIMIT", ["assert f(LIMIT - 1) and LIMIT == 7"]),
-    "a module that the tests use": ("import math\ndef f(x): return math.pi * x", ["assert f(2) == math.pi * 2"]),
+    "a constant that the tests read": (
+        "LIMIT = 7\ndef f(x): return x < LIMIT",
+        ["assert f(LIMIT - 1) and LIMIT == 7"],
+    ),
+    "a module that the tests use": (
+        "import math\ndef f(x): return math.pi * x",
+        ["assert f(2) == math.pi * 2"],
+    ),
     "a function that rounds": (
         "def f(x): return round(x / 3, 2)",
         ["assert abs(f(1) - 0.33) < 1e-9 and round(f(2), 1) == 0.7"],
@@ -271,7 +337,10 @@ HONEST = {
         "from functools import lru_cache\n@lru_cache(None)\ndef f(n): return n if n < 2 else f(n - 1) + f(n - 2)",
         ["assert f(200) == 280571172992510140037611932413038677189525"],
     ),
-    "a large argument": ("def f(x): return sum(x)", ["assert f(list(range(200000))) == 19999900000"]),
+    "a large argument": (
+        "def f(x): return sum(x)",
+        ["assert f(list(range(200000))) == 19999900000"],
+    ),
     "a large result": (
         "def f(n): return [[i, str(i)] for i in range(n)]",
         ["r = f(100000)\nassert len(r) == 100000 and r[7] == [7, '7']"],
@@ -296,8 +365,19 @@ def test_honest_programs_pass(folder, condition):
     assert len(HONEST) >= 50
     pairs = []
     for name, (program, tests) in HONEST.items():
-        task = {"task_id": name, "style": "assert", "setup": "", "tests": tests, "entry_point": "f", "timeout": 5}
+        task = {
+            "task_id": name,
+            "style": "assert",
+            "setup": "",
+            "tests": tests,
+            "entry_point": "f",
+            "timeout": 5,
+        }
         pairs.append((task, program))
     verdicts = attacks.judged(folder, pairs, condition)
-    wrong = {name: verdict for name, verdict in zip(HONEST, verdicts, strict=True) if verdict["status"] != "passed"}
+    wrong = {
+        name: verdict
+        for name, verdict in zip(HONEST, verdicts, strict=True)
+        if verdict["status"] != "passed"
+    }
     assert not wrong

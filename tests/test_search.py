@@ -31,9 +31,12 @@ def drive(steps, recoverable):
 
 @pytest.mark.parametrize("num_lines", [*range(1, 34), 100, 127, 128, 129])
 def test_every_search_finds_the_first_bad_line_of_a_monotone_response(num_lines):
-    for lost in range(1, num_lines + 2):  # num_lines + 1: every prefix, the whole response too, can still be completed
+    for lost in range(
+        1, num_lines + 2
+    ):  # num_lines + 1: every prefix, the whole response too, can still be completed
         results = {
-            name: drive(begin(num_lines), lambda m, lost=lost: m < lost) for name, begin in search.SEARCHES.items()
+            name: drive(begin(num_lines), lambda m, lost=lost: m < lost)
+            for name, begin in search.SEARCHES.items()
         }
         assert {first_bad for first_bad, _ in results.values()} == {min(lost, num_lines)}
         assert len(results["binary"][1]) <= math.ceil(math.log2(num_lines + 1))
@@ -57,8 +60,12 @@ def printed_algorithm(num_lines, recoverable):
 def test_the_binary_search_is_the_printed_one_whatever_the_answers():
     for num_lines in range(1, 10):
         for bits in range(2**num_lines):
-            first_bad, asked = drive(search.binary_search(num_lines), lambda m, bits=bits: bool(bits >> (m - 1) & 1))
-            printed, printed_asked = printed_algorithm(num_lines, lambda m, bits=bits: bool(bits >> (m - 1) & 1))
+            first_bad, asked = drive(
+                search.binary_search(num_lines), lambda m, bits=bits: bool(bits >> (m - 1) & 1)
+            )
+            printed, printed_asked = printed_algorithm(
+                num_lines, lambda m, bits=bits: bool(bits >> (m - 1) & 1)
+            )
             assert first_bad == printed and asked == [m for m in printed_asked if m < num_lines]
 
 
@@ -75,7 +82,9 @@ CODE, COMMENT, BLANK, DOCSTRING = masking.CODE, masking.COMMENT, masking.BLANK, 
 
 def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_code_has_one():
     kinds, passing = [CODE, COMMENT, CODE, BLANK, CODE, DOCSTRING], [10, 15, 14, 4, 6, 0, 0]
-    failed = search.Labelled(["\n"] * 6, kinds, False, 3, [(line, n, 20) for line, n in enumerate(passing)], True)
+    failed = search.Labelled(
+        ["\n"] * 6, kinds, False, 3, [(line, n, 20) for line, n in enumerate(passing)], True
+    )
     right = failed._replace(passed=True, first_bad=None)
     assert failed.labels() == [1, 0, -1, 0, -1, 0]
     assert failed._replace(first_bad=1).labels() == [-1, 0, -1, 0, -1, 0]
@@ -87,7 +96,9 @@ def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_co
 
 
 def test_masking_keeps_the_first_bad_line_and_drops_what_follows():
-    found = search.Labelled(["a\n"] * 4, [CODE, CODE, COMMENT, CODE], False, 2, [(2, 0, 8), (1, 3, 4)], True)
+    found = search.Labelled(
+        ["a\n"] * 4, [CODE, CODE, COMMENT, CODE], False, 2, [(2, 0, 8), (1, 3, 4)], True
+    )
     assert found.labels(mask_after_first_error=True) == [1.0, -1.0, None, None] and found.revised
     right = found._replace(passed=True, first_bad=None)
     assert right.labels(mask_after_first_error=True) == right.labels()
@@ -135,16 +146,23 @@ class Runner:
 @pytest.fixture(scope="module")
 def random_policy():
     """A policy with random weights over a few letters; one of its tokens goes on after a newline, one ends two lines."""
-    vocabulary = {c: i for i, c in enumerate(["<pad>", "<eos>", "a", "b", "#", "\n", "\n\n", "\na"])}
+    vocabulary = {
+        c: i for i, c in enumerate(["<pad>", "<eos>", "a", "b", "#", "\n", "\n\n", "\na"])
+    }
     tokenizer = Tokenizer(models.BPE(vocabulary, [("\n", "\n"), ("\n", "a")]))
     tokenizer.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
+    )
     policy = common.new_model(tokenizer, 32, 1, seed=3).eval()
     return policy, tokenizer, masking.line_table(tokenizer)
 
 
 LENGTH = 24
-TASKS = [{"task_id": f"t{i}", "prompt": "ab" * (1 + i % 3), "wanted": [1, 2, 2, 20][i % 4]} for i in range(10)]
+TASKS = [
+    {"task_id": f"t{i}", "prompt": "ab" * (1 + i % 3), "wanted": [1, 2, 2, 20][i % 4]}
+    for i in range(10)
+]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +172,9 @@ def responses(random_policy):
     prompts = [common.encode_prompt(tokenizer, task) for task in TASKS]
     rollout = common.roll_out(policy, tokenizer, prompts, 4, LENGTH, 1.0, list(range(40)))
     tasks = [task for task in TASKS for _ in range(4)]
-    passed = [text.count("a") == task["wanted"] for text, task in zip(rollout.texts, tasks, strict=True)]
+    passed = [
+        text.count("a") == task["wanted"] for text, task in zip(rollout.texts, tasks, strict=True)
+    ]
     return tasks, rollout.prompts, rollout.completions, passed, list(range(1000, 1040))
 
 
@@ -177,13 +197,19 @@ def text_up_to(tokenizer, ids, num_newlines):
 def true_first_bad(tokenizer, task, ids, num_lines):
     """The first line at whose end the response has more a's than its task wants; the last line where none has."""
     prefixes = [text_up_to(tokenizer, ids, m) for m in range(1, num_lines + 1)]
-    return next((m for m, text in enumerate(prefixes, 1) if text.count("a") > task["wanted"]), num_lines)
+    return next(
+        (m for m, text in enumerate(prefixes, 1) if text.count("a") > task["wanted"]), num_lines
+    )
 
 
 @pytest.mark.parametrize("name", ["binary", "linear", "exhaustive"])
-def test_the_first_bad_line_is_the_one_whose_tokens_lose_the_response(random_policy, responses, name):
+def test_the_first_bad_line_is_the_one_whose_tokens_lose_the_response(
+    random_policy, responses, name
+):
     _, tokenizer, _ = random_policy
-    rows = [i for i, task in enumerate(responses[0]) if task["wanted"] < 20]  # the others hardly ever pass
+    rows = [
+        i for i, task in enumerate(responses[0]) if task["wanted"] < 20
+    ]  # the others hardly ever pass
     found, _ = label(random_policy, responses, rows=rows, search=name)
     kinds_seen = set()
     for row, result in zip(rows, found, strict=True):
@@ -191,7 +217,11 @@ def test_the_first_bad_line_is_the_one_whose_tokens_lose_the_response(random_pol
         text = tokenizer.decode(ids, skip_special_tokens=True)
         assert "".join(result.lines) == text and result.lines == text.splitlines(keepends=True)
         if passed:
-            assert result.first_bad is None and set(result.labels()) <= {0.0, 1.0} and not result.probes
+            assert (
+                result.first_bad is None
+                and set(result.labels()) <= {0.0, 1.0}
+                and not result.probes
+            )
             continue
         if not result.lines:
             assert result.labels() == []
@@ -200,35 +230,50 @@ def test_the_first_bad_line_is_the_one_whose_tokens_lose_the_response(random_pol
         kinds_seen.add(text_up_to(tokenizer, ids, result.first_bad).endswith("\na"))
         neutral = [not line.split("#")[0].strip() for line in result.lines]
         expected = [1.0 if m < result.first_bad else -1.0 for m in range(1, len(neutral) + 1)]
-        assert result.labels() == [0.0 if skip else x for skip, x in zip(neutral, expected, strict=True)]
+        assert result.labels() == [
+            0.0 if skip else x for skip, x in zip(neutral, expected, strict=True)
+        ]
     assert kinds_seen == {False, True}  # a token that spans a newline was what lost one of them
 
 
-def test_prefixes_are_the_sampled_tokens_and_are_never_encoded_again(random_policy, responses, monkeypatch):
+def test_prefixes_are_the_sampled_tokens_and_are_never_encoded_again(
+    random_policy, responses, monkeypatch
+):
     _, tokenizer, _ = random_policy
     prompts, completions = responses[1], responses[2]
     seen, roll_out = [], common.roll_out
     monkeypatch.setattr(common, "roll_out", lambda *a: seen.extend(a[2]) or roll_out(*a))
     label(random_policy, responses, search="exhaustive", num_completions=1)
-    known = {tuple(p + c[:n]) for p, c in zip(prompts, completions, strict=True) for n in range(1, len(c) + 1)}
+    known = {
+        tuple(p + c[:n])
+        for p, c in zip(prompts, completions, strict=True)
+        for n in range(1, len(c) + 1)
+    }
     assert len(seen) > 100 and {tuple(row) for row in seen} <= known
     again = [tokenizer(tokenizer.decode(row), add_special_tokens=False).input_ids for row in seen]
-    assert any(ids != row for ids, row in zip(again, seen, strict=True))  # the test would see the difference
+    assert any(
+        ids != row for ids, row in zip(again, seen, strict=True)
+    )  # the test would see the difference
 
 
-def test_no_completion_makes_a_response_longer_than_the_policy_may_write(random_policy, responses, monkeypatch):
+def test_no_completion_makes_a_response_longer_than_the_policy_may_write(
+    random_policy, responses, monkeypatch
+):
     _, tokenizer, _ = random_policy
     rows = [i for i, ids in enumerate(responses[2]) if len(ids) <= 12]  # as sampled at that length
     lengths, decode = [], tokenizer.batch_decode
     monkeypatch.setattr(
-        tokenizer, "batch_decode", lambda ids, **flags: lengths.extend(map(len, ids)) or decode(ids, **flags)
+        tokenizer,
+        "batch_decode",
+        lambda ids, **flags: lengths.extend(map(len, ids)) or decode(ids, **flags),
     )
     _, cost = label(random_policy, responses, rows=rows, max_completion_length=12, search="linear")
     assert max(lengths) == 12 and lengths.count(12) > 20 and cost["completions"] > 100
 
 
 @pytest.mark.parametrize(
-    "flags", [{"batch_size": 5}, {"rows": [3, 38, 17, 8]}, {"rows": [3, 38, 17, 8], "batch_size": 1}]
+    "flags",
+    [{"batch_size": 5}, {"rows": [3, 38, 17, 8]}, {"rows": [3, 38, 17, 8], "batch_size": 1}],
 )
 def test_labels_depend_on_a_response_alone(random_policy, responses, flags):
     usual, cost = label(random_policy, responses, num_completions=6)
@@ -240,7 +285,12 @@ def test_labels_depend_on_a_response_alone(random_policy, responses, flags):
 def test_other_seeds_complete_otherwise(random_policy, responses):
     usual, other = Runner(), Runner()
     label(random_policy, responses, usual, num_completions=2)
-    label(random_policy, [*responses[:-1], [seed + 1 for seed in responses[-1]]], other, num_completions=2)
+    label(
+        random_policy,
+        [*responses[:-1], [seed + 1 for seed in responses[-1]]],
+        other,
+        num_completions=2,
+    )
     assert len(set(usual.programs) & set(other.programs)) < 0.5 * len(set(usual.programs))
 
 
@@ -250,35 +300,50 @@ def test_two_halves_give_the_answers_of_one_draw_and_cost_less(random_policy, re
     for result, every in zip(found, shares, strict=True):
         passing = {line: n for line, n, _ in every.probes}
         assert all((n > 0) == (passing[line] > 0) for line, n, _ in result.probes)
-    assert cost["completions"] < 8 * cost["probes"] and cost["probes"] == sum(len(result.probes) for result in found)
+    assert cost["completions"] < 8 * cost["probes"] and cost["probes"] == sum(
+        len(result.probes) for result in found
+    )
 
 
-def test_shared_completions_only_move_the_first_bad_line_towards_the_truth(random_policy, responses):
+def test_shared_completions_only_move_the_first_bad_line_towards_the_truth(
+    random_policy, responses
+):
     _, tokenizer, _ = random_policy
     alone, cost = label(random_policy, responses, num_completions=2)
     shared, shared_cost = label(random_policy, responses, num_completions=2, share_completions=True)
     assert shared_cost == cost
     moved = 0
-    for task, ids, passed, one, other in zip(*(responses[i] for i in (0, 2, 3)), alone, shared, strict=True):
+    for task, ids, passed, one, other in zip(
+        *(responses[i] for i in (0, 2, 3)), alone, shared, strict=True
+    ):
         if passed or not one.lines:
             assert one == other
             continue
-        assert one.first_bad <= other.first_bad <= true_first_bad(tokenizer, task, ids, len(one.lines))
+        assert (
+            one.first_bad <= other.first_bad <= true_first_bad(tokenizer, task, ids, len(one.lines))
+        )
         moved += one.first_bad < other.first_bad
         assert other.revised or other.first_bad == 1
         labels = other.labels()
-        assert all(x >= 0 for x in labels[: other.first_bad - 1]) and max(labels[other.first_bad - 1 :]) <= 0
+        assert (
+            all(x >= 0 for x in labels[: other.first_bad - 1])
+            and max(labels[other.first_bad - 1 :]) <= 0
+        )
     assert moved > 3
 
 
-def test_soft_labels_are_the_shares_of_all_completions_for_passing_responses_too(random_policy, responses):
+def test_soft_labels_are_the_shares_of_all_completions_for_passing_responses_too(
+    random_policy, responses
+):
     found, _ = label(random_policy, responses, search="exhaustive", shares=True, num_completions=5)
     assert any(responses[3])
     for result in found:
         if not result.lines:
             continue
         share = {line: passing / judged for line, passing, judged in result.probes}
-        assert sorted(share) == list(range(len(result.lines) + 1)) and {judged for *_, judged in result.probes} == {5}
+        assert sorted(share) == list(range(len(result.lines) + 1)) and {
+            judged for *_, judged in result.probes
+        } == {5}
         soft, marginal = result.labels("soft"), result.labels("marginal")
         code = [m for m, line in enumerate(result.lines, 1) if line.split("#")[0].strip()]
         assert [soft[m - 1] for m in code] == [share[m] for m in code]
@@ -291,7 +356,9 @@ def test_completions_without_a_verdict_count_nowhere(random_policy, responses):
         searched = not passed and len(result.lines) > 1
         assert (result.labels() is None) == searched and not result.revised
     half = Runner(lambda program: len(program) % 2 == 0)
-    found, _ = label(random_policy, responses, half, search="exhaustive", shares=True, num_completions=8)
+    found, _ = label(
+        random_policy, responses, half, search="exhaustive", shares=True, num_completions=8
+    )
     judged = [count for result in found for _, _, count in result.probes]
     assert min(judged) < 8 and sum(0 < count < 8 for count in judged) > 20
     for result in found:
@@ -310,7 +377,9 @@ def folders(tmp_path, random_policy, monkeypatch):
     for name, seed in (("one", 3), ("two", 4)):
         model = common.new_model(tokenizer, 32, 1, seed=seed)
         if name == "two":
-            model.get_input_embeddings().weight.data *= 10  # far from uniform, and so from the first one
+            model.get_input_embeddings().weight.data *= (
+                10  # far from uniform, and so from the first one
+            )
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     tests = {"style": "stdio", "tests": [{"input": "", "output": ""}]}
@@ -319,14 +388,23 @@ def folders(tmp_path, random_policy, monkeypatch):
 
 
 def config_of(folder, output="prm.jsonl", **flags):
-    flags = {"num_completions": 4, "num_generations": 3, "max_completion_length": 24, "chunk_size": 5, **flags}
+    flags = {
+        "num_completions": 4,
+        "num_generations": 3,
+        "max_completion_length": 24,
+        "chunk_size": 5,
+        **flags,
+    }
     policies = [str(folder / "one"), str(folder / "two")]
     return search.Config(str(folder / "tasks.jsonl"), policies, str(folder / output), **flags)
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_file(folders, monkeypatch):
     search.main(config_of(folders))
-    whole, report = (folders / "prm.jsonl").read_bytes(), json.loads((folders / "prm.report.json").read_text())
+    whole, report = (
+        (folders / "prm.jsonl").read_bytes(),
+        json.loads((folders / "prm.report.json").read_text()),
+    )
     progress = folders / "prm.jsonl.progress"
     lines = progress.read_text().splitlines(keepends=True)
     assert len(lines) == 1 + 2 * 2
@@ -348,12 +426,16 @@ def test_other_flags_for_the_rows_alone_write_them_anew_without_a_search(folders
     search.main(config_of(folders))
     rows = common.read_jsonl(folders / "prm.jsonl", {})
     assert {row["meta"]["policy"] for row in rows} == {0, 1}
-    assert [row["task_id"] for row in rows] == sorted((row["task_id"] for row in rows), key=lambda name: int(name[1:]))
+    assert [row["task_id"] for row in rows] == sorted(
+        (row["task_id"] for row in rows), key=lambda name: int(name[1:])
+    )
     monkeypatch.setattr(search.sandbox, "Sandbox", None)
     for selection in ("remove_hard", "medium_only", "revised_only"):
         search.main(config_of(folders, data_selection=selection))
         names = ("n_pass", "n_fail", "n_revised")
-        kept = [row for row in rows if search.is_kept(selection, *(row["meta"][name] for name in names))]
+        kept = [
+            row for row in rows if search.is_kept(selection, *(row["meta"][name] for name in names))
+        ]
         assert common.read_jsonl(folders / "prm.jsonl", {}) == kept and len(kept) < len(rows)
     search.main(config_of(folders, mask_after_first_error=True))
     for row, masked in zip(rows, common.read_jsonl(folders / "prm.jsonl", {}), strict=True):
@@ -361,7 +443,9 @@ def test_other_flags_for_the_rows_alone_write_them_anew_without_a_search(folders
         assert masked["labels"] == row["labels"][:last] + [None] * (len(row["labels"]) - last)
     search.main(config_of(folders, neutral_comments=False))
     every = common.read_jsonl(folders / "prm.jsonl", {})
-    assert any(0.0 in row["labels"] for row in rows) and not any(0.0 in row["labels"] for row in every)
+    assert any(0.0 in row["labels"] for row in rows) and not any(
+        0.0 in row["labels"] for row in every
+    )
     for row, other in zip(rows, every, strict=True):
         assert all(x in (0.0, y) for x, y in zip(row["labels"], other["labels"], strict=True))
 
@@ -373,7 +457,11 @@ def test_soft_and_marginal_labels_come_from_one_search_that_hard_ones_do_not(fol
     search.main(config_of(folders, search="exhaustive", labels="marginal"))
     marginal = common.read_jsonl(folders / "prm.jsonl", {})
     assert [row["completions"] for row in marginal] == [row["completions"] for row in soft]
-    assert min(x for row in soft for x in row["labels"]) == 0 > min(x for row in marginal for x in row["labels"])
+    assert (
+        min(x for row in soft for x in row["labels"])
+        == 0
+        > min(x for row in marginal for x in row["labels"])
+    )
     with pytest.raises(InputError, match="other flags"):
         search.main(config_of(folders, search="exhaustive"))
 
@@ -383,9 +471,15 @@ def test_another_model_may_complete_if_it_has_the_same_tokens(folders):
     own = common.read_jsonl(folders / "prm.jsonl", {})
     search.main(config_of(folders, "other.jsonl", completer=str(folders / "two")))
     other = common.read_jsonl(folders / "other.jsonl", {})
-    assert [row["completions"] for row in other] == [row["completions"] for row in own]  # the policies still answer
-    assert [r for r in other if r["meta"]["policy"] == 1] != [r for r in own if r["meta"]["policy"] == 0]
-    changed = [a["meta"]["policy"] for a, b in zip(own, other, strict=True) if a["labels"] != b["labels"]]
+    assert [row["completions"] for row in other] == [
+        row["completions"] for row in own
+    ]  # the policies still answer
+    assert [r for r in other if r["meta"]["policy"] == 1] != [
+        r for r in own if r["meta"]["policy"] == 0
+    ]
+    changed = [
+        a["meta"]["policy"] for a, b in zip(own, other, strict=True) if a["labels"] != b["labels"]
+    ]
     assert 0 in changed
     tokenizer = common.new_tokenizer(["ab\n"], 300)
     common.new_model(tokenizer, 32, 1, seed=0).save_pretrained(folders / "foreign")
@@ -421,19 +515,29 @@ def micro(tmp_path_factory):
 def test_micro_rows_are_labelled_as_execution_says(micro):
     tasks, folder = micro
     rows = common.read_jsonl(folder / "prm.jsonl", {}, metrics.check_prm_row)
-    assert {row["meta"]["steps"] for row in rows} == {3} and {row["origin"] for row in rows} == {"search"}
+    assert {row["meta"]["steps"] for row in rows} == {3} and {row["origin"] for row in rows} == {
+        "search"
+    }
     with Sandbox() as sandbox:
-        verdicts = sandbox.judge([(tasks[row["task_id"]], "".join(row["completions"])) for row in rows])
-    assert [row["meta"]["passed"] for row in rows] == [verdict["status"] == "passed" for verdict in verdicts]
+        verdicts = sandbox.judge(
+            [(tasks[row["task_id"]], "".join(row["completions"])) for row in rows]
+        )
+    assert [row["meta"]["passed"] for row in rows] == [
+        verdict["status"] == "passed" for verdict in verdicts
+    ]
     exact = failing = 0
     for row in rows:
         meta, labels = row["meta"], row["labels"]
         if meta["passed"]:
             assert set(labels) <= {1.0, 0.0} and meta["probes"] == 0
             continue
-        assert all(x in (1.0 if m < meta["first_bad"] else -1.0, 0.0) for m, x in enumerate(labels, 1))
+        assert all(
+            x in (1.0 if m < meta["first_bad"] else -1.0, 0.0) for m, x in enumerate(labels, 1)
+        )
         reference = tasks[row["task_id"]]["solution"].splitlines(keepends=True)
-        wrong = [m for m, line in enumerate(row["completions"], 1) if line not in reference[m - 1 : m]]
+        wrong = [
+            m for m, line in enumerate(row["completions"], 1) if line not in reference[m - 1 : m]
+        ]
         failing += 1
         exact += wrong[:1] == [meta["first_bad"]]
     assert failing > 10 and exact > 0.7 * failing  # here nearly every right line is the reference's
@@ -441,13 +545,26 @@ def test_micro_rows_are_labelled_as_execution_says(micro):
 
 def test_the_report_counts_what_is_in_the_file(micro):
     _, folder = micro
-    rows, report = common.read_jsonl(folder / "prm.jsonl", {}), json.loads((folder / "prm.report.json").read_text())
+    rows, report = (
+        common.read_jsonl(folder / "prm.jsonl", {}),
+        json.loads((folder / "prm.report.json").read_text()),
+    )
     labels = [x for row in rows for x in row["labels"]]
-    counts = {"positive": labels.count(1.0), "negative": labels.count(-1.0), "zero": labels.count(0.0)}
+    counts = {
+        "positive": labels.count(1.0),
+        "negative": labels.count(-1.0),
+        "zero": labels.count(0.0),
+    }
     assert report["labels"] == {name: count for name, count in counts.items() if count}
     assert report["passed"] + report["failed"] == report["responses"] == 48
-    assert report["failed"] == sum(report["first_bad"].values()) == sum(not row["meta"]["passed"] for row in rows)
+    assert (
+        report["failed"]
+        == sum(report["first_bad"].values())
+        == sum(not row["meta"]["passed"] for row in rows)
+    )
     assert report["prompts_kept"]["full"] == 12 and report["rows"] == len(rows)
-    assert report["prompts_kept"]["revised_only"] == len({r["task_id"] for r in rows if r["meta"]["n_revised"]})
+    assert report["prompts_kept"]["revised_only"] == len(
+        {r["task_id"] for r in rows if r["meta"]["n_revised"]}
+    )
     assert report["probes"] == sum(row["meta"]["probes"] for row in rows)
     assert 0 < report["executions"] <= report["responses"] + report["completions"]

@@ -28,7 +28,9 @@ def write_report(folder, **report):
 def rows_of(text):
     """The cells of a printed table by the first cell of each row."""
     rows = [
-        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
     ]
     return {row[0]: row[1:] for row in rows}
 
@@ -38,7 +40,10 @@ def test_the_table_quotes_the_reports_and_the_budgets(tmp_path, capsys):
     for number, name in enumerate([*micro_table.POLICIES, "prm"]):
         folder = tmp_path / name
         folder.mkdir()
-        rows = [{"step": 1, "step_time": 30.0}, {"step": 2, "step_time": 60.0, **({"episode": 256} if number else {})}]
+        rows = [
+            {"step": 1, "step_time": 30.0},
+            {"step": 2, "step_time": 60.0, **({"episode": 256} if number else {})},
+        ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         report = {
             "tasks": 20,
@@ -55,9 +60,12 @@ def test_the_table_quotes_the_reports_and_the_budgets(tmp_path, capsys):
     micro_table.main(tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| policy | 2 steps | 8 steps | all | RL samples | minutes |"
-    assert lines[4] == "| SFT | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.00 [0.00, 1.00] | 0 | 1.5 |"
     assert (
-        lines[7] == "| PPO, test reward + PRM | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.30 [0.00, 1.00] | 256 | 1.5 |"
+        lines[4] == "| SFT | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.00 [0.00, 1.00] | 0 | 1.5 |"
+    )
+    assert (
+        lines[7]
+        == "| PPO, test reward + PRM | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.30 [0.00, 1.00] | 256 | 1.5 |"
     )
     assert "AUC 0.950, over 123 lines" in lines[-1]
 
@@ -73,20 +81,34 @@ def test_differences_between_arms_are_paired_seed_by_seed(tmp_path, capsys):
                 **{"pass@1": value},
             )
         common.write_jsonl(
-            tmp_path / str(seed) / "base" / "metrics.jsonl", [{"step": 1, "episode": 64, "rewards/tests/mean": a}]
+            tmp_path / str(seed) / "base" / "metrics.jsonl",
+            [{"step": 1, "episode": 64, "rewards/tests/mean": a}],
         )
     seeds_table.main(tmp_path, "base", ["base=Base", "other=Other=99"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"] == ["all", "all, against Base", "RL samples", "train"]
-    assert rows["Base"] == ["0.400 ± 0.497", "", "64", "0.400 ± 0.497"]  # one length: no columns by steps
+    assert rows["Base"] == [
+        "0.400 ± 0.497",
+        "",
+        "64",
+        "0.400 ± 0.497",
+    ]  # one length: no columns by steps
     assert rows["Other"] == ["0.500 ± 0.497", "+0.100 ± 0.000", "99"]
 
 
-def test_a_seed_that_lacks_an_arm_is_left_out_of_the_table_and_none_left_is_an_error(tmp_path, capsys):
+def test_a_seed_that_lacks_an_arm_is_left_out_of_the_table_and_none_left_is_an_error(
+    tmp_path, capsys
+):
     for seed, arms in enumerate((["base", "other"], ["base"], ["base", "other"])):
         for arm in arms:
             steps = {"2": {"pass@1": seed / 10}, "8": {"pass@1": seed / 20}}
-            write_report(tmp_path / str(seed) / f"eval-{arm}", tasks=1, samples=1, by_steps=steps, **{"pass@1": 0.1})
+            write_report(
+                tmp_path / str(seed) / f"eval-{arm}",
+                tasks=1,
+                samples=1,
+                by_steps=steps,
+                **{"pass@1": 0.1},
+            )
     seeds_table.main(tmp_path, "base", ["other=Other"])
     printed = capsys.readouterr().out
     assert "2 seeds" in printed and rows_of(printed)["Other"][0] == "0.100 ± 1.271"  # seeds 0 and 2
@@ -98,7 +120,8 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
     report = {"responses": 30, "completions": 400}
     common.write_text(tmp_path / "0" / "search.report.json", json.dumps(report))
     common.write_text(
-        tmp_path / "0" / "prm" / "run_config.json", json.dumps({"data": str(tmp_path / "0" / "search.jsonl")})
+        tmp_path / "0" / "prm" / "run_config.json",
+        json.dumps({"data": str(tmp_path / "0" / "search.jsonl")}),
     )
     for arm, prm in (("plain", None), ("dense", [str(tmp_path / "0" / "prm")])):
         run = tmp_path / "0" / arm
@@ -106,14 +129,25 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
         refreshed = {"label_samples": 7} if prm else {}
         # Of 20 batches of 4 samples, the base arm's last ten pass at .5; the other's first do after 15.
         rates = [0.0] * 10 + [0.5] * 10 if prm is None else [0.0] * 10 + [1.0] * 10
-        log = [{"step": i, "episode": 4 * i, "rewards/tests/mean": rate} for i, rate in enumerate(rates, 1)]
+        log = [
+            {"step": i, "episode": 4 * i, "rewards/tests/mean": rate}
+            for i, rate in enumerate(rates, 1)
+        ]
         common.write_jsonl(run / "metrics.jsonl", [*log[:-1], log[-1] | refreshed])
-        statuses = {"a": ["failed", "passed"], "b": ["failed"] * 2, "c": ["passed"] * 2, "d": ["error"]}
+        statuses = {
+            "a": ["failed", "passed"],
+            "b": ["failed"] * 2,
+            "c": ["passed"] * 2,
+            "d": ["error"],
+        }
         common.write_jsonl(
-            run / "completions.jsonl", [{"task_id": t, "status": x} for t, each in statuses.items() for x in each]
+            run / "completions.jsonl",
+            [{"task_id": t, "status": x} for t, each in statuses.items() for x in each],
         )
         write_report(tmp_path / "0" / f"eval-{arm}", solved=0.25)
-        common.write_text(tmp_path / "0" / f"eval-{arm}" / "run_config.json", json.dumps({"num_samples": 4}))
+        common.write_text(
+            tmp_path / "0" / f"eval-{arm}" / "run_config.json", json.dumps({"num_samples": 4})
+        )
     budget_table.main(tmp_path, ["plain=Plain", "dense=Dense"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"][-1] == "held-out tasks solved, best of 4"
@@ -122,25 +156,37 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
 
 
 def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
-    tasks = [{"task_id": f"t{i}", "prompt": "p", "meta": {"plan": ["add 1", "sort"]}} for i in range(2)]
+    tasks = [
+        {"task_id": f"t{i}", "prompt": "p", "meta": {"plan": ["add 1", "sort"]}} for i in range(2)
+    ]
     common.write_jsonl(tmp_path / "test.jsonl", tasks)
-    tokenizer = common.new_tokenizer(["add 1 sort handle this step <think> </think> <answer> x </answer>"], 300)
+    tokenizer = common.new_tokenizer(
+        ["add 1 sort handle this step <think> </think> <answer> x </answer>"], 300
+    )
     common.save_model(common.new_model(tokenizer, 16, 1, 0), tokenizer, tmp_path / "policy")
-    texts = {"base": ["add 1\nsort", "add 1\nhandle this step"], "other": ["sort\nadd 1", "add 1\nsort"]}
+    texts = {
+        "base": ["add 1\nsort", "add 1\nhandle this step"],
+        "other": ["sort\nadd 1", "add 1\nsort"],
+    }
     for arm, plans in texts.items():
         folder = tmp_path / "0" / f"eval-{arm}"
         completions = [f"<think>\n{plan}\n</think>\n<answer>\nx\n</answer>\n" for plan in plans]
         common.write_jsonl(
-            folder / "samples.jsonl", [{"task_id": f"t{i}", "completion": c} for i, c in enumerate(completions)]
+            folder / "samples.jsonl",
+            [{"task_id": f"t{i}", "completion": c} for i, c in enumerate(completions)],
         )
         write_report(folder, **{"pass@1": 0.5 if arm == "base" else 0.25})
-        common.write_text(folder / "run_config.json", json.dumps({"model_name_or_path": str(tmp_path / "policy")}))
+        common.write_text(
+            folder / "run_config.json", json.dumps({"model_name_or_path": str(tmp_path / "policy")})
+        )
         names = {"mean": 0.5, "passed": None if arm == "other" else 0.75, "failed": 0.25}
         common.write_jsonl(
             tmp_path / "0" / arm / "metrics.jsonl",
             [{"step": 1} | {f"rewards/reasoning/{k}": v for k, v in names.items()}],
         )
-    recode_table.main(str(tmp_path / "test.jsonl"), tmp_path, "base", ["base=Base", "other=Other", "other:base"])
+    recode_table.main(
+        str(tmp_path / "test.jsonl"), tmp_path, "base", ["base=Base", "other=Other", "other:base"]
+    )
     printed = capsys.readouterr().out
     assert "pass@1 of 'Other' minus that of 'Base': -0.250" in printed
     rows = rows_of(printed)
@@ -177,7 +223,12 @@ def test_accuracies_of_reward_models_are_means_over_the_seeds_that_have_them(tmp
         for name in ("rm", *(["rm-one"] if seed == 0 else [])):
             for on in ("pairs", "benchmark"):
                 write_report(
-                    tmp_path / str(seed) / f"eval-{name}-{on}", pairs=7, accuracy=accuracy, low=0.7, high=0.95, **part
+                    tmp_path / str(seed) / f"eval-{name}-{on}",
+                    pairs=7,
+                    accuracy=accuracy,
+                    low=0.7,
+                    high=0.95,
+                    **part,
                 )
     pairs_table.main(tmp_path, ["rm=Both", "rm-one=One"])
     rows = rows_of(capsys.readouterr().out)
@@ -192,23 +243,37 @@ def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path,
         log = [{"step": i, "rewards/tests/mean": rate, "rewards/prm/mean": 0.01 * i, "completions/mean_lines": 9.0,
                 "completions/comment_ratio": 0.0} for i, rate in enumerate(rates)]  # fmt: skip
         common.write_jsonl(tmp_path / "0" / arm / "metrics.jsonl", log)
-        common.write_jsonl(tmp_path / "0" / f"gold-{arm}.jsonl", [{"labels": [1.0, None, -1.0, -1.0, -1.0]}])
+        common.write_jsonl(
+            tmp_path / "0" / f"gold-{arm}.jsonl", [{"labels": [1.0, None, -1.0, -1.0, -1.0]}]
+        )
     common.write_jsonl(tmp_path / "0" / "gold-sft.jsonl", [{"labels": [1.0, None, -1.0]}])
     hack_table.main(tmp_path, ["hacked=Hacked", "sound=Sound"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["Sound"][-1] == "never" and rows["Sound"][0] == "0.400 → 0.400 ± nan"
-    assert rows["Hacked"][0] == "0.310 → 0.000 ± nan" and rows["Hacked"][-2] == "0.500 → 0.250 ± nan"
-    assert rows["Hacked"][-1] == "18"  # the first mean of ten batches below .155: .15, of the batches up to the 18th
+    assert (
+        rows["Hacked"][0] == "0.310 → 0.000 ± nan" and rows["Hacked"][-2] == "0.500 → 0.250 ± nan"
+    )
+    assert (
+        rows["Hacked"][-1] == "18"
+    )  # the first mean of ten batches below .155: .15, of the batches up to the 18th
 
 
 def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, capsys):
     config = make_tasks.Config(
-        "micro", "", num_sft_tasks=1, num_train_tasks=3, num_test_tasks=1, train_min_steps=3, max_steps=3
+        "micro",
+        "",
+        num_sft_tasks=1,
+        num_train_tasks=3,
+        num_test_tasks=1,
+        train_min_steps=3,
+        max_steps=3,
     )
     tasks = make_tasks.make_micro(config)["train"]
     common.write_jsonl(tmp_path / "train.jsonl", tasks)
     rows = []
-    for task, first_bad in zip(tasks, (3, 2, 4), strict=True):  # the second step is wrong, on line 3
+    for task, first_bad in zip(
+        tasks, (3, 2, 4), strict=True
+    ):  # the second step is wrong, on line 3
         lines = task["solution"].splitlines(keepends=True)
         lines[2] = task["meta"]["misconceptions"][1] + "\n"
         labels = [1.0 if i < first_bad else -1.0 for i in range(1, len(lines) + 1)]
@@ -239,7 +304,9 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
     ]
 
 
-def test_a_gain_is_the_first_arm_s_pass_rate_minus_the_second_s_over_tasks_and_seeds(tmp_path, capsys):
+def test_a_gain_is_the_first_arm_s_pass_rate_minus_the_second_s_over_tasks_and_seeds(
+    tmp_path, capsys
+):
     for seed in range(3):
         for arm, passing in (("good", 3), ("bad", 1)):  # of four samples of each of 20 tasks
             rows = [
@@ -248,7 +315,9 @@ def test_a_gain_is_the_first_arm_s_pass_rate_minus_the_second_s_over_tasks_and_s
                 for g in range(4)
             ]
             common.write_jsonl(tmp_path / str(seed) / f"eval-{arm}" / "verdicts.jsonl", rows)
-    common.write_jsonl(tmp_path / "3" / "eval-good" / "verdicts.jsonl", rows)  # a seed without the other arm
+    common.write_jsonl(
+        tmp_path / "3" / "eval-good" / "verdicts.jsonl", rows
+    )  # a seed without the other arm
     gains_table.main(tmp_path, ["good:bad=Good against bad", "bad:good=Bad against good"])
     printed = capsys.readouterr().out
     assert "3 seeds" in printed
@@ -259,11 +328,14 @@ def test_a_gain_is_the_first_arm_s_pass_rate_minus_the_second_s_over_tasks_and_s
 
 def test_a_curve_is_the_mean_of_each_ten_batches(tmp_path, capsys):
     for seed, shift in enumerate((0.0, 0.2)):
-        log = [{"step": i, "passed": None if i in (3, 4) else i // 10 / 10 + shift} for i in range(20)]
+        log = [
+            {"step": i, "passed": None if i in (3, 4) else i // 10 / 10 + shift} for i in range(20)
+        ]
         common.write_jsonl(tmp_path / str(seed) / "arm" / "metrics.jsonl", log)
         common.write_text(tmp_path / str(seed) / "arm" / "config.json", "{}")
         common.write_jsonl(
-            tmp_path / str(seed) / "more" / "metrics.jsonl", [{"step": i, "passed": 0.5} for i in range(20)]
+            tmp_path / str(seed) / "more" / "metrics.jsonl",
+            [{"step": i, "passed": 0.5} for i in range(20)],
         )
         common.write_text(tmp_path / str(seed) / "more" / "config.json", "{}")
     curves_table.main(tmp_path, "passed", ["arm=Arm", "more=More"])

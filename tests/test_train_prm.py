@@ -23,7 +23,13 @@ class PositionScorer(torch.nn.Module):
 
 
 def test_a_line_s_score_is_read_at_the_token_that_ends_it_and_a_text_s_at_its_last():
-    lines = ["def f(x):\n", "    # why\n", "\n", "    return x + 1\n", "    # no newline at the end"]
+    lines = [
+        "def f(x):\n",
+        "    # why\n",
+        "\n",
+        "    return x + 1\n",
+        "    # no newline at the end",
+    ]
     text = "".join(lines)
     tokenizer = common.new_tokenizer([text * 3], 320)
     table = masking.line_table(tokenizer)
@@ -37,7 +43,9 @@ def test_a_line_s_score_is_read_at_the_token_that_ends_it_and_a_text_s_at_its_la
     read = ""
     for line, position in zip(lines, scores[0].long().tolist(), strict=True):
         read += line
-        assert tokenizer.decode((prompts[0] + texts[0])[len(prompts[0]) : position + 1]).startswith(read)
+        assert tokenizer.decode((prompts[0] + texts[0])[len(prompts[0]) : position + 1]).startswith(
+            read
+        )
         assert tokenizer.decode((prompts[0] + texts[0])[len(prompts[0]) : position]) != read
     assert scores[1, 0] == len(prompts[1]) + len(texts[1]) - 1
     assert train_prm.logits_at(PositionScorer(), rows).flatten().tolist() == [
@@ -76,10 +84,13 @@ def test_the_losses_are_those_of_the_docstring():
     logits = torch.tensor([[[0.0, 1.0, 2.0, -1.0]], [[3.0, 0.0, 0.0, 1.0]]])  # (2, 1, 4)
     terms = train_prm.loss_terms("outcome", logits, [{"outcome": 2}, {"outcome": 3}])
     expected = [
-        math.log(sum(math.exp(x) for x in row[0])) - row[0][c] for row, c in zip(logits.tolist(), (2, 3), strict=True)
+        math.log(sum(math.exp(x) for x in row[0])) - row[0][c]
+        for row, c in zip(logits.tolist(), (2, 3), strict=True)
     ]
     assert terms.tolist() == pytest.approx(expected)
-    scores = torch.tensor([1.0, -1.0, 0.5, 2.0])[:, None, None]  # two preferred, then the two rejected
+    scores = torch.tensor([1.0, -1.0, 0.5, 2.0])[
+        :, None, None
+    ]  # two preferred, then the two rejected
     terms = train_prm.loss_terms("ranking", scores, [])
     assert terms.tolist() == pytest.approx([-math.log(sigmoid(0.5)), -math.log(sigmoid(-3.0))])
     rows = [{"rating": rating} for rating in (1.0, 0.25, 0.5, 0.0)]
@@ -94,7 +105,12 @@ def test_a_score_stays_within_its_range_and_is_the_expected_reward():
     assert -1 <= scores.min() < -0.9 and 0.9 < scores.max() <= 1
     rewards = torch.tensor([-1.0, -0.6, -0.3, 1.0])
     assert torch.allclose(scores, (logits.softmax(-1) * rewards).sum(-1), atol=1e-6)
-    assert list(common.OUTCOME_REWARDS) == ["syntax_error", "runtime_error", "failed_test", "passed"]
+    assert list(common.OUTCOME_REWARDS) == [
+        "syntax_error",
+        "runtime_error",
+        "failed_test",
+        "passed",
+    ]
     signed = common.scores_of_logits(logits[:, :1], "sigmoid_signed")
     assert signed.shape == (500,) and signed.abs().max() <= 1
     assert torch.allclose(signed, 2 * logits[:, 0].sigmoid() - 1, atol=1e-6)
@@ -129,7 +145,10 @@ def test_the_orm_reads_what_it_reads_in_reinforcement_learning(tmp_path):
     tokenizer = common.new_tokenizer(["p\nx\n"] * 3, 300)
     train_prm.encode(tokenizer, examples)
     plain = tokenizer("x").input_ids
-    ended = [*plain, tokenizer.eos_token_id]  # a rollout's last valid token, or that of a completion cut off
+    ended = [
+        *plain,
+        tokenizer.eos_token_id,
+    ]  # a rollout's last valid token, or that of a completion cut off
     assert [row["text_ids"] for row in examples] == [ended, ended, plain]
 
 
@@ -143,13 +162,19 @@ def test_a_pair_is_a_passing_and_a_failing_program_of_one_task(tmp_path):
     assert [[[row["text"] for row in side] for side in unit] for unit in units] == [
         [["0\n", "3\n"], ["1\n", "2\n"]], [["9\n"], ["8\n"]]
     ]  # fmt: skip
-    drawn = {tuple(row["text"] for row in train_prm.draw_unit(units[0], 0, step, 0)) for step in range(60)}
+    drawn = {
+        tuple(row["text"] for row in train_prm.draw_unit(units[0], 0, step, 0))
+        for step in range(60)
+    }
     assert drawn == {(a, b) for a in ("0\n", "3\n") for b in ("1\n", "2\n")}
     assert train_prm.draw_unit(units[0], 0, 7, 3) == train_prm.draw_unit(units[0], 0, 7, 3)
 
 
 def test_a_row_of_pairs_is_a_group_of_its_own(tmp_path):
-    rows = [{"task_id": "t", "prompt": "p", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(2)]
+    rows = [
+        {"task_id": "t", "prompt": "p", "chosen": f"good {i}", "rejected": f"bad {i}"}
+        for i in range(2)
+    ]
     config = config_for(tmp_path, rows, objective="ranking")
     examples = train_prm.read_examples(config)
     assert not any(row["eos"] for row in examples)
@@ -165,7 +190,8 @@ def programs(num_tasks):
         texts = [(f"return x + {i}\n", "passed"), (f"return x - {i}\n", "failed"), (f"return y + {i}\n", "error"),
                  (f"return (x + {i}\n", "syntax_error")]  # fmt: skip
         rows += [
-            {"task_id": f"t{i}", "prompt": f"add {i}", "completion": text, "status": status} for text, status in texts
+            {"task_id": f"t{i}", "prompt": f"add {i}", "completion": text, "status": status}
+            for text, status in texts
         ]
     return rows
 
@@ -187,11 +213,17 @@ def test_an_orm_ranks_held_out_passing_programs_above_failing_ones(tmp_path, obj
         assert [sum(row) for row in report["confusion"]] == [held_out] * 4
         assert report["eval_majority"] == pytest.approx(0.25)
     # What reinforcement learning reads: the saved model, through common.scores_of, at the EOS.
-    model, tokenizer = common.load_scorer(tmp_path / "run").eval(), common.load_tokenizer(tmp_path / "run")
+    model, tokenizer = (
+        common.load_scorer(tmp_path / "run").eval(),
+        common.load_tokenizer(tmp_path / "run"),
+    )
     examples = train_prm.read_examples(config)
     train_prm.encode(tokenizer, examples)
     with torch.no_grad():
-        scores = [common.scores_of(model, torch.tensor([row["prompt_ids"] + row["text_ids"]])) for row in examples]
+        scores = [
+            common.scores_of(model, torch.tensor([row["prompt_ids"] + row["text_ids"]]))
+            for row in examples
+        ]
     assert all(score.shape == (1, len(row["prompt_ids"]) + len(row["text_ids"])) and score.abs().max() <= 1
                for score, row in zip(scores, examples, strict=True))  # fmt: skip
     last = torch.stack([score[0, -1] for score in scores])
@@ -200,12 +232,19 @@ def test_an_orm_ranks_held_out_passing_programs_above_failing_ones(tmp_path, obj
 
 
 def test_ranking_scores_are_centred_on_the_training_texts(tmp_path):
-    config = config_for(tmp_path, programs(30), objective="ranking", **FLAGS | {"max_steps": 6, "eval_steps": 6})
+    config = config_for(
+        tmp_path, programs(30), objective="ranking", **FLAGS | {"max_steps": 6, "eval_steps": 6}
+    )
     train_prm.main(config)
-    model, tokenizer = common.load_scorer(tmp_path / "run").eval(), common.load_tokenizer(tmp_path / "run")
+    model, tokenizer = (
+        common.load_scorer(tmp_path / "run").eval(),
+        common.load_tokenizer(tmp_path / "run"),
+    )
     examples = train_prm.read_examples(config)
     train_prm.encode(tokenizer, examples)
-    held_out = {f"t{i}" for i in range(30) if common.seed_of(0, "held-out", f"t{i}") % 10_000 < 3000}
+    held_out = {
+        f"t{i}" for i in range(30) if common.seed_of(0, "held-out", f"t{i}") % 10_000 < 3000
+    }
     train = [row for row in examples if row["task_id"] not in held_out]
     assert 0 < len(held_out) < 30
     logits = torch.stack(train_prm.logits_of_all(model, config, train, None)).flatten()
@@ -219,7 +258,10 @@ def rated_pairs(num_tasks):
     words, rows = ["one", "two", "three"], []
     for i in range(num_tasks):
         for right in (3, 2):
-            chosen, rejected = ([word if k < n else "no" for k, word in enumerate(words)] for n in (right, right - 1))
+            chosen, rejected = (
+                [word if k < n else "no" for k, word in enumerate(words)]
+                for n in (right, right - 1)
+            )
             rows.append({
                 "task_id": f"t{i}", "prompt": f"count {i}", "chosen": " ".join(chosen), "rejected": " ".join(rejected),
                 "kind": str(right), "chosen_rating": right / 3, "rejected_rating": (right - 1) / 3,
@@ -231,9 +273,14 @@ def test_the_score_model_learns_the_rating_of_each_text_alone_and_every_reader_t
     config = config_for(tmp_path, rated_pairs(40), objective="score", **FLAGS | {"max_steps": 60})
     train_prm.main(config)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["eval_accuracy"] > 0.95 and report["eval_loss"] < 0.01  # always naming the mean: 0.056
+    assert (
+        report["eval_accuracy"] > 0.95 and report["eval_loss"] < 0.01
+    )  # always naming the mean: 0.056
     assert set(report["by_kind"]) == {"2", "3"}
-    model, tokenizer = common.load_scorer(tmp_path / "run").eval(), common.load_tokenizer(tmp_path / "run")
+    model, tokenizer = (
+        common.load_scorer(tmp_path / "run").eval(),
+        common.load_tokenizer(tmp_path / "run"),
+    )
     texts = ["one two three", "one two no", "one no no"]
     scores = common.score_texts(model, tokenizer, [{"prompt": "count 3"}] * 3, texts, 2)
     assert scores.tolist() == pytest.approx([1, 2 / 3, 1 / 3], abs=0.15)
@@ -241,37 +288,62 @@ def test_the_score_model_learns_the_rating_of_each_text_alone_and_every_reader_t
 
 @pytest.mark.parametrize("objective", ["ranking", "score"])
 def test_a_score_that_is_the_mean_over_lines_is_learned_saved_and_read_as_such(tmp_path, objective):
-    rows = [row | {side: row[side].replace(" ", "\n") for side in ("chosen", "rejected")} for row in rated_pairs(40)]
-    train_prm.main(config_for(tmp_path, rows, objective=objective, score_pooling="lines", **FLAGS | {"max_steps": 60}))
+    rows = [
+        row | {side: row[side].replace(" ", "\n") for side in ("chosen", "rejected")}
+        for row in rated_pairs(40)
+    ]
+    train_prm.main(
+        config_for(
+            tmp_path, rows, objective=objective, score_pooling="lines", **FLAGS | {"max_steps": 60}
+        )
+    )
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["eval_accuracy"] > 0.95
-    model, tokenizer = common.load_scorer(tmp_path / "run").eval(), common.load_tokenizer(tmp_path / "run")
+    model, tokenizer = (
+        common.load_scorer(tmp_path / "run").eval(),
+        common.load_tokenizer(tmp_path / "run"),
+    )
     texts = ["one\ntwo\nthree", "one\ntwo\nno", "one\nno"]
     scores = common.score_texts(model, tokenizer, [{"prompt": "count 3"}] * 3, texts, 2)
     one = []
     for text in texts:
-        prompt, ids = common.encode_prompt(tokenizer, {"prompt": "count 3"}), tokenizer(text).input_ids
+        prompt, ids = (
+            common.encode_prompt(tokenizer, {"prompt": "count 3"}),
+            tokenizer(text).input_ids,
+        )
         with torch.no_grad():
             read = common.scores_of(model, torch.tensor([prompt + ids]))[0, len(prompt) :]
-        ends = [i for i in range(len(ids)) if i + 1 == len(ids) or tokenizer.decode(ids[: i + 1]).endswith("\n")]
+        ends = [
+            i
+            for i in range(len(ids))
+            if i + 1 == len(ids) or tokenizer.decode(ids[: i + 1]).endswith("\n")
+        ]
         one.append(read[ends].mean().item())
     assert scores.tolist() == pytest.approx(one, abs=1e-5) and one[0] > one[1]
 
 
 def test_a_mean_over_lines_is_for_pairs_alone(tmp_path):
     with pytest.raises(InputError, match="--score_pooling lines is for the texts of pairs"):
-        train_prm.main(config_for(tmp_path, LINES, score_pooling="lines", **FLAGS | {"max_steps": 1}))
+        train_prm.main(
+            config_for(tmp_path, LINES, score_pooling="lines", **FLAGS | {"max_steps": 1})
+        )
 
 
 def test_pairs_without_ratings_are_rated_one_and_zero_and_half_rated_files_are_refused(tmp_path):
     rated = rated_pairs(1)
-    bare = [{key: value for key, value in row.items() if not key.endswith("_rating")} for row in rated]
+    bare = [
+        {key: value for key, value in row.items() if not key.endswith("_rating")} for row in rated
+    ]
     examples = train_prm.read_examples(config_for(tmp_path, bare, objective="score"))
-    assert [row["rating"] for row in examples] == [1, 0, 1, 0] and not any(row["eos"] for row in examples)
+    assert [row["rating"] for row in examples] == [1, 0, 1, 0] and not any(
+        row["eos"] for row in examples
+    )
     examples = train_prm.read_examples(config_for(tmp_path, rated, objective="score"))
     assert [row["rating"] for row in examples] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3])
     half = [rated[0], bare[1] | {"chosen_rating": 1}]
-    with pytest.raises(InputError, match=r"data\.jsonl:2: field 'rejected_rating' must be a number in \[0, 1\]"):
+    with pytest.raises(
+        InputError, match=r"data\.jsonl:2: field 'rejected_rating' must be a number in \[0, 1\]"
+    ):
         train_prm.read_examples(config_for(tmp_path, half, objective="score"))
 
 
@@ -290,7 +362,12 @@ LINES = [
     for i in range(12) for j in (i, i + 1, i + 2)
 ]  # fmt: skip
 PAIRS = [
-    {"task_id": f"t{i}", "prompt": "p", "chosen": f"{i} good\n", "rejected": f"{i} bad\n" * (1 + i % 3)}
+    {
+        "task_id": f"t{i}",
+        "prompt": "p",
+        "chosen": f"{i} good\n",
+        "rejected": f"{i} bad\n" * (1 + i % 3),
+    }
     for i in range(24)
 ]
 
@@ -305,18 +382,28 @@ def test_neither_the_gradient_nor_the_report_depends_on_the_micro_batch(tmp_path
     for size in (2, 16):
         folder = tmp_path / str(size)
         folder.mkdir()
-        flags = FLAGS | {"max_steps": 2, "num_hidden_layers": 1, "per_device_train_batch_size": size}
+        flags = FLAGS | {
+            "max_steps": 2,
+            "num_hidden_layers": 1,
+            "per_device_train_batch_size": size,
+        }
         train_prm.main(config_for(folder, rows, objective=objective, **flags))
         logs.append([json.loads(line) for line in open(folder / "run" / "metrics.jsonl")])
         weights.append(load_file(folder / "run" / "model.safetensors"))
     for few, many in zip(*logs, strict=True):
         for key in few.keys() - {"step_time"}:
-            assert few[key] == (None if many[key] is None else pytest.approx(many[key], rel=1e-3, abs=1e-5)), key
-    changed = sum(int(((weights[0][key] - weights[1][key]).abs() > 1e-4).sum()) for key in weights[0])
+            assert few[key] == (
+                None if many[key] is None else pytest.approx(many[key], rel=1e-3, abs=1e-5)
+            ), key
+    changed = sum(
+        int(((weights[0][key] - weights[1][key]).abs() > 1e-4).sum()) for key in weights[0]
+    )
     assert changed < 0.005 * sum(value.numel() for value in weights[0].values())
 
 
-@pytest.mark.parametrize(("objective", "activation"), [("regression", "none"), ("classification", "sigmoid_signed")])
+@pytest.mark.parametrize(
+    ("objective", "activation"), [("regression", "none"), ("classification", "sigmoid_signed")]
+)
 def test_the_saved_line_prm_says_how_its_scores_are_read(tmp_path, objective, activation):
     train_prm.main(config_for(tmp_path, LINES, objective=objective, **FLAGS | {"max_steps": 2}))
     model = common.load_scorer(tmp_path / "run").eval()
@@ -324,18 +411,24 @@ def test_the_saved_line_prm_says_how_its_scores_are_read(tmp_path, objective, ac
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         logits, scores = model(input_ids=ids).logits[..., 0], common.scores_of(model, ids)
-    assert torch.allclose(scores, logits if objective == "regression" else 2 * logits.sigmoid() - 1, atol=1e-6)
+    assert torch.allclose(
+        scores, logits if objective == "regression" else 2 * logits.sigmoid() - 1, atol=1e-6
+    )
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert {"by_position", "by_num_lines", "calibration", "histogram", "confusion"} <= report.keys()
 
 
 def test_another_number_of_outputs_or_an_unknown_activation_is_one_clear_error(tmp_path):
-    train_prm.main(config_for(tmp_path, programs(12), objective="outcome", **FLAGS | {"max_steps": 1}))
+    train_prm.main(
+        config_for(tmp_path, programs(12), objective="outcome", **FLAGS | {"max_steps": 1})
+    )
     assert common.load_scorer(tmp_path / "run").config.id2label[3] == "passed"
     with pytest.raises(InputError, match="weights do not fit"):
         common.load_scorer(tmp_path / "run", num_labels=1)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    common.write_text(tmp_path / "run" / "config.json", json.dumps(settings | {"score_activation": "cube"}))
+    common.write_text(
+        tmp_path / "run" / "config.json", json.dumps(settings | {"score_activation": "cube"})
+    )
     with pytest.raises(InputError):
         common.load_scorer(tmp_path / "run", num_labels=4)
 

@@ -343,6 +343,15 @@ def line_kinds(ids: Tensor, mask: Tensor, table: LineTable, num_lines: int) -> T
     return kinds
 
 
+def code_ends(ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
+    """Tokens in which a line of kind CODE ends. ids, mask (B, T) -> (B, T) bool."""
+    num_lines = int(_ended(ids, mask, table).sum(1).amax()) if len(ids) else 0
+    kinds = line_kinds(ids, mask, table, num_lines)  # (B, num_lines)
+    ends = line_end_positions(ids, mask, table, num_lines)  # (B, num_lines), -1 where there is none
+    is_code = ((kinds == CODE) & (ends >= 0)).long()
+    return torch.zeros_like(ids).scatter_reduce(1, ends.clamp(min=0), is_code, "amax") > 0
+
+
 def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
     """Indices of rows in micro-batches of at most `budget` tokens, padding included, longest rows first.
 

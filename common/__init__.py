@@ -1,0 +1,107 @@
+"""Plumbing that every stage shares, in rooms; this page is their index. No algorithm lives here.
+
+A stage reads:
+
+    def main(config): ...
+    if __name__ == "__main__":
+        common.run(main, Config)
+"""
+
+# flags: a dataclass from the command line, and the error that a user sees.
+from common.flags import InputError, parse_flags
+
+# files: JSONL, read whole and checked, written whole or not at all.
+from common.files import (
+    append_jsonl,
+    null_for_nan,
+    read_jsonl,
+    whole_lines,
+    write_jsonl,
+    write_text,
+)
+
+# seeds: stateless randomness.
+from common.seeds import draw, seed_of, shuffled
+
+# distributed: ranks, sums over ranks, sharded models.
+from common.distributed import (
+    all_std,
+    all_sum,
+    clip_gradients,
+    device,
+    end_distributed,
+    my_share,
+    rank,
+    reshard,
+    shard,
+    unshard,
+    world_size,
+)
+
+# texts: prompts, completions, the programs and reasoning in them.
+from common.texts import (
+    PROMPT_FIELDS,
+    encode_completion,
+    encode_prompt,
+    extract_program,
+    reasoning_of,
+    unix,
+)
+
+# models: policies, reward models, critics, tokenizers.
+from common.models import (
+    OUTCOME_REWARDS,
+    check_model_folder,
+    eos_ids,
+    head_of,
+    line_table,
+    load_critic,
+    load_policy,
+    load_scorer,
+    load_tokenizer,
+    new_model,
+    new_tokenizer,
+)
+
+# batches: padding, rollouts, verdicts, mini-batches.
+from common.batches import (
+    Rollout,
+    Verdicts,
+    execute,
+    micro_batches,
+    mini_batches,
+    pad,
+    pad_pairs,
+    pad_rollout,
+    roll_out,
+    sample,
+    verdicts_of,
+)
+
+# scoring: log-probs of a policy, values of a critic, scores of reward models.
+from common.scoring import (
+    check_reward_model,
+    fit_returns,
+    logprobs_of,
+    rescale_critic,
+    score_critic,
+    score_policy,
+    score_texts,
+    score_tokens,
+    scores_of,
+    scores_of_logits,
+    values_of,
+)
+
+# runs: a stage's entry point, its folder, its log, its checkpoints.
+from common.runs import (
+    load_optimizers,
+    log,
+    logged_metrics,
+    lr_at,
+    open_run,
+    progress_bar,
+    run,
+    save_checkpoint,
+    save_model,
+)

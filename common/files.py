@@ -1,0 +1,90 @@
+"""JSONL and text files: read whole and checked, written whole or not at all."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from common.flags import InputError
+
+
+def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
+    """Rows of a JSONL file, all checked before any is used.
+
+    `fields` maps a required field to its type or a tuple of types; type(None) allows null.
+    `check(row)` may raise ValueError with more. Raises InputError with file, line and field; a file
+    without rows is an error.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    rows = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line.decode())
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}:{number}: not a JSON object but {type(row).__name__}")
+            try:
+                check_fields(row, fields)
+                if check is not None:
+                    check(row)
+            except ValueError as error:
+                raise InputError(f"{path}:{number}: {error}") from None
+            rows.append(row)
+    if not rows:
+        raise InputError(f"{path}: no rows")
+    return rows
+
+
+def check_fields(row: dict, fields: dict) -> None:
+    """Raises ValueError for a row without one of the fields, or with a field of another type."""
+    for field, kind in fields.items():
+        if field not in row:
+            raise ValueError(f"field {field!r} is missing")
+        bool_as_number = isinstance(row[field], bool) and kind in (int, float)
+        if not isinstance(row[field], kind) or bool_as_number:
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+            got = json.dumps(row[field])[:60]
+            raise ValueError(f"field {field!r} must be {wanted}, got {got}")
+
+
+def whole_lines(path: str | Path) -> list[str]:
+    """The lines of a log, each with its newline, without a last line that was cut off."""
+    # Only "\n" ends a line: a JSON string may hold what str.splitlines splits at.
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return [line for line in file if line.endswith("\n")]
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file whole or not at all: beside its name, synced, renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def write_jsonl(path: str | Path, rows: list[dict]) -> None:
+    """Writes rows as JSONL, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: str | Path, rows: list[dict]) -> None:
+    """Appends rows to a log."""
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(null_for_nan(row), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def null_for_nan(row: dict) -> dict:
+    """The row with None for each value that is NaN, since JSON has no NaN."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,274 @@
+"""A run: its entry point, its folder, its log, its checkpoints."""
+
+import dataclasses
+import inspect
+import json
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
+from tqdm import tqdm
+
+from common.batches import Rollout, Verdicts
+from common.distributed import all_sum, end_distributed, rank, start_distributed
+from common.files import append_jsonl, whole_lines, write_text
+from common.flags import InputError, parse_flags
+
+LOGS = ("metrics.jsonl", "completions.jsonl")
+
+
+def run(main, config_class: type) -> None:
+    """Entry point of a stage: flags, process group, main(config), a clean end.
+
+    Bad input (InputError) is one line on stderr and exit code 2.
+    """
+    if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+        print(sys.modules[main.__module__].__doc__, inspect.getsource(config_class), sep="\n")
+        return
+    try:
+        config = parse_flags(config_class, sys.argv[1:])
+        start_distributed()
+        main(config)
+    except InputError as error:
+        if rank() == 0:
+            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)  # gloo's threads, which the exception left behind, would abort a normal exit
+    end_distributed()
+
+
+def lr_at(
+    step: int,
+    learning_rate: float,
+    warmup_steps: int,
+    max_steps: int,
+    lr_scheduler_type: str = "constant",
+) -> float:
+    """Learning rate of a step (from 0): linear warm-up, then constant, or linear or cosine to 0."""
+    if step < warmup_steps:
+        return learning_rate * (step + 1) / warmup_steps
+    left = 1 - (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    cosine = 0.5 - 0.5 * math.cos(math.pi * left)
+    return learning_rate * {"constant": 1.0, "linear": left, "cosine": cosine}[lr_scheduler_type]
+
+
+def progress_bar(desc: str, total: int, initial: int = 0) -> tqdm:
+    """A bar on rank 0, drawn at most once a second: a log file of the bar stays readable."""
+    return tqdm(desc=desc, total=total, initial=initial, mininterval=1.0, disable=rank() != 0)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run folder, oldest first."""
+    return sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def open_run(config, complete: str = "config.json") -> Path | None:
+    """Opens config.output_dir for this run; returns the checkpoint to go on from, or None.
+
+    The flags are printed and kept in run_config.json (config.json is the model's). A finished run,
+    known by the file `complete`, which is written last, ends the process with a word. A folder that
+    holds a run with other flags is an InputError: no result is mixed or lost.
+    """
+    folder, flags = Path(config.output_dir), dataclasses.asdict(config)
+    if hasattr(config, "studies"):  # set by studies/run.py: a forked stage is another run
+        flags["studies"] = config.studies
+    run_config = folder / "run_config.json"
+    if run_config.is_file():
+        before = json.loads(run_config.read_text(encoding="utf-8"))
+        names = sorted(flags.keys() | before.keys())
+        changed = [name for name in names if before.get(name) != flags.get(name)]
+        if changed:
+            name = changed[0]
+            raise InputError(
+                f"{folder}: holds a run with other flags (--{name} was {before.get(name)!r}, is "
+                f"{flags.get(name)!r}); choose another --output_dir or delete that folder"
+            )
+    elif (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: holds a model, but no run of this stage; choose another --output_dir"
+        )
+    if (folder / complete).is_file():
+        if rank() == 0:
+            print(f"{folder} is complete; nothing to do")
+        end_distributed()
+        sys.exit(0)
+    if rank() == 0:
+        print(json.dumps(flags, indent=2))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(run_config, json.dumps(flags, indent=2) + "\n")
+        for leftover in folder.glob("*.tmp"):
+            shutil.rmtree(leftover)
+    checkpoints = _checkpoints(folder)
+    step = int(checkpoints[-1].name.split("-")[1]) if checkpoints else 0
+    if rank() == 0:
+        for log_file in (folder / name for name in LOGS):
+            if log_file.is_file():  # steps after the checkpoint will run, and log, again
+                lines = whole_lines(log_file)
+                kept = [line for line in lines if json.loads(line)["step"] <= step]
+                write_text(log_file, "".join(kept))
+    if dist.is_initialized():
+        dist.barrier()
+    return checkpoints[-1] if checkpoints else None
+
+
+def logged_metrics(output_dir: str | Path) -> list[dict]:
+    """The rows of a run's metrics.jsonl so far; none in a new run."""
+    path = Path(output_dir) / "metrics.jsonl"
+    return [json.loads(line) for line in whole_lines(path)] if path.is_file() else []
+
+
+def log(
+    config,
+    bar: tqdm,
+    step: int,
+    metrics: dict,
+    rollout: Rollout,
+    verdicts: Verdicts,
+    columns: dict[str, list],
+) -> dict[str, float]:
+    """Logs a batch of reinforcement learning: metrics.jsonl, completions.jsonl, the bar.
+
+    metrics: a pair (sum, count) becomes sum / count over all ranks, NaN where the count is 0; a
+    tensor becomes its sum over all ranks; a number stands. columns: a list of N values for each
+    further field of completions.jsonl. Returns the metrics as numbers, the same on every rank.
+    """
+    summed = {name: value for name, value in metrics.items() if isinstance(value, tuple)}
+    totals = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
+    flat = [number for pair in summed.values() for number in pair] + list(totals.values())
+    numbers = iter(all_sum(*flat))
+    reduced = {}
+    for name in summed:
+        total, count = next(numbers), next(numbers)
+        reduced[name] = total / count if count else math.nan
+    reduced |= dict(zip(totals, numbers, strict=True))
+    row = {"step": step + 1} | {name: reduced.get(name, value) for name, value in metrics.items()}
+    if rank() == 0:
+        append_jsonl(f"{config.output_dir}/metrics.jsonl", [row])
+        samples = [
+            {
+                "step": step + 1,
+                "task_id": task["task_id"],
+                "prompt": task["prompt"],
+                "completion": text,
+                "status": verdict["status"],
+            }
+            | {name: column[i] for name, column in columns.items()}
+            for i, (task, text, verdict) in enumerate(
+                zip(rollout.tasks, rollout.texts, verdicts.rows, strict=True)
+            )
+        ]
+        append_jsonl(f"{config.output_dir}/completions.jsonl", samples)
+        passed, reward = row["rewards/tests/mean"], row["reward"]
+        bar.set_postfix(passed=f"{passed:.2f}", reward=f"{reward:.2f}", refresh=False)
+        bar.update()
+    return row
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor on the CPU; a sharded one is gathered first (all ranks must call this together)."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+
+
+def _sync(folder: Path) -> None:
+    """Flushes every file of a folder, and the folder itself, to disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _save_pretrained(model, folder: Path) -> None:
+    state = {name: _whole(tensor) for name, tensor in model.state_dict().items()}
+    if rank() == 0:
+        if getattr(model.config, "tie_word_embeddings", False):
+            for name in model._tied_weights_keys or []:  # gathered copies do not share memory
+                state.pop(name, None)
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        model.save_pretrained(folder, state_dict=state)
+
+
+def save_model(model, tokenizer, folder: str | Path) -> None:
+    """Puts the final model and tokenizer at the top of the run folder. The move of config.json, the
+    last one, marks the run as complete."""
+    folder = Path(folder)
+    beside = folder / "final.tmp"
+    _save_pretrained(model, beside)
+    if rank() == 0:
+        tokenizer.save_pretrained(beside)
+        _sync(beside)
+        for path in sorted(beside.iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, folder / path.name)
+        beside.rmdir()
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer) -> None:
+    """Writes checkpoint-<step>/, whole or not at all; the last config.save_total_limit ones stay.
+
+    `models` maps names to models; the first model stands at the top of the folder, in the layout of
+    Hugging Face, the others in subfolders of their names. `optimizers` has the same names. The
+    optimizers' moments go to trainer.safetensors. Randomness is stateless: a resumed run needs no
+    more than these and the step.
+    """
+    folder = Path(config.output_dir) / f"checkpoint-{step}"
+    beside = folder.with_name(f"{folder.name}.tmp")
+    moments = {}
+    for place, (name, model) in enumerate(models.items()):
+        _save_pretrained(model, beside / name if place else beside)
+        for parameter_name, parameter in model.named_parameters():
+            for key, value in optimizers[name].state.get(parameter, {}).items():
+                moments[f"{name}/{parameter_name}/{key}"] = _whole(value).clone()
+    if rank() == 0:
+        tokenizer.save_pretrained(beside)
+        save_file(moments, beside / "trainer.safetensors")
+        write_text(beside / "trainer_state.json", json.dumps({"global_step": step}) + "\n")
+        _sync(beside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(beside, folder)
+        if config.save_total_limit > 0:  # 0: all stay
+            for old in _checkpoints(folder.parent)[: -config.save_total_limit]:
+                shutil.rmtree(old)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
+    """Restores the optimizers' moments from checkpoint-<step>/ and returns the step.
+
+    InputError for a damaged checkpoint.
+    """
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        with safe_open(checkpoint / "trainer.safetensors", framework="pt") as moments:
+            keys = set(moments.keys())
+            for name, model in models.items():
+                for parameter_name, parameter in model.named_parameters():
+                    found = {
+                        key: moments.get_tensor(f"{name}/{parameter_name}/{key}")
+                        for key in ("step", "exp_avg", "exp_avg_sq")
+                        if f"{name}/{parameter_name}/{key}" in keys
+                    }
+                    for key in found.keys() - {"step"}:
+                        found[key] = _like(found[key], parameter)
+                    if found:
+                        optimizers[name].state[parameter] = found
+        return state["global_step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{checkpoint}: cannot be resumed from: {error}") from None
+
+
+def _like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A whole tensor on the parameter's device, and sharded as the parameter is."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor

@@ -1,30 +1,27 @@
-"""GRPO for code: rewards relative to the other completions of a prompt, reasoning gated by execution.
+"""GRPO for code: rewards relative to a prompt's other completions, reasoning gated by execution.
 
 The reward of a completion (ReCode, Fan et al., 2025, eq. 1):
 
-    R = R_out                                      R_out = 1 when all tests pass, else 0
-    R = R_fmt + R_out + gate weight R_proc         with --reasoning_rm
+    R = R_out                                R_out = 1 when all tests pass, else 0
+    R = R_fmt + R_out + gate weight R_proc   with --reasoning_rm
 
 R_fmt = 1 for an answer of the form <think>...</think><answer>...</answer>, else 0. R_proc =
-sigmoid(s - c), with s the reasoning reward model's score of the text between the think tags and c
---process_center; R_proc = 0 without such a text. ReCode does not publish how its score is mapped;
-the sigmoid is ours. `--gate`:
+sigmoid(s - c): s is the reasoning reward model's score of the text between the think tags, c is
+--process_center; 0 without such a text. ReCode does not publish its map; the sigmoid is ours.
 
-    hard    gate = 1 where R_out = 1, else 0 (ReCode)
-    soft    gate = passed / total, which also takes the place of R_out (ReCode's ablation)
-    none    gate = 1: the linear sum that the paper warns of
+    --gate hard    gate = 1 where R_out = 1, else 0 (ReCode)
+    --gate soft    gate = passed / total, which also takes the place of R_out (ReCode's ablation)
+    --gate none    gate = 1: the linear sum that the paper warns of
 
-The advantage of each token is (R - mean) / (std + 1e-4) over the completions of a prompt. As in
-ReCode there is no KL term, and the upper clip range is higher; its values are not published, DAPO's
-0.2 and 0.28 stand in. The loss is a mean over the tokens of the optimiser step (DAPO). In the first
-update of a batch all ratios are 1 and the advantages cancel: a loss near 0 is no sign of trouble.
+The advantage of every token is (R - mean) / (std + 1e-4) over the completions of a prompt. ReCode
+has no KL term, and an upper clip range that is higher but unpublished: DAPO's 0.2 and 0.28 stand
+in. The loss is a mean over tokens (DAPO); in a batch's first update, where ratios are 1 and
+advantages cancel, it is near 0: no sign of trouble.
 
-A sample without a verdict (a failure of the sandbox) counts nowhere, in its group or elsewhere.
+A sample without a verdict (a failure of the sandbox) counts nowhere, nor in its group.
 
-    python grpo.py --tasks train.jsonl --model_name_or_path runs/sft --output_dir runs/recode \
-        --reasoning_rm runs/rm --gate hard
-    torchrun --standalone --nproc_per_node=2 grpo.py --tasks train.jsonl \
-        --model_name_or_path runs/sft --output_dir runs/grpo
+    python grpo.py --tasks train.jsonl --model_name_or_path runs/sft --output_dir runs/grpo
+    torchrun --standalone --nproc_per_node=2 grpo.py --reasoning_rm runs/rm --gate hard ...
 """
 
 import time
@@ -96,25 +93,23 @@ def compose_rewards(
     return well_formed + passed + gate * process
 
 
-def policy_loss(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high):
-    """Sum over valid tokens of -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A), r = pi / pi_old
-    (Shao et al., 2024, eq. 3; clip-higher: Yu et al., 2025, eq. 10). Arguments (B, T).
+def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: float):
+    """Sum over valid tokens of -min(r A, clip(r, 1 - low, 1 + high) A), r = pi / pi_old; (B, T).
 
+    PPO (Schulman et al., 2017, eq. 7) with low = high; clip-higher (DAPO, eq. 10) with low < high.
     Returns the loss; for the log also the log-ratios and where the clip was active, both (B, T).
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-20, 20)
     ratio = log_ratio.exp()
     unclipped = ratio * advantages
-    clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantages
+    clipped = ratio.clamp(1 - low, 1 + high) * advantages
     loss = -(torch.minimum(unclipped, clipped) * mask).sum()
     return loss, log_ratio.detach(), ((clipped < unclipped) & mask).detach()
 
 
-def kl_to_reference(logprobs, old_logprobs, ref_logprobs, mask):
-    """Per token r k3, k3 = exp(d) - d - 1, d = log pi_ref - log pi (k3: Schulman, 2020); (B, T).
-
-    Under samples of pi_old the mean of r k3 has the reverse KL's value and gradient.
-    """
+def kl_term(logprobs, old_logprobs, ref_logprobs, mask):
+    """r k3 of each token (B, T), k3 = exp(d) - d - 1, d = log pi_ref - log pi (Schulman, 2020): its
+    mean under pi_old has the value and the gradient of the reverse KL to pi_ref."""
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-20, 20)
     difference = torch.where(mask, ref_logprobs - logprobs, 0).clamp(-20, 20)
     return log_ratio.exp() * (difference.exp() - difference - 1)
@@ -129,12 +124,10 @@ def main(config: Config) -> None:
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)
     policy = common.shard(common.load_policy(start).eval())  # eval: no dropout; gradients flow
-    reference, reward_model = None, None
+    reference = None
     if config.beta:
         reference = common.shard(common.load_policy(config.model_name_or_path).eval())
-    if config.reasoning_rm:
-        rm_tokenizer = common.load_tokenizer(config.reasoning_rm)  # it reads text: any tokenizer
-        reward_model = common.shard(common.load_scorer(config.reasoning_rm).eval())
+    reward_model, rm_tokenizer = common.load_reasoning_rm(config.reasoning_rm)
     models = {"policy": policy}
     optimizers = {
         name: torch.optim.AdamW(model.parameters(), weight_decay=0.0)
@@ -152,8 +145,7 @@ def main(config: Config) -> None:
             executions = common.execute(runner, rollout)
             batches = common.mini_batches(rollout, config)
 
-            # Score, while the programs run: what each model says of every token, all (N, T), and
-            # the reward model of each reasoning, (N,), NaN without one.
+            # Score, while the programs run: what each model says of every token, all (N, T).
             old_logprobs, entropies = common.score_policy(
                 policy, rollout, batches, config.temperature
             )
@@ -162,17 +154,9 @@ def main(config: Config) -> None:
                 ref_logprobs, _ = common.score_policy(
                     reference, rollout, batches, config.temperature
                 )
-            scores = torch.full((len(rollout.ids),), torch.nan, device=rollout.ids.device)
-            if reward_model:
-                scores = common.score_texts(
-                    reward_model,
-                    rm_tokenizer,
-                    rollout.tasks,
-                    [common.reasoning_of(text) for text in rollout.texts],
-                    config.per_device_train_batch_size,
-                )
+            scores = common.score_reasoning(reward_model, rm_tokenizer, rollout, config)  # (N,)
 
-            # Reward: the tests, the form, and the reasoning where the gate is open.
+            # Reward, once there are verdicts: see compose_rewards.
             verdicts = common.verdicts_of(executions)
             judged, passed = verdicts.judged, verdicts.passed  # (N,), (N,)
             mask = rollout.mask & judged[:, None]  # (N, T) a sample without a verdict has no token
@@ -182,34 +166,25 @@ def main(config: Config) -> None:
 
             # Advantage (GRPO): the reward relative to its group, the same for each token.
             group = torch.arange(len(rewards), device=rewards.device) // config.num_generations
-            relative = group_advantages(
-                rewards.masked_fill(~judged, torch.nan), group, config.scale_rewards
-            )
+            given = rewards.masked_fill(~judged, torch.nan)  # (N,)
+            relative = group_advantages(given, group, config.scale_rewards)  # (N,)
             advantages = relative[:, None] * mask  # (N, T)
 
             # Update: one optimiser step a mini-batch. A loss is a sum over tokens, divided by the
             # tokens of all processes. FSDP averages gradients: times world_size is their sum.
             lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps)
-            for group in optimizers["policy"].param_groups:
-                group["lr"] = lr
-            stats = Counter()
+            common.set_lr(optimizers["policy"], lr)
+            clip_range, stats = (config.epsilon, config.epsilon_high), Counter()
             for mini_batch in batches * config.num_iterations:
                 (num_tokens,) = common.all_sum(sum(mask[rows].sum() for rows in mini_batch))
                 num_tokens = max(num_tokens, 1)
                 for rows in mini_batch:
                     logprobs, _ = common.logprobs_of(policy, rollout, rows, config.temperature)
                     loss, log_ratio, clipped = policy_loss(
-                        logprobs,
-                        old_logprobs[rows],
-                        advantages[rows],
-                        mask[rows],
-                        config.epsilon,
-                        config.epsilon_high,
+                        logprobs, old_logprobs[rows], advantages[rows], mask[rows], *clip_range
                     )
                     if reference:
-                        kl = kl_to_reference(
-                            logprobs, old_logprobs[rows], ref_logprobs[rows], mask[rows]
-                        )
+                        kl = kl_term(logprobs, old_logprobs[rows], ref_logprobs[rows], mask[rows])
                         loss = loss + config.beta * kl.sum()
                         stats["kl"] += kl.sum().item()
                     (loss * common.world_size() / num_tokens).backward()
@@ -225,8 +200,7 @@ def main(config: Config) -> None:
             samples, tokens = judged.sum(), mask.sum()
             updates = config.num_iterations * tokens
             logprob_difference = ((rollout.logprobs - old_logprobs).abs() * mask).sum()
-            passed, failed = passed & judged, ~passed & judged  # (N,)
-            size = config.num_generations
+            failed, size = judged & ~passed, config.num_generations
             some_pass = passed.view(-1, size).any(1)  # (groups,)
             some_fail = failed.view(-1, size).any(1)  # (groups,)
             no_advantage = (relative.view(-1, size) == 0).all(1)  # (groups,)

@@ -1,4 +1,4 @@
-"""PPO for code with rewards from tests, from a line-level process reward model (PRM), or from both.
+"""PPO for code: rewards from tests, from a line-level process reward model (PRM), or from both.
 
 The reward of completion token t, with T lines and T_m the last token of line m:
 
@@ -7,8 +7,8 @@ The reward of completion token t, with T lines and T_m the last token of line m:
 
 PSGPO (Dai et al., 2024, eq. 3; the defaults): R_O = 1 when all tests pass, else 0. lambda = 0.25
 when the tests fail, 0.025 when they pass. norm = T: more lines do not pay. Ours: R_PRM is clipped
-to [-1, 1], so that a failing program never earns more than a passing one. `--value_init prm` starts
-the critic as the PRM; its values become a R_PRM + b, the least squares of the first returns (ours).
+to [-1, 1]: a failing program never earns more than a passing one. `--value_init prm` starts the
+critic as the PRM; a R_PRM + b, the least squares of the first batch's returns (ours), is the value.
 PRLCoder (Ye et al., 2025, eqs. 1 to 3) compares a PRM with outcome reward models (ORM), without
 test results: `--outcome_reward none --prm A --lambda_fail 1 --process_norm none`, and
 `--outcome_reward orm --orm A`. Then lambda_fail is the weight of every sample, passing or not.
@@ -16,12 +16,10 @@ Neither paper publishes its PPO settings; the defaults are the usual ones. By ch
 starting policy (PRLCoder prints theta_old, with which the KL term would hold nothing in place).
 
 A sample without a verdict (a failure of the sandbox) counts nowhere. A completion that is cut off
-at the length limit ends there: its value is not bootstrapped.
+at the length limit is at its end there: no value is bootstrapped.
 
-    python ppo.py --tasks train.jsonl --model_name_or_path runs/sft --output_dir runs/psgpo \
-        --prm runs/prm --value_init prm
-    torchrun --standalone --nproc_per_node=2 ppo.py --tasks train.jsonl \
-        --model_name_or_path runs/sft --output_dir runs/ppo
+    python ppo.py --tasks train.jsonl --model_name_or_path runs/sft --output_dir runs/ppo
+    torchrun --standalone --nproc_per_node=2 ppo.py --prm runs/prm --value_init prm ...
 """
 
 import time
@@ -43,9 +41,7 @@ class Config:
     tasks: str  # tasks.jsonl to sample prompts from
     model_name_or_path: str  # policy to start from
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
-    outcome_reward: Literal["tests", "orm", "none"] = (
-        "tests"  # R_O: all tests pass; --orm's score; 0
-    )
+    outcome_reward: Literal["tests", "orm", "none"] = "tests"  # R_O: of tests; --orm's score; 0
     orm: str | None = None  # outcome reward model, read at the completion's last token
     prm: str | None = None  # line-level reward model, read at the last token of each line
     lambda_fail: float = 0.25  # lambda when the tests fail (PSGPO), or of every sample (orm, none)
@@ -125,16 +121,16 @@ def compose_rewards(
     return weight * scores * scored / norm + outcome[:, None] * last
 
 
-def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange):
-    """Sum over valid tokens of -min(r A, clip(r, 1 - cliprange, 1 + cliprange) A), r = pi / pi_old
-    (Schulman et al., 2017, eq. 7). Arguments (B, T).
+def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: float):
+    """Sum over valid tokens of -min(r A, clip(r, 1 - low, 1 + high) A), r = pi / pi_old; (B, T).
 
+    PPO (Schulman et al., 2017, eq. 7) with low = high; clip-higher (DAPO, eq. 10) with low < high.
     Returns the loss; for the log also the log-ratios and where the clip was active, both (B, T).
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-20, 20)
     ratio = log_ratio.exp()
     unclipped = ratio * advantages
-    clipped = ratio.clamp(1 - cliprange, 1 + cliprange) * advantages
+    clipped = ratio.clamp(1 - low, 1 + high) * advantages
     loss = -(torch.minimum(unclipped, clipped) * mask).sum()
     return loss, log_ratio.detach(), ((clipped < unclipped) & mask).detach()
 
@@ -146,24 +142,6 @@ def value_loss(values, old_values, returns, mask, cliprange: float):
     return 0.5 * (error * mask).sum()
 
 
-def is_over_optimised(history: list[dict]) -> bool:
-    """Whether, of the last 10 batches, the later 5 have a higher PRM score and fewer passes."""
-    scores = [row["rewards/prm/mean"] or 0.0 for row in history]
-    passes = [row["rewards/tests/mean"] or 0.0 for row in history]
-    rise = sum(scores[-5:]) - sum(scores[-10:-5])
-    return len(history) >= 10 and rise > 0 and sum(passes[-5:]) < sum(passes[-10:-5])
-
-
-def load_critic(config: Config, checkpoint):
-    """The critic: the checkpoint's, or in a new run what --value_init says."""
-    if checkpoint:
-        return common.load_critic(checkpoint / "critic")
-    if config.value_init == "prm":
-        return common.load_critic(config.prm)
-    seed = common.seed_of(config.seed, "value head") if config.value_init == "none" else None
-    return common.load_critic(config.model_name_or_path, random_head_seed=seed)
-
-
 def main(config: Config) -> None:
     check_flags(config)
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
@@ -173,16 +151,11 @@ def main(config: Config) -> None:
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)
     policy = common.shard(common.load_policy(start).eval())  # eval: no dropout; gradients flow
-    reference, prm, orm = None, None, None
+    reference = None
     if config.kl_coef:
         reference = common.shard(common.load_policy(config.model_name_or_path).eval())
-    if config.prm:
-        common.check_reward_model(config.prm, tokenizer)
-        prm = common.shard(common.load_scorer(config.prm).eval())
-    if config.orm:
-        common.check_reward_model(config.orm, tokenizer)
-        orm = common.shard(common.load_scorer(config.orm).eval())
-    critic = common.shard(load_critic(config, checkpoint).eval())
+    prm, orm = (common.load_reward_model(path, tokenizer) for path in (config.prm, config.orm))
+    critic = common.shard(common.load_critic(config, checkpoint).eval())
     models = {"policy": policy, "critic": critic}
     optimizers = {
         name: torch.optim.AdamW(model.parameters(), weight_decay=0.0)
@@ -190,7 +163,6 @@ def main(config: Config) -> None:
     }
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
     line_table = common.line_table(tokenizer)
-    history = common.logged_metrics(config.output_dir)
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         bar = common.progress_bar("ppo", config.max_steps, first_step)
@@ -215,7 +187,7 @@ def main(config: Config) -> None:
             prm_scores = common.score_tokens(prm, rollout, batches)
             orm_scores = common.score_tokens(orm, rollout, batches)
 
-            # Reward: R_O at the last token, the PRM at line ends, less the KL term.
+            # Reward, once there are verdicts: see compose_rewards.
             verdicts = common.verdicts_of(executions)
             judged, passed = verdicts.judged, verdicts.passed  # (N,), (N,)
             mask = rollout.mask & judged[:, None]  # (N, T) a sample without a verdict has no token
@@ -233,9 +205,7 @@ def main(config: Config) -> None:
             # Advantage (GAE, Schulman et al., 2016, eq. 16), whitened over the batch.
             if config.value_init == "prm" and step == 0:
                 _, returns = gae(shaped_rewards, 0 * values, mask, config.gamma, lam=1.0)
-                scale, shift = common.fit_returns(values, returns, mask)
-                common.rescale_critic(critic, scale, shift)
-                values = scale * values + shift
+                values = common.fit_critic(critic, values, returns, mask)
             advantages, returns = gae(shaped_rewards, values, mask, config.gamma, config.lam)
             advantages = whiten(advantages, mask)  # (N, T)
 
@@ -243,17 +213,16 @@ def main(config: Config) -> None:
             # tokens of all processes. FSDP averages gradients: times world_size is their sum.
             lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps)
             value_lr = lr * config.value_learning_rate / config.learning_rate
-            for name, rate in (("policy", lr), ("critic", value_lr)):
-                for group in optimizers[name].param_groups:
-                    group["lr"] = rate
-            stats = Counter()
+            common.set_lr(optimizers["policy"], lr)
+            common.set_lr(optimizers["critic"], value_lr)
+            clip_range, stats = (config.cliprange, config.cliprange), Counter()
             for mini_batch in batches * config.num_ppo_epochs:
                 (num_tokens,) = common.all_sum(sum(mask[rows].sum() for rows in mini_batch))
                 num_tokens = max(num_tokens, 1)
                 for rows in mini_batch:
                     logprobs, _ = common.logprobs_of(policy, rollout, rows, config.temperature)
                     loss, log_ratio, clipped = policy_loss(
-                        logprobs, old_logprobs[rows], advantages[rows], mask[rows], config.cliprange
+                        logprobs, old_logprobs[rows], advantages[rows], mask[rows], *clip_range
                     )
                     (loss * common.world_size() / num_tokens).backward()
                     new_values = common.values_of(critic, rollout, rows)
@@ -261,7 +230,7 @@ def main(config: Config) -> None:
                         new_values, values[rows], returns[rows], mask[rows], config.cliprange_value
                     )
                     (v_loss * common.world_size() / num_tokens).backward()
-                    stats["policy_loss"] += loss.item()
+                    stats["loss"] += loss.item()
                     stats["value_loss"] += v_loss.item()
                     stats["kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item()  # k3
                     stats["clipped"] += clipped.sum().item()
@@ -280,11 +249,11 @@ def main(config: Config) -> None:
             metrics = {
                 "episode": (step + 1) * config.num_prompts * config.num_generations,
                 "reward": ((rewards * mask).sum(), samples),
-                "rewards/tests/mean": ((passed & judged).sum(), samples),
+                "rewards/tests/mean": (passed.sum(), samples),
                 "rewards/prm/mean": ((prm_scores * line_ends * mask).sum(), lines),
                 "objective/kl": (kl.sum(), samples),
                 "objective/entropy": ((entropies * mask).sum(), tokens),
-                "loss/policy_avg": (stats["policy_loss"], updates),
+                "loss/policy_avg": (stats["loss"], updates),
                 "loss/value_avg": (stats["value_loss"], updates),
                 "policy/approxkl_avg": (stats["kl"], updates),
                 "policy/clipfrac_avg": (stats["clipped"], updates),
@@ -303,9 +272,7 @@ def main(config: Config) -> None:
             if orm:
                 metrics["rewards/orm/mean"] = ((outcome * judged).sum(), samples)
             columns = {"reward": rewards.sum(1).tolist()}
-            history.append(common.log(config, bar, step, metrics, rollout, verdicts, columns))
-            if prm and (step + 1) % 10 == 0 and is_over_optimised(history) and common.rank() == 0:
-                bar.write("warning: in the last 10 batches the PRM score rose, the pass rate fell")
+            common.log(config, bar, step, metrics, rollout, verdicts, columns)
             if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
                 common.save_checkpoint(config, step + 1, models, optimizers, tokenizer)
         bar.close()

@@ -80,12 +80,15 @@ from common.batches import (
 
 # scoring: log-probs of a policy, values of a critic, scores of reward models.
 from common.scoring import (
-    check_reward_model,
+    fit_critic,
     fit_returns,
     logprobs_of,
+    load_reasoning_rm,
+    load_reward_model,
     rescale_critic,
     score_critic,
     score_policy,
+    score_reasoning,
     score_texts,
     score_tokens,
     scores_of,
@@ -95,6 +98,7 @@ from common.scoring import (
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (
+    is_over_optimised,
     load_optimizers,
     log,
     logged_metrics,
@@ -104,4 +108,5 @@ from common.runs import (
     run,
     save_checkpoint,
     save_model,
+    set_lr,
 )

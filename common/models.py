@@ -186,16 +186,18 @@ def head_of(model) -> nn.Linear:
     return next(module for name, module in model.named_modules() if name in heads)
 
 
-def load_critic(path: str | Path, random_head_seed: int | None = None):
-    """A critic: a token classifier whose logit is the value. From a policy's folder its head starts
-    at zero, or at random, as TRL's does, where random_head_seed is given."""
+def load_critic(config, checkpoint: Path | None):
+    """The critic: a token classifier whose logit is the value. In a new run config.value_init says
+    where it starts: "prm": as config.prm, head and all; "policy": as the policy, with a head of
+    zeros; "none": as the policy, with a random head, as TRL's starts."""
+    if checkpoint:
+        return load_scorer(checkpoint / "critic")
+    path = config.prm if config.value_init == "prm" else config.model_name_or_path
     critic = load_scorer(path)
     if getattr(critic.config, "score_activation", "none") != "none":
-        raise InputError(
-            f"{path}: its scores are not its logits (score_activation), as a critic's values are"
-        )
-    if random_head_seed is not None:
-        generator = torch.Generator().manual_seed(random_head_seed)
+        raise InputError(f"{path}: a critic's values are logits; its score_activation is not none")
+    if config.value_init == "none":
+        generator = torch.Generator().manual_seed(seed_of(config.seed, "value head"))
         std = getattr(critic.config, "initializer_range", 0.02)
         with torch.no_grad():
             head_of(critic).weight.normal_(0.0, std, generator=generator)

@@ -22,6 +22,7 @@ from common.files import append_jsonl, whole_lines, write_text
 from common.flags import InputError, parse_flags
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
+OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
 
 
 def run(main, config_class: type) -> None:
@@ -58,6 +59,11 @@ def lr_at(
     left = 1 - (step - warmup_steps) / max(1, max_steps - warmup_steps)
     cosine = 0.5 - 0.5 * math.cos(math.pi * left)
     return learning_rate * {"constant": 1.0, "linear": left, "cosine": cosine}[lr_scheduler_type]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def progress_bar(desc: str, total: int, initial: int = 0) -> tqdm:
@@ -119,6 +125,15 @@ def open_run(config, complete: str = "config.json") -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def is_over_optimised(history: list[dict]) -> bool:
+    """Whether, of the last 10 batches, the later 5 have a higher PRM score and a lower pass rate.
+    history: rows of metrics.jsonl."""
+    scores = [row["rewards/prm/mean"] or 0.0 for row in history]
+    passes = [row["rewards/tests/mean"] or 0.0 for row in history]
+    rise = sum(scores[-5:]) - sum(scores[-10:-5])
+    return len(history) >= 10 and rise > 0 and sum(passes[-5:]) < sum(passes[-10:-5])
+
+
 def logged_metrics(output_dir: str | Path) -> list[dict]:
     """The rows of a run's metrics.jsonl so far; none in a new run."""
     path = Path(output_dir) / "metrics.jsonl"
@@ -138,7 +153,8 @@ def log(
 
     metrics: a pair (sum, count) becomes sum / count over all ranks, NaN where the count is 0; a
     tensor becomes its sum over all ranks; a number stands. columns: a list of N values for each
-    further field of completions.jsonl. Returns the metrics as numbers, the same on every rank.
+    further field of completions.jsonl. After each tenth batch a PRM that is over-optimised is
+    warned of. Returns the metrics as numbers, the same on every rank.
     """
     summed = {name: value for name, value in metrics.items() if isinstance(value, tuple)}
     totals = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
@@ -167,6 +183,9 @@ def log(
         ]
         append_jsonl(f"{config.output_dir}/completions.jsonl", samples)
         passed, reward = row["rewards/tests/mean"], row["reward"]
+        tenth = row["step"] % 10 == 0 and "rewards/prm/mean" in row
+        if tenth and is_over_optimised(logged_metrics(config.output_dir)):
+            bar.write(OVER_OPTIMISED)
         bar.set_postfix(passed=f"{passed:.2f}", reward=f"{reward:.2f}", refresh=False)
         bar.update()
     return row

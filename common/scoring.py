@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from common.batches import Rollout, pad_pairs, pad_rollout
-from common.distributed import all_sum, device, rank, reshard
+from common.distributed import all_sum, device, rank, reshard, shard
 from common.flags import InputError
-from common.models import OUTCOME_REWARDS, head_of, line_table, load_tokenizer
-from common.texts import encode_prompt
+from common.models import OUTCOME_REWARDS, head_of, line_table, load_scorer, load_tokenizer
+from common.texts import encode_prompt, reasoning_of
 from kernels import masking
 
 
@@ -111,19 +111,37 @@ def score_texts(
     return scores.masked_fill(absent, float("nan"))
 
 
-def check_reward_model(path: str | None, tokenizer) -> None:
-    """Raises InputError for a reward model that does not read the policy's tokens.
+def score_reasoning(reward_model, tokenizer, rollout: Rollout, config) -> torch.Tensor:
+    """Scores (N,) of the text between each completion's think tags; NaN for a completion of another
+    form, or without a model."""
+    if reward_model is None:
+        return torch.full((len(rollout.ids),), torch.nan, device=device())
+    reasonings = [reasoning_of(text) for text in rollout.texts]
+    size = config.per_device_train_batch_size
+    return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, size)
 
-    Warns of a PRM whose held-out AUC is below 0.95: a policy finds what such a PRM gets wrong.
+
+def load_reward_model(path: str | None, tokenizer):
+    """A PRM or ORM that reads the policy's tokens, frozen; None without a path.
+
+    InputError where the reward model's tokenizer is not the policy's. Warns of a PRM whose held-out
+    AUC is below 0.95: a policy finds what such a PRM gets wrong.
     """
     if path is None:
-        return
+        return None
     if load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
         raise InputError(f"{path}: its tokenizer is not the policy's")
     report = Path(path) / "report.json"
     auc = json.loads(report.read_text()).get("eval_auc") if report.is_file() else None
     if (auc or 1) < 0.95 and rank() == 0:
         print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
+    return shard(load_scorer(path).eval())
+
+
+def load_reasoning_rm(path: str | None) -> tuple:
+    """A reasoning reward model, frozen, and its tokenizer, which need not be the policy's; None and
+    None without a path."""
+    return (shard(load_scorer(path).eval()), load_tokenizer(path)) if path else (None, None)
 
 
 @torch.no_grad()
@@ -149,3 +167,10 @@ def fit_returns(
     variance, covariance = vv / n - (v_sum / n) ** 2, vr / n - v_sum * r_sum / n**2
     scale = max(covariance / variance, 0.0) if variance > 1e-12 else 0.0
     return scale, (r_sum - scale * v_sum) / n
+
+
+def fit_critic(critic, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor):
+    """Rescales the critic by `fit_returns`; returns its new values (B, T)."""
+    scale, shift = fit_returns(values, returns, mask)
+    rescale_critic(critic, scale, shift)
+    return scale * values + shift

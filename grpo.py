@@ -51,9 +51,7 @@ class Config:
     num_prompts: int = 16  # prompts a batch, over all processes
     num_generations: int = 8  # completions a prompt: the group
     max_completion_length: int = 128  # tokens
-    temperature: float = (
-        1.0  # of sampling, and of every log-prob; the distribution has no other knob
-    )
+    temperature: float = 1.0  # of sampling and of every log-prob; no top-p, top-k or penalty
     num_iterations: int = 1  # passes over a batch
     num_mini_batches: int = 2  # optimiser steps a pass
     per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result

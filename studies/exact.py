@@ -1,0 +1,74 @@
+"""Exact line labels of a policy's rollouts, for studies of ppo.py.
+
+An exact label comes from executing a line in its place in the reference program
+(prm_data/gold.py). Labels are tensors (N, T) beside a rollout's ids: the label of a line stands at
+the token in which the line ends, NaN stands everywhere else and where a line has no label.
+"""
+
+from concurrent.futures import Future
+
+import torch
+
+import common
+import sandbox
+from kernels import masking
+from prm_data import gold
+
+
+def check_task(task: dict) -> None:
+    """Raises ValueError for a task that cannot be judged or has no reference."""
+    sandbox.check_task(task)
+    if not isinstance(task.get("solution"), str):
+        raise ValueError("field 'solution' must be str: exact labels compare with references")
+
+
+def start(runner: sandbox.Sandbox, tasks, texts: list[str], cache: dict) -> list[list]:
+    """Starts what has to run for the labels of N completions, for `labels_of`.
+
+    cache: a dict that the caller keeps; a line that is in the cache does not run again.
+    """
+    programs = [common.extract_program(task, text) for task, text in zip(tasks, texts, strict=True)]
+    return [
+        gold.submit(runner, task, program, cache)
+        for task, program in zip(tasks, programs, strict=True)
+    ]
+
+
+def num_executions(pending: list[list]) -> int:
+    """Different executions that the labels need; some may have run before, for other rollouts."""
+    return len({id(entry) for row in pending for entry in row if isinstance(entry, Future)})
+
+
+def labels_of(
+    pending: list[list], rollout: common.Rollout, line_table: masking.LineTable
+) -> torch.Tensor:
+    """Waits for what `start` has started; labels (N, T)."""
+    rows = zip(rollout.tasks, rollout.texts, pending, strict=True)
+    labels = [labels_of_text(task, text, gold.labels(entries)) for task, text, entries in rows]
+    return at_line_ends(labels, rollout, line_table)
+
+
+def labels_of_text(task: dict, text: str, labels: list[float | None]) -> list[float | None]:
+    """Labels of a completion's lines from the labels of its program's lines.
+
+    The program may begin with a prefix, which the task gives and the completion does not repeat;
+    the completion may have lines before and after the program.
+    """
+    program = common.extract_program(task, text)
+    body = program.removeprefix(task.get("prefix", ""))
+    prefix, before = program[: len(program) - len(body)], text[: text.find(body)]
+    return [None] * common.unix(before).count("\n") + labels[common.unix(prefix).count("\n") :]
+
+
+def at_line_ends(
+    labels: list[list[float | None]], rollout: common.Rollout, line_table: masking.LineTable
+) -> torch.Tensor:
+    """Labels of the lines of each completion as a tensor (N, T); None becomes NaN."""
+    num_lines = max(map(len, labels), default=0)
+    ends = masking.line_end_positions(rollout.ids, rollout.mask, line_table, num_lines).tolist()
+    at_ends = torch.full(rollout.ids.shape, torch.nan)
+    for i, row in enumerate(labels):
+        for end, label in zip(ends[i], row, strict=False):
+            if end >= 0 and label is not None:
+                at_ends[i, end] = label
+    return at_ends.to(rollout.ids.device)

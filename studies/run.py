@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # the stages' modules are there, not beside this file
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # where the modules of the stages are
 
 import common  # noqa: E402
 from common import InputError  # noqa: E402

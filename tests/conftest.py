@@ -20,3 +20,11 @@ def benchmark_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"BENCHMARK_DATA names {folder}, which is not a folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory):
+    """Tasks, a policy and reward models in a folder, and small settings of every stage on them."""
+    from small_stages import make_stages
+
+    return make_stages(tmp_path_factory.mktemp("pipeline"))

@@ -209,7 +209,7 @@ def judge_config(tmp_path, server, out="run"):
 
 def test_a_judge_is_asked_in_both_orders_and_half_right_where_it_favours_a_place(
     serve, tmp_path, capsys
-):  # noqa: F811
+):
     def script(prompt, attempt):
         number, sound_first = (
             int(prompt.partition("problem ")[2][0]),

@@ -13,13 +13,9 @@ from safetensors.torch import load_file
 
 import common
 import eval as evaluation
-import grpo
-import make_tasks
 import ppo
 import sandbox
-import sft
-import train_prm
-from prm_data import mutate
+from studies import run
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,120 +26,6 @@ def metrics_of(folder):
 
 def weights_of(folder):
     return load_file(Path(folder) / "model.safetensors")
-
-
-class Stages:
-    """Small settings of every stage, on the files in one folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def path(self, name) -> str:
-        return str(self.folder / name)
-
-    def sft(self, output, **flags):
-        flags = {"max_steps": 6, "train_batch_size": 8, "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 512,
-                 "warmup_steps": 2, "save_steps": 2, **flags}  # fmt: skip
-        return sft, sft.Config(
-            tasks=self.path("train.jsonl"), output_dir=self.path(output), **flags
-        )
-
-    def train_prm(self, output, **flags):
-        flags = {
-            "max_steps": 4,
-            "train_batch_size": 8,
-            "save_steps": 2,
-            "eval_steps": 2,
-            "eval_fraction": 0.3,
-            **flags,
-        }
-        config = train_prm.Config(
-            data=self.path("prm.jsonl"),
-            model_name_or_path=self.path("sft"),
-            output_dir=self.path(output),
-            **flags,
-        )
-        return train_prm, config
-
-    def reinforcement(self, stage, output, **flags):
-        flags = {
-            "max_steps": 4,
-            "num_prompts": 4,
-            "max_completion_length": 24,
-            "save_steps": 2,
-            **flags,
-        }
-        config = stage.Config(
-            tasks=self.path("train.jsonl"),
-            model_name_or_path=self.path("sft"),
-            output_dir=self.path(output),
-            **flags,
-        )
-        return stage, config
-
-    def ppo(self, output, **flags):
-        flags = {
-            "prm": [self.path("prm")],
-            "value_init": "prm",
-            "kl_coef": 0.05,
-            "num_generations": 2,
-            **flags,
-        }
-        return self.reinforcement(ppo, output, **flags)
-
-    def ppo_refresh(self, output, **flags):
-        """PPO with everything that has a state of its own: a PRM that goes on learning from a window of rollouts."""
-        flags = {"prm_refresh": 1, "prm_refresh_window": 12, "prm_refresh_steps": 2, "prm_refresh_batch_size": 5,
-                 "gae_unit": "line", "critic_warmup_steps": 1, **flags}  # fmt: skip
-        return self.ppo(output, **flags)
-
-    def grpo(self, output, **flags):
-        return self.reinforcement(
-            grpo, output, **{"reasoning_rm": self.path("rm"), "num_generations": 4, **flags}
-        )
-
-
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory):
-    """A folder with tasks, a policy, a process reward model and a reasoning reward model, made by the stages."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    stages = Stages(folder)
-    sizes = {
-        "num_sft_tasks": 1,
-        "num_train_tasks": 16,
-        "num_test_tasks": 10,
-        "max_steps": 3,
-        "train_min_steps": 2,
-    }
-    make_tasks.main(make_tasks.Config("micro", str(folder), **sizes))
-    stage, config = stages.sft(
-        "sft", max_steps=140, learning_rate=4e-3, save_steps=50
-    )  # until it knows some of the few tasks by heart
-    stage.main(config)
-    mutate.main(
-        mutate.Config(
-            stages.path("train.jsonl"),
-            stages.path("prm.jsonl"),
-            packing="program",
-            max_variants_per_line=3,
-        )
-    )
-    stage, config = stages.train_prm("prm")
-    stage.main(config)
-    rows = common.read_jsonl(folder / "train.jsonl", {})
-    pairs = [
-        {
-            "task_id": row["task_id"],
-            "prompt": row["prompt"],
-            "chosen": row["prompt"],
-            "rejected": "no\n",
-        }
-        for row in rows
-    ]
-    common.write_jsonl(folder / "pairs.jsonl", pairs)
-    train_prm.main(train_prm.Config(stages.path("pairs.jsonl"), stages.path("rm"), stages.path("sft"), "ranking",
-                                    eval_fraction=0.3, max_steps=12, train_batch_size=8))  # fmt: skip
-    return stages
 
 
 def test_supervised_training_lowers_the_loss(stages):
@@ -238,7 +120,7 @@ def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(
     asked = 4 * config.num_generations
     assert row["harness_errors"] == (asked if all_fail else asked // 2)
     assert row["rewards/tests/mean"] == (
-        0 if all_fail else 1
+        None if all_fail else 1
     )  # the mean is over the samples that were judged
     before, after = weights_of(stages.path("sft")), weights_of(config.output_dir)
     moved = any(not torch.equal(before[key], after[key]) for key in before)
@@ -273,12 +155,11 @@ def test_a_group_holds_the_samples_of_one_prompt(stages, monkeypatch):
 
 @pytest.mark.parametrize("gate", ["hard", "none"])
 def test_grpo_pays_reasoning_where_the_gate_lets_it(stages, monkeypatch, gate):
-    monkeypatch.setattr(
-        grpo, "reasoning_of", lambda text: text[:20]
-    )  # the tiny policy has no think tags to write
+    # The tiny policy has no think tags to write.
+    monkeypatch.setattr("common.scoring.reasoning_of", lambda text: text[:20])
     stage, config = stages.grpo(f"grpo-gate-{gate}", max_steps=1, gate=gate)
     stage.main(config)
-    tokenizer, judge = (
+    tokenizer, reward_model = (
         common.load_tokenizer(stages.path("rm")),
         common.load_scorer(stages.path("rm")).eval(),
     )
@@ -289,7 +170,7 @@ def test_grpo_pays_reasoning_where_the_gate_lets_it(stages, monkeypatch, gate):
             common.encode_prompt(tokenizer, sample) + tokenizer(sample["completion"][:20]).input_ids
         )
         with torch.no_grad():
-            process = float(judge(input_ids=torch.tensor([ids])).logits[0, -1, 0].sigmoid())
+            process = float(reward_model(input_ids=torch.tensor([ids])).logits[0, -1, 0].sigmoid())
         passed = sample["status"] == "passed"
         assert sample["reward"] == pytest.approx(
             1 + passed + process * (passed or gate == "none"), abs=1e-5
@@ -298,18 +179,16 @@ def test_grpo_pays_reasoning_where_the_gate_lets_it(stages, monkeypatch, gate):
 
 def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypatch):
     rollouts, given, made = [], [], []
-    roll_out, gae = common.roll_out, ppo.advantages.gae
+    forked = run.load(["critic_rescale"])  # a critic that is the PRM: no fit to the returns
+    sample, gae = common.sample, forked.gae
     monkeypatch.setattr(
-        common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1]
+        common, "sample", lambda *args: rollouts.append(sample(*args)) or rollouts[-1]
     )
     monkeypatch.setattr(
-        ppo.advantages,
-        "gae",
-        lambda *args: given.append(args) or made.append(gae(*args)) or made[-1],
+        forked, "gae", lambda *args: given.append(args) or made.append(gae(*args)) or made[-1]
     )
-    stage, config = stages.ppo(
-        "ppo-inputs", max_steps=2, kl_coef=0.5, num_mini_batches=1, value_rescale="none"
-    )
+    flags = {"max_steps": 2, "kl_coef": 0.5, "num_mini_batches": 1, "value_rescale": "none"}
+    stage, config = stages.ppo("ppo-inputs", forked, **flags)
     stage.main(config)
     (_, values, mask, *_), (_, returns) = given[0], made[0]
     squares = (
@@ -392,113 +271,6 @@ def test_an_outcome_reward_model_pays_at_the_last_token_and_tests_do_not(stages)
     assert row["rewards/tests/mean"] == sum(passed) / len(passed)  # programs run, for the log
 
 
-def test_partial_credit_is_the_share_of_tests_that_pass(stages):
-    flags = {"prm": None, "value_init": "policy", "outcome_reward": "fraction", "kl_coef": 0.0}
-    stage, config = stages.ppo("ppo-fraction", max_steps=1, **flags)
-    stage.main(config)
-    tasks = {task["task_id"]: task for task in common.read_jsonl(stages.path("train.jsonl"), {})}
-    rewards = []
-    with sandbox.Sandbox(workers=1) as runner:
-        for sample in map(json.loads, open(Path(config.output_dir) / "completions.jsonl")):
-            verdict = runner.submit(tasks[sample["task_id"]], sample["completion"]).result()
-            assert sample["reward"] == pytest.approx(verdict["passed"] / verdict["total"])
-            rewards.append(sample["reward"])
-    assert (
-        any(0 < reward < 1 for reward in rewards)
-        and metrics_of(config.output_dir)[0]["rewards/fraction/mean"] > 0
-    )
-
-
-def test_the_oracle_pays_each_line_what_it_is_worth_in_the_reference(stages):
-    flags = {
-        "prm": None,
-        "value_init": "policy",
-        "process_reward": "oracle",
-        "outcome_reward": "none",
-        "kl_coef": 0.0,
-    }
-    flags |= {"lambda_fail": 1.0, "process_norm": "none"}
-    stage, config = stages.ppo("ppo-oracle", max_steps=1, **flags)
-    stage.main(config)
-    tasks = {task["task_id"]: task for task in common.read_jsonl(stages.path("train.jsonl"), {})}
-    rewards, executed = [], set()
-    with sandbox.Sandbox(workers=1) as runner:
-        for sample in map(json.loads, open(Path(config.output_dir) / "completions.jsonl")):
-            task, total = tasks[sample["task_id"]], 0.0
-            reference = task["solution"].splitlines()
-            lines = sample["completion"].split("\n")
-            for i, line in enumerate(
-                line for line in lines if line.strip() and line.strip()[0] != "#"
-            ):
-                program = "\n".join([*reference[:i], line, *reference[i + 1 :]]) + "\n"
-                right = (
-                    i < len(reference)
-                    and runner.submit(task, program).result()["status"] == "passed"
-                )
-                total += 1 if right else -1
-                if i < len(reference) and line != reference[i]:
-                    executed.add((task["task_id"], i, line))
-            assert sample["reward"] == pytest.approx(total)
-            rewards.append(total)
-    (row,) = metrics_of(config.output_dir)
-    assert (
-        len(set(rewards)) > 1
-        and row["label_programs"] == len(executed) > 0
-        and row["label_samples"] == 0
-    )
-
-
-def test_critic_warm_up_moves_the_critic_alone(stages):
-    stage, config = stages.ppo(
-        "ppo-warm-up", max_steps=2, save_steps=1, critic_warmup_steps=1, save_total_limit=2
-    )
-    stage.main(config)
-    started, after, end = (weights_of(path) for path in (
-        stages.path("sft"), Path(config.output_dir) / "checkpoint-1", config.output_dir))  # fmt: skip
-    assert all(torch.equal(started[key], after[key]) for key in started)
-    assert any(not torch.equal(started[key], end[key]) for key in started)
-    critic, prm = (
-        weights_of(Path(config.output_dir) / "checkpoint-1" / "value_model"),
-        weights_of(stages.path("prm")),
-    )
-    assert any(not torch.equal(prm[key], critic[key]) for key in prm)
-    assert [row["lr"] > 0 for row in metrics_of(config.output_dir)] == [False, True]
-
-
-def test_a_line_as_one_action_decays_lambda_at_line_ends_alone(stages, monkeypatch):
-    given, rollouts = [], []
-    roll_out, gae = common.roll_out, ppo.advantages.gae
-    monkeypatch.setattr(
-        common, "roll_out", lambda *args: rollouts.append(roll_out(*args)) or rollouts[-1]
-    )
-    monkeypatch.setattr(ppo.advantages, "gae", lambda *args: given.append(args) or gae(*args))
-    stage, config = stages.ppo("ppo-lines", max_steps=1, gae_unit="line", lam=0.5)
-    stage.main(config)
-    tokenizer, lam = (
-        common.load_tokenizer(stages.path("sft")),
-        given[-1][-1],
-    )  # the last: the first is the critic's fit
-    for b, completion in enumerate(rollouts[0].completions):
-        text = [t for t, i in enumerate(completion) if i != tokenizer.eos_token_id]
-        for t, token in enumerate(completion):
-            assert lam[b, t] == (0.5 if "\n" in tokenizer.decode([token]) or t == text[-1] else 1.0)
-
-
-@pytest.mark.parametrize("labels", ["gold", "search", "search_masked"])
-def test_the_prm_is_refreshed_on_labelled_rollouts_and_kept(stages, labels):
-    flags = {"prm_refresh": 2, "prm_refresh_labels": labels, "prm_refresh_num_completions": 2}
-    stage, config = stages.ppo_refresh(
-        f"ppo-refresh-{labels}", max_steps=2, prm_refresh_steps=8, **flags
-    )
-    stage.main(config)
-    first, second = metrics_of(config.output_dir)
-    assert "loss/prm_avg" not in first and first["label_samples"] == first["label_programs"] == 0
-    assert second["loss/prm_avg"] > 0 and second["label_programs"] > 0
-    assert (second["label_samples"] > 0) == (labels != "gold")
-    before, after = weights_of(stages.path("prm")), weights_of(Path(config.output_dir) / "prm")
-    assert any(not torch.equal(before[key], after[key]) for key in before)
-
-
 def test_the_end_of_sequence_token_is_learned(stages):
     tokenizer = common.load_tokenizer(stages.path("sft"))
     rows = common.read_jsonl(stages.path("train.jsonl"), {})
@@ -550,6 +322,7 @@ def kill_after_step(step, stage, config, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(common, "append_jsonl", killed)
+        patch.setattr("common.runs.append_jsonl", killed)
         stage.main(config)
 
 
@@ -559,15 +332,10 @@ def test_a_resumed_run_warns_of_over_optimisation_from_the_updates_before_the_ki
     _, config = stages.ppo("ppo-warned", max_steps=10, per_device_train_batch_size=8)
     kill_after_step(9, ppo, config, monkeypatch)
     seen = []
-    monkeypatch.setattr(
-        ppo, "is_over_optimised", lambda scores, rates: seen.append((list(scores), list(rates)))
-    )
+    monkeypatch.setattr("common.runs.is_over_optimised", seen.append)
     ppo.main(config)
     rows = metrics_of(config.output_dir)
-    assert seen == [
-        ([row["rewards/prm/mean"] for row in rows], [row["rewards/tests/mean"] for row in rows])
-    ]
-    assert len(rows) == 10
+    assert seen == [rows] and len(rows) == 10
 
 
 def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_samples(stages, monkeypatch):

@@ -1,4 +1,4 @@
-"""PPO: the reward's composition and the two losses, against naive float64 forms; flags, ensembles, the critic's start."""
+"""PPO: the reward's composition, the two losses, against naive float64 forms; flags; the critic."""
 
 import dataclasses
 import math
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import common
 import ppo
 from kernels import masking
-from prm_data import online
 
 
 def config_of(**flags):
@@ -39,7 +38,7 @@ def naive_rewards(outcome, passed, process, ends, code, mask, config):
         places = [
             t for t in range(mask.shape[1]) if (code if config.neutral_comments else ends)[b, t]
         ]
-        tests_count = config.outcome_reward in ("tests", "fraction")
+        tests_count = config.outcome_reward == "tests"
         weight = config.lambda_pass if passed[b] and tests_count else config.lambda_fail
         norm = {
             "lines": max(int(ends[b].sum()), 1),
@@ -52,11 +51,6 @@ def naive_rewards(outcome, passed, process, ends, code, mask, config):
             scores = [
                 max(-config.process_clip, min(config.process_clip, score)) for score in scores
             ]
-        if config.process_form == "delta":
-            scores = [score - before for before, score in zip([0.0, *scores], scores, strict=False)]
-        if config.process_form == "min":
-            weights = [math.exp(-score / config.process_temperature) for score in scores]
-            scores = [w / sum(weights) * score for w, score in zip(weights, scores, strict=True)]
         for t, score in zip(places, scores, strict=True):
             rewards[b][t] += weight * score / norm
         rewards[b][int(mask[b].sum()) - 1] += float(outcome[b])
@@ -65,21 +59,19 @@ def naive_rewards(outcome, passed, process, ends, code, mask, config):
 
 @pytest.mark.parametrize("norm", ["lines", "scored_lines", "constant", "none"])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
-@pytest.mark.parametrize("form", ["score", "delta", "min"])
 @pytest.mark.parametrize("neutral", [False, True])
-def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(
-    norm, clip, form, neutral
-):
+def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(norm, clip, neutral):
     for seed in range(10):
         batch = random_batch(seed)
         for outcome_reward in ("tests", "none"):
             config = config_of(
-                process_norm=norm, process_clip=clip, process_form=form, neutral_comments=neutral,
-                process_temperature=0.5, outcome_reward=outcome_reward,
-            )  # fmt: skip
-            torch.testing.assert_close(
-                ppo.compose_rewards(*batch, config), naive_rewards(*batch, config)
+                process_norm=norm,
+                process_clip=clip,
+                neutral_comments=neutral,
+                outcome_reward=outcome_reward,
             )
+            expected = naive_rewards(*batch, config)
+            torch.testing.assert_close(ppo.compose_rewards(*batch, config), expected)
 
 
 @st.composite
@@ -105,13 +97,12 @@ def test_a_failing_response_never_earns_more_than_a_passing_one(batch, norm, neu
 
 
 @settings(max_examples=200, deadline=None)
-@given(responses(), st.sampled_from(["lines", "scored_lines", "constant", "none"]), st.sampled_from(["score", "delta"]),
-       st.booleans())  # fmt: skip
-def test_rewards_fall_on_scored_line_ends_and_the_last_token_and_sum_to_the_composed_scalar(
-    batch, norm, form, neutral
+@given(responses(), st.sampled_from(["lines", "scored_lines", "constant", "none"]), st.booleans())
+def test_rewards_fall_on_scored_line_ends_and_the_last_token_and_sum_to_the_scalar(
+    batch, norm, neutral
 ):
     passed = torch.tensor([False, True])
-    config = config_of(process_norm=norm, process_form=form, neutral_comments=neutral)
+    config = config_of(process_norm=norm, neutral_comments=neutral)
     process, ends, code, mask = batch
     rewards = ppo.compose_rewards(passed.float(), passed, *batch, config)
     lines = code if neutral else ends
@@ -119,16 +110,13 @@ def test_rewards_fall_on_scored_line_ends_and_the_last_token_and_sum_to_the_comp
     assert (rewards[~(lines | last)] == 0).all()
     for b, weight in enumerate((0.25, 0.025)):
         scores = process[b][lines[b]].clamp(-1, 1).tolist()
-        total = (
-            (scores[-1] if scores else 0.0) if form == "delta" else sum(scores)
-        )  # deltas telescope
         norms = {
             "lines": int(ends[b].sum()),
             "scored_lines": len(scores),
             "constant": 8.0,
             "none": 1,
         }
-        expected = float(passed[b]) + weight * total / max(norms[norm], 1)
+        expected = float(passed[b]) + weight * sum(scores) / max(norms[norm], 1)
         assert float(rewards[b].sum()) == pytest.approx(expected, abs=1e-4)
 
 
@@ -180,58 +168,16 @@ def test_padding_with_comments_of_neutral_score_pays_under_the_paper_s_norm_and_
 def test_neutral_comments_have_no_score_whatever_the_prm_gives_them():
     flags = {"process_norm": "scored_lines", "neutral_comments": True}
     assert total_of([0.2, 1.0, 0.4, -1.0], [1, 0, 1, 0], **flags) == pytest.approx(0.3)
-    for form in ("delta", "min"):
-        with_comments = total_of([0.2, 1.0, 0.4, -1.0], [1, 0, 1, 0], process_form=form, **flags)
-        assert with_comments == pytest.approx(
-            total_of([0.2, 0.4], [1, 1], process_form=form, **flags)
-        )
-
-
-def test_the_softmin_form_sums_to_nearly_the_worst_line():
-    scores, flags = [0.9, -0.6, 0.3, 0.8], {"process_norm": "none", "process_form": "min"}
-    assert total_of(scores, [1] * 4, process_temperature=0.01, **flags) == pytest.approx(
-        -0.6, abs=1e-3
-    )
-    assert total_of(scores, [1] * 4, process_temperature=1e6, **flags) == pytest.approx(
-        0.35, abs=1e-3
-    )  # the mean
-    assert total_of(scores * 5, [1] * 20, **flags) == pytest.approx(
-        total_of(scores, [1] * 4, **flags)
-    )
-
-
-def test_an_ensemble_is_its_minimum_its_mean_or_its_lower_bound():
-    scores = torch.tensor([[[0.1, 1.0]], [[0.3, -1.0]], [[0.5, 0.6]]])
-    torch.testing.assert_close(ppo.combine(scores, "min"), torch.tensor([[0.1, -1.0]]))
-    torch.testing.assert_close(ppo.combine(scores, "mean"), torch.tensor([[0.3, 0.2]]))
-    torch.testing.assert_close(ppo.combine(scores, "lower_bound"), torch.tensor([[0.3 - 0.02667**0.5, 0.2 - 0.74667**0.5]]),
-                               rtol=1e-3, atol=1e-3)  # fmt: skip
-    for how in ("min", "mean", "lower_bound"):
-        assert torch.equal(ppo.combine(scores[:1], how), scores[0])
-
-
-def test_the_warning_needs_a_higher_score_and_a_lower_pass_rate_over_ten_updates():
-    up, down = [i / 10 for i in range(10)], [1 - i / 10 for i in range(10)]
-    assert ppo.is_over_optimised(up, down)
-    assert ppo.is_over_optimised([5.0, *up], [0.0, *down])  # of more updates, the last ten count
-    assert not ppo.is_over_optimised(up, up) and not ppo.is_over_optimised(down, down)
-    assert not ppo.is_over_optimised(down, up) and not ppo.is_over_optimised([0.0] * 10, down)
-    assert not ppo.is_over_optimised(up[:9], down[:9])
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"value_init": "prm"}, "need --prm"),
-        ({"process_reward": "prm"}, "need --prm"),
-        ({"outcome_reward": "none"}, "nothing to learn from"),
+        ({"value_init": "prm"}, "needs --prm"),
+        ({"outcome_reward": "none"}, "no other reward"),
         ({"outcome_reward": "orm"}, "go together"),
         ({"orm": "x"}, "go together"),
         ({"process_norm": "scored_lines"}, "needs --neutral_comments"),
-        ({"value_rescale": "range"}, "needs --value_init prm"),
-        ({"prm_refresh": 5}, "needs one --prm"),
-        ({"prm_refresh": 5, "prm": ["a", "b"]}, "needs one --prm"),
-        ({"prm_refresh": 5, "prm": ["a"], "process_reward": "oracle"}, "needs one --prm"),
         ({"num_prompts": 5}, "multiple of --num_mini_batches"),
     ],
 )
@@ -242,10 +188,25 @@ def test_flags_that_do_not_fit_together_are_refused(flags, message):
 
 def test_flags_that_fit_together_are_not():
     ppo.check_flags(config_of())
-    ppo.check_flags(
-        config_of(outcome_reward="none", prm=["a", "b"], value_init="prm", value_rescale="range")
-    )
-    ppo.check_flags(config_of(outcome_reward="none", process_reward="oracle"))
+    ppo.check_flags(config_of(outcome_reward="none", prm="a", value_init="prm"))
+
+
+def history_of(scores, rates):
+    rows = zip(scores, rates, strict=True)
+    return [{"rewards/prm/mean": score, "rewards/tests/mean": rate} for score, rate in rows]
+
+
+def test_the_warning_needs_a_higher_score_and_a_lower_pass_rate_over_ten_updates():
+    up, down = [i / 10 for i in range(10)], [1 - i / 10 for i in range(10)]
+
+    def warns(scores, rates):
+        return common.is_over_optimised(history_of(scores, rates))
+
+    assert warns(up, down)
+    assert warns([5.0, *up], [0.0, *down])  # of more updates, the last ten count
+    assert not warns(up, up) and not warns(down, down)
+    assert not warns(down, up) and not warns([0.0] * 10, down)
+    assert not warns(up[:9], down[:9])
 
 
 TEXTS = [
@@ -270,34 +231,12 @@ def tokenizer():
 def test_code_ends_are_the_ends_of_lines_that_are_code(tokenizer):
     table = masking.line_table(tokenizer)
     rollout = rollout_of(TEXTS, tokenizer)
-    code = ppo.code_ends(rollout, table)
+    code = masking.code_ends(rollout.ids, rollout.mask, table)
     lines = [[0, 4, 5], [], [0], []]  # of code
     ends = masking.line_end_positions(rollout.ids, rollout.mask, table, 8)
     for b, expected in enumerate(lines):
         assert code[b].nonzero().flatten().tolist() == [int(ends[b, i]) for i in expected]
     assert not (code & ~masking.line_ends(rollout.ids, rollout.mask, table)).any()
-
-
-def test_labels_stand_at_line_ends_and_nowhere_else(tokenizer):
-    table = masking.line_table(tokenizer)
-    rollout = rollout_of(["a = 1\nb = 2\n\nc = 3", "d = 4\n"], tokenizer)
-    labels = online.at_line_ends([[1.0, -1.0, None, 1.0], [-1.0]], rollout, table)
-    ends = masking.line_end_positions(rollout.ids, rollout.mask, table, 4)
-    assert labels[0, ends[0, 0]] == 1 and labels[0, ends[0, 1]] == -1 and labels[0, ends[0, 3]] == 1
-    assert labels[1, ends[1, 0]] == -1 and int((~labels.isnan()).sum()) == 4
-
-
-def test_labels_of_a_program_are_put_on_the_lines_of_its_completion():
-    def labels(text, count, **task):
-        return online.line_labels(task, text, [float(i) for i in range(count)])
-
-    assert labels("a\nb\n", 2) == [0, 1]
-    assert labels("    a\n    b\n", 4, prefix="def f():\n    x = 1\n") == [
-        2,
-        3,
-    ]  # the labels count the prefix
-    assert labels("Here:\n```python\na\nb\n```\n", 2) == [None, None, 0, 1]
-    assert labels("<think>\nx\n</think>\n<answer>\na\n</answer>", 1) == [None, None, None, None, 0]
 
 
 @pytest.fixture(scope="module")
@@ -316,25 +255,19 @@ def folder(tokenizer, tmp_path_factory):
 
 
 def critic_of(folder, **flags):
-    config = ppo.Config("", str(folder / "policy"), "", prm=[str(folder / "prm")], **flags)
-    return ppo.start_critic(config)
+    config = ppo.Config("", str(folder / "policy"), "", prm=str(folder / "prm"), **flags)
+    return common.load_critic(config, None)
 
 
 def test_the_critic_starts_as_asked(folder):
     ids = torch.arange(20)[None]
-    prm = common.load_scorer(folder / "prm")
-    scores = prm(input_ids=ids).logits
-    assert torch.equal(
-        critic_of(folder, value_init="prm", value_rescale="none")(input_ids=ids).logits, scores
-    )
-    rescaled = critic_of(folder, value_init="prm", value_rescale="range")(input_ids=ids).logits
-    torch.testing.assert_close(rescaled, (scores + 1) / 2)
+    scores = common.load_scorer(folder / "prm")(input_ids=ids).logits
+    assert torch.equal(critic_of(folder, value_init="prm")(input_ids=ids).logits, scores)
     assert (critic_of(folder, value_init="policy")(input_ids=ids).logits == 0).all()
     random_head = critic_of(folder, value_init="none")
     weight = random_head.score.weight
-    assert 0.01 < weight.std().item() < 0.04 and torch.equal(
-        weight, critic_of(folder, value_init="none").score.weight
-    )
+    assert 0.01 < weight.std().item() < 0.04
+    assert torch.equal(weight, critic_of(folder, value_init="none").score.weight)
     assert not torch.equal(weight, critic_of(folder, value_init="none", seed=1).score.weight)
     policy = common.load_policy(folder / "policy")
     assert torch.equal(random_head.model.embed_tokens.weight, policy.model.embed_tokens.weight)
@@ -342,37 +275,30 @@ def test_the_critic_starts_as_asked(folder):
 
 def test_a_fitted_critic_is_the_least_squares_line_through_the_returns_of_valid_tokens(folder):
     generator = torch.Generator().manual_seed(0)
-    values, mask = (
-        torch.rand(6, 9, generator=generator),
-        torch.rand(6, 9, generator=generator) < 0.7,
-    )
-    returns = torch.where(
-        mask, 0.2 * values - 0.1 + 0.01 * torch.randn(6, 9, generator=generator), 99.0
-    )
-    scale, shift = ppo.fit_returns(values, returns, mask)
+    values, noise = torch.rand(6, 9, generator=generator), torch.randn(6, 9, generator=generator)
+    mask = torch.rand(6, 9, generator=generator) < 0.7
+    returns = torch.where(mask, 0.2 * values - 0.1 + 0.01 * noise, 99.0)
+    scale, shift = common.fit_returns(values, returns, mask)
     design = torch.stack([values[mask], torch.ones(int(mask.sum()))], 1).double()
     expected = torch.linalg.lstsq(design, returns[mask].double()[:, None]).solution.flatten()
-    torch.testing.assert_close(
-        torch.tensor([scale, shift]).double(), expected, rtol=1e-6, atol=1e-6
-    )
-    zero, mean = ppo.fit_returns(-values, returns, mask)  # values that rank the wrong way round
+    found = torch.tensor([scale, shift]).double()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    zero, mean = common.fit_returns(-values, returns, mask)  # they rank the wrong way round
     assert zero == 0 and mean == pytest.approx(float(returns[mask].mean()))
-    critic, ids = critic_of(folder, value_init="prm", value_rescale="fit"), torch.arange(20)[None]
+    critic, ids = critic_of(folder, value_init="prm"), torch.arange(20)[None]
     before = critic(input_ids=ids).logits
-    ppo.rescale_critic(critic, scale, shift)
+    new_values = common.fit_critic(critic, values, returns, mask)
+    torch.testing.assert_close(new_values, scale * values + shift)
     torch.testing.assert_close(critic(input_ids=ids).logits, scale * before + shift)
 
 
 def test_a_reward_model_with_another_scale_is_no_critic(folder, tmp_path):
     model = common.load_scorer(folder / "prm")
     model.config.score_activation = "sigmoid_signed"
-    model.save_pretrained(tmp_path / "prm")
+    model.save_pretrained(tmp_path)
+    config = ppo.Config("", str(folder / "policy"), "", prm=str(tmp_path), value_init="prm")
     with pytest.raises(common.InputError, match="score_activation"):
-        ppo.start_critic(
-            ppo.Config(
-                "", str(folder / "policy"), "", prm=[str(tmp_path / "prm")], value_init="prm"
-            )
-        )
+        common.load_critic(config, None)
 
 
 def naive_policy_loss(new, old, advantage, mask, cliprange):
@@ -391,7 +317,7 @@ def test_policy_loss_is_the_clipped_objective_summed_over_valid_tokens():
         torch.manual_seed(seed)
         new, old, advantage = torch.randn(3, 4, 7, dtype=torch.float64) * 0.3
         mask = torch.rand(4, 7) < 0.7
-        loss, log_ratio, clipped = ppo.policy_loss(new, old, advantage, mask, 0.2)
+        loss, log_ratio, clipped = ppo.policy_loss(new, old, advantage, mask, 0.2, 0.2)
         assert float(loss) == pytest.approx(naive_policy_loss(new, old, advantage, mask, 0.2))
         torch.testing.assert_close(log_ratio, torch.where(mask, new - old, 0))
         ratio = (new - old).exp()
@@ -404,8 +330,10 @@ def test_policy_loss_has_a_right_gradient_and_none_where_the_clip_is_active_or_t
     old, advantage = torch.randn(2, 3, 5, dtype=torch.float64) * 0.3
     mask = torch.rand(3, 5) < 0.7
     new = (old + 0.25 * torch.randn(3, 5, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: ppo.policy_loss(x, old, advantage, mask, 0.2)[0], new)
-    loss, _, clipped = ppo.policy_loss(new, old, advantage, mask, 0.2)
+    assert torch.autograd.gradcheck(
+        lambda x: ppo.policy_loss(x, old, advantage, mask, 0.2, 0.2)[0], new
+    )
+    loss, _, clipped = ppo.policy_loss(new, old, advantage, mask, 0.2, 0.2)
     loss.backward()
     assert (new.grad[clipped | ~mask] == 0).all() and (new.grad[mask & ~clipped] != 0).all()
 
@@ -414,7 +342,7 @@ def test_an_all_masked_micro_batch_gives_a_differentiable_zero():
     new = torch.randn(2, 3, requires_grad=True)
     mask = torch.zeros(2, 3, dtype=torch.bool)
     infinite = torch.full((2, 3), math.inf)
-    loss, _, _ = ppo.policy_loss(new, -infinite, torch.zeros(2, 3), mask, 0.2)
+    loss, _, _ = ppo.policy_loss(new, -infinite, torch.zeros(2, 3), mask, 0.2, 0.2)
     loss = loss + ppo.value_loss(new, torch.zeros(2, 3), torch.zeros(2, 3), mask, 0.2)
     loss.backward()
     assert loss.item() == 0 and (new.grad == 0).all()

@@ -192,7 +192,7 @@ def main(config: Config) -> None:
     if config.prm is not None:
         if config.data is None:
             raise InputError("--prm needs --data, labelled rows")
-        rows = common.read_lines(config.data)
+        rows = common.read_labelled_lines(config.data)
     else:
         if (config.reasoning_rm is None) == (config.judge is None):
             raise InputError(

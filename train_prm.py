@@ -14,18 +14,16 @@
     On outcome rows (the first row has a `status`): the ranking ORM, whose pairs are a passing and a
     failing program of one task; the score is 2 sigmoid(logit) - 1. The loss leaves the offset of
     the scores free: see `centre`.
---objective score           pairs.jsonl. Regression on a rating of each text alone, with which
-    ReCode compares ranking: (score - rating)^2 at the last token, mean over the two texts of a
-    pair. The ratings are the fields `chosen_rating` and `rejected_rating` in [0, 1], in all rows or
-    in no row; without them chosen texts have 1, rejected texts 0. ReCode's come from a language
-    model. The score is the logit.
+--objective score           pairs.jsonl. ReCode's baseline to ranking, regression on a rating of
+    each text: (score - rating)^2 at the last token, mean over the two texts of a pair. The ratings
+    are the fields `chosen_rating` and `rejected_rating` in [0, 1], in all rows or in no row;
+    without them chosen texts have 1, rejected texts 0. The score is the logit.
 
-Outcome rows have task_id, prompt, completion and the status of a verdict: make_prm_data.py
---outcomes_file and eval.py (verdicts.jsonl) write them. The ORM reads a completion with its EOS, as
-in reinforcement learning; a completion that was cut off (`terminated` false) has none. The model's
-config.score_activation says how scores follow from logits (common.scores_of).
-
-A share of the tasks is held out and scored, while training and at the end: report.json.
+Outcome rows have task_id, prompt, completion and the status of a verdict: the verdicts.jsonl of
+eval.py, or --outcomes_file of make_prm_data.py. The ORM reads a completion with its EOS, as in
+reinforcement learning; a completion that was cut off (`terminated` false) has none. The model's
+config.score_activation says how scores follow from logits (common.scores_of). A share of the tasks
+is held out and scored, while training and at the end: report.json.
 
     python train_prm.py --data prm.jsonl --model_name_or_path runs/sft --output_dir runs/prm
     python train_prm.py --data outcomes.jsonl --objective outcome ... --output_dir runs/orm
@@ -53,8 +51,7 @@ PAIRED = ("ranking", "score")  # objectives whose steps draw pairs of texts
 class Config:
     data: str  # prm.jsonl, pairs.jsonl or outcome rows, see --objective
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
-    model_name_or_path: str = "micro"  # policy to start from, with a new head at zero; "micro": a
-    # new tiny model and tokenizer
+    model_name_or_path: str = "micro"  # policy to start from (new head at 0); "micro": all is new
     objective: Literal["regression", "classification", "outcome", "ranking", "score"] = "regression"
     score_pooling: Literal["last", "lines"] = "last"  # pairs.jsonl: score at a text's last token,
     # or mean over its lines' ends, where a model that has learned labelled lines knows most
@@ -77,21 +74,12 @@ class Config:
     seed: int = 0
 
 
-def check_classification_row(row: dict) -> None:
-    common.check_prm_row(row)
-    for index, label in enumerate(row["labels"]):
-        if label is not None and not -1 <= label <= 1:
-            raise ValueError(
-                f"field 'labels': item {index} must lie in [-1, 1] for --objective classification"
-            )
-
-
 def read_examples(config: Config) -> list[dict]:
     """The examples of config.data (common/examples.py), of the kind that the objective needs."""
     if config.objective == "regression":
-        return common.read_lines(config.data)
+        return common.read_labelled_lines(config.data)
     if config.objective == "classification":
-        return common.read_lines(config.data, check_classification_row)
+        return common.read_labelled_lines(config.data, common.check_classification_row)
     if config.objective == "score":
         return common.read_pairs(config.data, rated=True)
     if config.objective == "ranking":
@@ -202,15 +190,16 @@ def head_bias(model) -> torch.nn.Parameter:
 
 @torch.no_grad()
 def centre(model, config: Config, units: list[tuple[list[dict], ...]], table) -> None:
-    """Shifts the head's bias by -(m + n) / 2: m is the mean logit of the preferred texts, n the mean
-    logit of the rejected texts. Then the two means are (m - n) / 2 and (n - m) / 2. Of more than
-    2,000 groups (units), 2,000 drawn at random give the means."""
+    """Shifts the head's bias by -(m + n) / 2, where m is the mean logit of the preferred texts and
+    n the mean logit of the rejected texts; the mean of m and n becomes 0. Of more than 2,000
+    groups (units), 2,000 drawn at random give m and n."""
     if len(units) > 2000:
         units = random.Random(common.seed_of(config.seed, "centre")).sample(units, 2000)
     means = []
     for column in (0, 1):
         texts = [row for unit in units for row in unit[column]]
-        means.append(torch.stack(logits_of_all(model, config, texts, table)).mean().item())
+        logits = torch.stack(logits_of_all(model, config, texts, table))  # (N, 1, 1)
+        means.append(logits.mean().item())
     common.reshard(model)
     head_bias(model).sub_(sum(means) / 2)
 
@@ -219,8 +208,8 @@ def load_model(config: Config, start, examples: list[dict]) -> tuple:
     """The model to train and its tokenizer, from a folder or hub name, or new ones ("micro")."""
     num_labels = len(OUTCOMES) if config.objective == "outcome" else 1
     if start == "micro":
-        texts = [(row["prompt"].rstrip("\n") + "\n", row["text"]) for row in examples]
-        tokenizer = common.new_tokenizer([x for pair in texts for x in pair], config.vocab_size)
+        texts = [x for row in examples for x in (row["prompt"].rstrip("\n") + "\n", row["text"])]
+        tokenizer = common.new_tokenizer(texts, config.vocab_size)
         size = config.hidden_size, config.num_hidden_layers
         model = common.new_model(tokenizer, *size, config.seed, num_labels)
     else:

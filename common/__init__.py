@@ -83,11 +83,12 @@ from common.batches import (
 from common.examples import (
     PAIR_FIELDS,
     PRM_FIELDS,
+    check_classification_row,
     check_lines_have_tokens,
     check_prm_row,
     encode_examples,
     example_length,
-    read_lines,
+    read_labelled_lines,
     read_outcomes,
     read_pairs,
 )
@@ -114,8 +115,10 @@ from common.scoring import (
 # reports: pass rates and intervals, the quality of a reward model's scores.
 from common.reports import (
     auc,
+    binary_report,
     bootstrap,
     bucket,
+    calibration,
     format_interval,
     format_numbers,
     histogram,

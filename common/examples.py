@@ -44,6 +44,16 @@ def check_prm_row(row: dict) -> None:
         raise ValueError("field 'labels' has no label: every line is null")
 
 
+def check_classification_row(row: dict) -> None:
+    """check_prm_row, and labels that the two classes of a line PRM can have."""
+    check_prm_row(row)
+    for index, label in enumerate(row["labels"]):
+        if label is not None and not -1 <= label <= 1:
+            raise ValueError(
+                f"field 'labels': item {index} must lie in [-1, 1] for --objective classification"
+            )
+
+
 def check_lines_have_tokens(path: str, examples: list[dict], table: masking.LineTable) -> None:
     """Raises InputError where a labelled line of an encoded example ends in no token, since the
     tokenizer does not keep newlines. path: of their prm.jsonl; table: common.line_table."""
@@ -80,7 +90,7 @@ def check_outcome_row(row: dict) -> None:
         raise ValueError("field 'terminated' must be true or false")
 
 
-def read_lines(path: str, check=check_prm_row) -> list[dict]:
+def read_labelled_lines(path: str, check=check_prm_row) -> list[dict]:
     """The examples of a prm.jsonl, with `labels`."""
     rows = read_jsonl(path, PRM_FIELDS, check)
     return [row | {"text": "".join(row["completions"]), "eos": False} for row in rows]

@@ -1,4 +1,4 @@
-"""The whole pipeline in miniature: every stage on real files, resumed after a kill, and on two processes."""
+"""The pipeline in miniature: each stage on real files, resumed after a kill, on two processes."""
 
 import json
 import os
@@ -42,8 +42,16 @@ class Stages:
         return str(self.folder / name)
 
     def sft(self, output, **flags):
-        flags = {"max_steps": 6, "train_batch_size": 8, "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 512,
-                 "warmup_steps": 2, "save_steps": 2, **flags}  # fmt: skip
+        flags = {
+            "max_steps": 6,
+            "train_batch_size": 8,
+            "hidden_size": 64,
+            "num_hidden_layers": 1,
+            "vocab_size": 512,
+            "warmup_steps": 2,
+            "save_steps": 2,
+            **flags,
+        }
         return sft, sft.Config(
             tasks=self.path("train.jsonl"), output_dir=self.path(output), **flags
         )
@@ -93,8 +101,15 @@ class Stages:
 
     def ppo_refresh(self, output, **flags):
         """PPO with everything that has a state of its own: a PRM that goes on learning from a window of rollouts."""
-        flags = {"prm_refresh": 1, "prm_refresh_window": 12, "prm_refresh_steps": 2, "prm_refresh_batch_size": 5,
-                 "gae_unit": "line", "critic_warmup_steps": 1, **flags}  # fmt: skip
+        flags = {
+            "prm_refresh": 1,
+            "prm_refresh_window": 12,
+            "prm_refresh_steps": 2,
+            "prm_refresh_batch_size": 5,
+            "gae_unit": "line",
+            "critic_warmup_steps": 1,
+            **flags,
+        }
         return self.ppo(output, **flags)
 
     def grpo(self, output, **flags):
@@ -105,7 +120,7 @@ class Stages:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
-    """A folder with tasks, a policy, a process reward model and a reasoning reward model, made by the stages."""
+    """A folder with tasks, a policy, a PRM and a reasoning reward model, made by the stages."""
     folder = tmp_path_factory.mktemp("pipeline")
     stages = Stages(folder)
     sizes = {
@@ -141,8 +156,17 @@ def stages(tmp_path_factory):
         for row in rows
     ]
     common.write_jsonl(folder / "pairs.jsonl", pairs)
-    train_prm.main(train_prm.Config(stages.path("pairs.jsonl"), stages.path("rm"), stages.path("sft"), "ranking",
-                                    eval_fraction=0.3, max_steps=12, train_batch_size=8))  # fmt: skip
+    train_prm.main(
+        train_prm.Config(
+            stages.path("pairs.jsonl"),
+            stages.path("rm"),
+            stages.path("sft"),
+            "ranking",
+            eval_fraction=0.3,
+            max_steps=12,
+            train_batch_size=8,
+        )
+    )
     return stages
 
 
@@ -453,8 +477,14 @@ def test_critic_warm_up_moves_the_critic_alone(stages):
         "ppo-warm-up", max_steps=2, save_steps=1, critic_warmup_steps=1, save_total_limit=2
     )
     stage.main(config)
-    started, after, end = (weights_of(path) for path in (
-        stages.path("sft"), Path(config.output_dir) / "checkpoint-1", config.output_dir))  # fmt: skip
+    started, after, end = (
+        weights_of(path)
+        for path in (
+            stages.path("sft"),
+            Path(config.output_dir) / "checkpoint-1",
+            config.output_dir,
+        )
+    )
     assert all(torch.equal(started[key], after[key]) for key in started)
     assert any(not torch.equal(started[key], end[key]) for key in started)
     critic, prm = (
@@ -541,7 +571,7 @@ def test_evaluation_writes_samples_verdicts_and_a_report(stages, capsys):
 
 def kill_after_step(step, stage, config, monkeypatch):
     """Runs a stage until it has logged this step, and no further."""
-    append = common.append_jsonl
+    append = common.runs.append_jsonl
 
     def killed(path, rows):
         append(path, rows)
@@ -549,7 +579,7 @@ def kill_after_step(step, stage, config, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(common, "append_jsonl", killed)
+        patch.setattr(common.runs, "append_jsonl", killed)
         stage.main(config)
 
 
@@ -640,8 +670,8 @@ def test_micro_batches_change_nothing_but_rounding(stages, name):
 
 
 def same_weights(folder, other):
-    """Adam's first steps move a weight by the learning rate whichever way its gradient points, however small that is:
-    so a few weights may differ by rounding, but hardly any may."""
+    """Whether hardly any weight differs by more than rounding. A few may: Adam's first steps move a
+    weight by the learning rate, however small its gradient is."""
     first, second = weights_of(folder), weights_of(other)
     different = sum(int(((first[key] - second[key]).abs() > 1e-5).sum()) for key in first)
     return different < 0.005 * sum(value.numel() for value in first.values())

@@ -191,6 +191,15 @@ def log(
     return row
 
 
+def log_row(config, bar: tqdm, row: dict, **shown: str) -> None:
+    """Logs an optimiser step of supervised training, on rank 0: a row of metrics.jsonl, and the bar
+    with the values `shown`."""
+    if rank() == 0:
+        append_jsonl(f"{config.output_dir}/metrics.jsonl", [row])
+        bar.set_postfix(**shown, refresh=False)
+        bar.update()
+
+
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor on the CPU; a sharded one is gathered first (all ranks must call this together)."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()

@@ -1,16 +1,86 @@
-"""Reward-model reports against hand-computed values and naive loops."""
+"""Pass rates, intervals and reward-model reports against hand-computed values and naive loops."""
 
 import itertools
 import json
+import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
 import common
-import metrics
 from common import InputError
 from kernels import masking
+
+
+def test_pass_at_k_is_the_chance_that_a_draw_of_k_holds_a_passing_sample():
+    for n in range(1, 8):
+        for c in range(n + 1):
+            for k in range(1, n + 1):
+                draws = list(itertools.combinations(range(n), k))
+                share = sum(any(i < c for i in draw) for draw in draws) / len(draws)
+                assert common.pass_at_k(n, c, k) == pytest.approx(share)
+    assert math.isnan(common.pass_at_k(3, 1, 4))
+
+
+def test_the_interval_is_wilson_s_for_one_sample_a_task():
+    p, low, high = common.pass_rate([(1, 1)] * 30 + [(1, 0)] * 70)
+    assert p == pytest.approx(0.3)
+    assert (low, high) == (
+        pytest.approx(0.219, abs=2e-3),
+        pytest.approx(0.396, abs=2e-3),
+    )  # Wilson: 0.2189, 0.3958
+
+
+def test_samples_of_one_task_that_agree_do_not_narrow_the_interval():
+    one = common.pass_rate([(1, i % 2) for i in range(100)])
+    same = common.pass_rate([(20, 20 * (i % 2)) for i in range(100)])
+    spread = common.pass_rate([(20, 10 + i % 2) for i in range(100)])
+    assert same[2] - same[1] == pytest.approx(one[2] - one[1], abs=1e-3)
+    assert spread[2] - spread[1] < 0.5 * (one[2] - one[1])
+
+
+@pytest.mark.parametrize("c", [0, 4])
+def test_the_interval_has_a_width_where_every_task_gives_the_same(c):
+    p, low, high = common.pass_rate([(4, c)] * 20)
+    assert p == c / 4 and 0.1 < high - low < 0.2
+
+
+def rates(rng, tasks, difference, seeds=1, spread=0.0):
+    """Pass rates of two arms (seeds, tasks): tasks differ, each task and seed has its own noise."""
+    difficulty = rng.uniform(0, 0.6, tasks)
+    shifts = difference + spread * rng.standard_normal(seeds)
+    first = difficulty + 0.1 * rng.standard_normal((seeds, tasks))
+    return first, difficulty + shifts[:, None] + 0.1 * rng.standard_normal((seeds, tasks))
+
+
+def test_the_interval_of_a_difference_is_that_of_paired_tasks():
+    first, second = rates(np.random.default_rng(0), 200, 0.1)
+    difference, low, high = common.bootstrap(first, second, 0)
+    gaps = (second - first)[0]
+    assert difference == pytest.approx(gaps.mean())
+    half = 1.96 * gaps.std() / math.sqrt(200)
+    assert (low, high) == (
+        pytest.approx(difference - half, abs=0.1 * half),
+        pytest.approx(difference + half, abs=0.1 * half),
+    )
+    assert common.bootstrap(first, second, 0) == (difference, low, high)
+
+
+def test_the_interval_covers_the_true_difference():
+    rng = np.random.default_rng(1)
+    intervals = [common.bootstrap(*rates(rng, 40, 0.1), trial) for trial in range(60)]
+    assert sum(low <= 0.1 <= high for _, low, high in intervals) >= 52  # 57 are expected
+    assert sum(low <= 0.2 <= high for _, low, high in intervals) < 20
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_arms_give_none():
+    rng = np.random.default_rng(2)
+    same, apart = (common.bootstrap(*rates(rng, 300, 0.1, 5, spread), 0) for spread in (0.0, 0.1))
+    assert apart[2] - apart[1] > 3 * (same[2] - same[1])
+    first, _ = rates(rng, 50, 0)
+    assert common.bootstrap(first, first, 0) == (0, 0, 0)
 
 
 def naive_auc(scores, positive):
@@ -31,17 +101,17 @@ def test_auc_is_the_share_of_ordered_pairs_and_ties_count_half():
     rng = random.Random(0)
     for _ in range(50):
         scores, positive = random_scores(rng, rng.randint(2, 30))
-        assert metrics.auc(torch.tensor(scores), torch.tensor(positive)) == pytest.approx(
+        assert common.auc(torch.tensor(scores), torch.tensor(positive)) == pytest.approx(
             naive_auc(scores, positive)
         )
-    assert metrics.auc(torch.tensor([1.0, 2.0]), torch.tensor([True, True])) is None
+    assert common.auc(torch.tensor([1.0, 2.0]), torch.tensor([True, True])) is None
 
 
 def test_precision_recall_and_f1_are_those_of_the_counts():
     rng = random.Random(1)
     for _ in range(30):
         scores, positive = random_scores(rng, 25)
-        report = metrics.binary_report(torch.tensor(scores), torch.tensor(positive))
+        report = common.binary_report(torch.tensor(scores), torch.tensor(positive))
         hits = [(s > 0, p) for s, p in zip(scores, positive, strict=True)]
         tp, said, real = hits.count((True, True)), sum(s for s, _ in hits), sum(p for _, p in hits)
         assert report["accuracy"] == pytest.approx(sum(s == p for s, p in hits) / 25)
@@ -51,14 +121,18 @@ def test_precision_recall_and_f1_are_those_of_the_counts():
         if tp:
             precision, recall = tp / said, tp / real
             assert report["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
-        assert report["confusion"] == {"true_positive": tp, "false_positive": said - tp, "false_negative": real - tp,
-                                       "true_negative": 25 - said - real + tp}  # fmt: skip
+        assert report["confusion"] == {
+            "true_positive": tp,
+            "false_positive": said - tp,
+            "false_negative": real - tp,
+            "true_negative": 25 - said - real + tp,
+        }
 
 
 def test_calibration_and_histogram_count_each_score_in_its_bin():
     rng = random.Random(2)
     scores, (_, positive) = [rng.uniform(-1.3, 1.3) for _ in range(200)], random_scores(rng, 200)
-    report = metrics.calibration(torch.tensor(scores), torch.tensor(positive))
+    report = common.calibration(torch.tensor(scores), torch.tensor(positive))
     gap = 0.0
     for b, row in enumerate(report["bins"]):
         inside = [(min(max((s + 1) / 2, 0), 1), p) for s, p in zip(scores, positive, strict=True)]
@@ -72,7 +146,7 @@ def test_calibration_and_histogram_count_each_score_in_its_bin():
             gap += abs(sum(q - p for q, p in inside))
     assert report["expected_calibration_error"] == pytest.approx(gap / 200, abs=1e-6)
     # -5 and -1 fall in the first of four bins, 1 and 7 in the last, an edge in the bin above it
-    counts = metrics.histogram(
+    counts = common.histogram(
         torch.tensor([-5.0, -1, -0.5, 0, 0.49, 1, 7]), torch.tensor([1, 0, 1, 0, 1, 0, 1]) > 0, 4
     )
     assert counts == {
@@ -83,13 +157,18 @@ def test_calibration_and_histogram_count_each_score_in_its_bin():
 
 
 def row(labels, changed=(), steps=None):
-    return {"task_id": "t", "prompt": "p", "completions": ["x\n"] * len(labels), "labels": labels,
-            "meta": {"changed": list(changed)} | ({"steps": steps} if steps else {})}  # fmt: skip
+    return {
+        "task_id": "t",
+        "prompt": "p",
+        "completions": ["x\n"] * len(labels),
+        "labels": labels,
+        "meta": {"changed": list(changed)} | ({"steps": steps} if steps else {}),
+    }
 
 
 def test_the_line_report_compares_with_the_majority_over_all_and_over_changed_lines():
     rows = [row([1, 1, 1], [2]), row([-1, None, -1], [0, 2])]
-    report = metrics.line_report(rows, [[0.9, 0.8, -0.1], [0.2, 9.0, -0.5]])
+    report = common.line_report(rows, [[0.9, 0.8, -0.1], [0.2, 9.0, -0.5]])
     assert report["eval_accuracy"] == pytest.approx(3 / 5) and report[
         "eval_majority"
     ] == pytest.approx(3 / 5)
@@ -111,7 +190,7 @@ def test_lines_are_told_apart_by_position_length_steps_and_the_first_error():
         row([1] * 12, steps=3),
     ]
     scores = [[1, 0.5, -1, -1], [1, -1], [-1, 5, 5, 1], [1] * 12]
-    report = metrics.line_report(rows, scores)
+    report = common.line_report(rows, scores)
     assert report["eval_lines"] == 20  # neither the line without a label nor the neutral one
     assert {name: part["count"] for name, part in report["by_position"].items()} == (
         {"1": 4, "2": 3, "3": 2, "4": 3} | {str(i): 1 for i in range(5, 11)} | {"11+": 2}
@@ -141,17 +220,17 @@ def test_lines_are_told_apart_by_position_length_steps_and_the_first_error():
 
 def test_a_report_of_one_class_or_of_neutral_lines_alone_has_no_nan():
     for rows, scores in (([row([1, 1])], [[0.5, -0.5]]), ([row([0, None])], [[0.5, 0.5]])):
-        report = metrics.line_report(rows, scores)
+        report = common.line_report(rows, scores)
         json.dumps(report, allow_nan=False)
         assert report["eval_auc"] is None
-        metrics.print_report(report)
+        common.print_report(report)
 
 
 def test_the_outcome_report_counts_true_against_predicted_classes():
     torch.manual_seed(0)
     logits, outcomes = torch.randn(60, 4), torch.randint(4, (60,))
     scores = common.scores_of_logits(logits, "expected_outcome")
-    report = metrics.outcome_report(logits, scores, outcomes, [i % 9 for i in range(60)])
+    report = common.outcome_report(logits, scores, outcomes, [i % 9 for i in range(60)])
     predicted = logits.argmax(1).tolist()
     pairs = list(zip(outcomes.tolist(), predicted, strict=True))
     assert report["confusion"] == [[pairs.count((t, p)) for p in range(4)] for t in range(4)]
@@ -170,7 +249,7 @@ def test_the_outcome_report_counts_true_against_predicted_classes():
 
 def test_pairs_are_told_apart_by_kind_and_dimension():
     margins = torch.tensor([1.0, -1.0, 0.0, 2.0])
-    report = metrics.pair_report(
+    report = common.pair_report(
         margins, ["strong", "strong", "degradation", "degradation"], [None, None, "logic", None]
     )
     assert (
@@ -181,16 +260,19 @@ def test_pairs_are_told_apart_by_kind_and_dimension():
         "strong": {"count": 2, "accuracy": 0.5},
     }
     assert report["by_dimension"]["logic"] == {"count": 1, "accuracy": 0.0}
-    assert metrics.pair_report(margins, [None] * 4, [None] * 4)["by_kind"] == {}
+    assert common.pair_report(margins, [None] * 4, [None] * 4)["by_kind"] == {}
 
 
 def test_a_tokenizer_that_loses_newlines_is_refused():
     tokenizer = common.new_tokenizer(["a = 1\nb = 2\n"] * 5, 300)
     table = masking.line_table(tokenizer)
-    rows = [row([1, -1])] * 2
     kept, lost = tokenizer("a = 1\nb = 2\n").input_ids, tokenizer("a = 1 b = 2 ").input_ids
-    metrics.check_lines_have_tokens("prm.jsonl", rows, [kept, kept], table)
+
+    def encoded(*texts):
+        return [row([1, -1]) | {"text_ids": text} for text in texts]
+
+    common.check_lines_have_tokens("prm.jsonl", encoded(kept, kept), table)
     with pytest.raises(
         InputError, match=r"prm\.jsonl:2: line 1 of field 'completions' ends in no token"
     ):
-        metrics.check_lines_have_tokens("prm.jsonl", rows, [kept, lost], table)
+        common.check_lines_have_tokens("prm.jsonl", encoded(kept, lost), table)

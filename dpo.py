@@ -90,9 +90,7 @@ def pair_logps(policy, pairs: list[tuple]) -> torch.Tensor:
     return logprobs.sum(1).view(2, len(pairs))
 
 
-def dpo_loss(
-    logps: torch.Tensor, reference_logps: torch.Tensor, config: Config
-) -> tuple[torch.Tensor, torch.Tensor]:
+def dpo_loss(logps, reference_logps, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses (B,) of pairs and their implicit rewards beta log(pi / pi_ref) (2, B), from summed
     log-probs (2, B); see the module's docstring."""
     log_ratio = logps - reference_logps  # (2, B)
@@ -105,25 +103,24 @@ def dpo_loss(
     return loss, (config.beta * log_ratio).detach()
 
 
-def score_pairs(
-    policy, pairs: list[tuple], reference_logps: torch.Tensor, config: Config
-) -> tuple[torch.Tensor, dict[str, float]]:
+def score_pairs(policy, pairs: list[tuple], reference_logps, config: Config) -> tuple:
     """Summed loss of B encoded pairs; for the log, sums over the pairs. reference_logps (2, B)."""
     logps = pair_logps(policy, pairs)  # (2, B)
     losses, rewards = dpo_loss(logps, reference_logps, config)  # (B,), (2, B)
     lengths = torch.tensor([max(1, len(chosen)) for _, chosen, _ in pairs], device=logps.device)
     nll = -logps[0] / lengths  # (B,)
     loss = (losses + config.rpo_alpha * nll).sum()
-    sums = {
-        "loss": loss,
-        "rewards/chosen": rewards.sum(1)[0],
-        "rewards/rejected": rewards.sum(1)[1],
-        "rewards/accuracies": (rewards[0] > rewards[1]).sum(),
-        "logps/chosen": logps.sum(1)[0],
-        "logps/rejected": logps.sum(1)[1],
-        "nll_loss": nll.sum(),
+    chosen, rejected = rewards.sum(1).tolist()
+    logps_chosen, logps_rejected = logps.sum(1).tolist()
+    return loss, {
+        "loss": loss.item(),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/accuracies": (rewards[0] > rewards[1]).sum().item(),
+        "logps/chosen": logps_chosen,
+        "logps/rejected": logps_rejected,
+        "nll_loss": nll.sum().item(),
     }
-    return loss, {name: value.item() for name, value in sums.items()}
 
 
 def means_of(sums: dict[str, float], num_pairs: int) -> dict[str, float]:
@@ -165,8 +162,9 @@ def reference_of(policy, pairs: list[tuple], config: Config) -> torch.Tensor:
 def evaluate(policy, pairs: list[tuple], reference_logps: torch.Tensor, config: Config) -> dict:
     """Held-out metrics. Every process scores all pairs, so that sharded models step together."""
     stats = Counter()
-    for rows in batches_of(pairs, config):
-        _, sums = score_pairs(policy, [pairs[i] for i in rows], reference_logps[:, rows], config)
+    for micro in batches_of(pairs, config):
+        logps = reference_logps[:, micro]
+        _, sums = score_pairs(policy, [pairs[i] for i in micro], logps, config)
         stats.update(sums)
     means = means_of(stats, len(pairs))
     return {"eval_pairs": len(pairs)} | {f"eval_{name}": value for name, value in means.items()}
@@ -212,12 +210,12 @@ def main(config: Config) -> None:
         lr = common.lr_at(step, peak, config.warmup_steps, config.max_steps, schedule)
         common.set_lr(optimizer, lr)
         drawn = common.draw(len(train), config.train_batch_size, step, config.seed, "dpo pairs")
-        mine, stats = common.my_share(drawn), Counter()
-        for batch in batches_of([train[i] for i in mine], config):
-            micro = [mine[i] for i in batch]
-            pairs, logps = [train[i] for i in micro], train_logps[:, micro]
-            loss, sums = score_pairs(policy, pairs, logps, config)
-            # FSDP averages gradients: times world_size is their sum.
+        mine = common.my_share(drawn)
+        pairs, logps, stats = [train[i] for i in mine], train_logps[:, mine], Counter()
+        # A loss is a sum over pairs, divided by the pairs of all processes. FSDP averages
+        # gradients: times world_size is their sum.
+        for micro in batches_of(pairs, config):
+            loss, sums = score_pairs(policy, [pairs[i] for i in micro], logps[:, micro], config)
             (loss * common.world_size() / config.train_batch_size).backward()
             stats.update(sums)
         grad_norm = common.clip_gradients(policy, config.max_grad_norm)

@@ -32,7 +32,6 @@ import numpy as np
 import common
 import sandbox
 from common import InputError
-from common.reports import REPLICATES
 
 
 @dataclass
@@ -229,7 +228,7 @@ def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
     (base, first), *others = arms.items()
     report = {
         "tasks": first.shape[1],
-        "replicates": REPLICATES,
+        "replicates": common.BOOTSTRAP_REPLICATES,
         "base": base,
         "pass@1": {word: float(arm.mean()) for word, arm in arms.items()},
         "differences": {},

@@ -114,6 +114,7 @@ from common.scoring import (
 
 # reports: pass rates and intervals, the quality of a reward model's scores.
 from common.reports import (
+    BOOTSTRAP_REPLICATES,
     auc,
     binary_report,
     bootstrap,

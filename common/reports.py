@@ -15,7 +15,7 @@ import torch
 
 from common.models import OUTCOME_REWARDS
 
-REPLICATES = 10_000  # of the bootstrap
+BOOTSTRAP_REPLICATES = 10_000
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -57,7 +57,7 @@ def bootstrap(first: np.ndarray, second: np.ndarray, seed: int) -> tuple[float, 
     replacement, the same for both arms, and seeds with replacement in each arm.
     """
     rng, num_tasks, differences = np.random.default_rng(seed), first.shape[1], []
-    for _ in range(0, REPLICATES, 1000):
+    for _ in range(0, BOOTSTRAP_REPLICATES, 1000):
         tasks = rng.multinomial(num_tasks, np.full(num_tasks, 1 / num_tasks), 1000)
         tasks = tasks / num_tasks  # (1000, tasks), weights
         rates = []

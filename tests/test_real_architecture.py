@@ -1,6 +1,6 @@
-"""The stages on a real architecture: Qwen2 with random weights, a chat template, several end ids,
-and a byte-level BPE whose newlines merge with the indentation that follows them; prompts of 300 tokens,
-answers of 200."""
+"""The stages on a real architecture, Qwen2 with random weights: a chat template, several end ids, a
+byte-level BPE whose newlines merge with the indentation after them; prompts of 300 tokens, answers
+of 200."""
 
 import argparse
 import inspect

@@ -199,7 +199,7 @@ def test_a_row_of_pairs_is_a_group_of_its_own(tmp_path):
 
 
 def programs(num_tasks):
-    """Outcome rows of tasks to add a number: a sum passes, a difference fails, others are broken."""
+    """Outcome rows of tasks to add a number: sums pass, differences fail, others are broken."""
     rows = []
     for i in range(num_tasks):
         texts = [

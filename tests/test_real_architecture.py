@@ -151,7 +151,7 @@ def test_prm_labels_land_on_the_same_tokens_as_rewards(qwen):
 def test_the_same_flags_train_it(qwen, name):
     stage = {"ppo": ppo, "grpo": grpo}[name]
     flags = (
-        {"prm": [str(qwen / "prm")], "value_init": "prm", "outcome_reward": "none"}
+        {"prm": str(qwen / "prm"), "value_init": "prm", "outcome_reward": "none"}
         if name == "ppo"
         else {}
     )

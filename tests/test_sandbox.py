@@ -22,6 +22,8 @@ from fractions import Fraction
 import pytest
 
 import sandbox
+from jail import judge as judge_file
+from jail import seal, syscalls, wire
 
 SQUARE = {
     "task_id": "square",
@@ -205,14 +207,14 @@ SOURCES = ["x = (", "x = " + "9" * 5000, "x = 1" + " + 1" * 60_000, "\0", "# cod
 def test_a_program_that_the_judge_does_not_compile_gets_the_candidates_own_error(
     pool, program, long_numbers
 ):
-    assert sandbox.compiled({"program": program, "attempt": 0}) == program
+    assert judge_file.compiled({"program": program, "attempt": 0}) == program
     assert sys.get_int_max_str_digits() == 0
     assert judge(pool, SQUARE, program)["status"] in ("syntax_error", "error", "memory")
 
 
 def test_after_a_failure_of_the_harness_the_judge_does_not_compile_again(long_numbers):
-    assert isinstance(sandbox.compiled({"program": "x = 1", "attempt": 0}), bytes)
-    assert sandbox.compiled({"program": "x = 1", "attempt": 1}) == "x = 1"
+    assert isinstance(judge_file.compiled({"program": "x = 1", "attempt": 0}), bytes)
+    assert judge_file.compiled({"program": "x = 1", "attempt": 1}) == "x = 1"
 
 
 def test_call_style_finds_a_method_of_solution(pool):
@@ -371,7 +373,7 @@ def test_a_task_that_cannot_be_judged_is_an_error_that_names_the_field(pool, cha
 
 def test_an_oversized_program_is_an_error_with_a_name(pool):
     with pytest.raises(sandbox.MessageError, match="exceeds"):
-        pool.submit(SQUARE, "#" * (sandbox.MAX_MESSAGE + 1))
+        pool.submit(SQUARE, "#" * (wire.MAX_MESSAGE + 1))
 
 
 def test_a_test_that_passes_what_cannot_cross_is_no_pass(pool):
@@ -408,18 +410,18 @@ def random_value(rng, depth):
 
 def test_messages_are_compact_json():
     message = {"a": [1, {"b": None, "c": 2.5}], "d": "é"}
-    assert sandbox.to_json(message) == json.dumps(message, separators=(",", ":")).encode()
-    assert sandbox.from_json(sandbox.to_json(message)) == message
+    assert wire.to_json(message) == json.dumps(message, separators=(",", ":")).encode()
+    assert wire.from_json(wire.to_json(message)) == message
 
 
 def test_values_survive_the_crossing_with_their_exact_types():
     rng = random.Random(0)
     for _ in range(2000):
         value = random_value(rng, 4)
-        form = sandbox.encode(value, None)
-        body = sandbox.to_json(form)
+        form = wire.encode(value, None)
+        body = wire.to_json(form)
         assert body == json.dumps(form, separators=(",", ":")).encode()
-        back = sandbox.decode(sandbox.from_json(body), None)
+        back = wire.decode(wire.from_json(body), None)
         sys.set_int_max_str_digits(0)
         assert repr(back) == repr(value)
 
@@ -429,8 +431,8 @@ def test_shared_and_cyclic_arguments_keep_their_shape():
     cycle = {"a": inner, "b": inner}
     cycle["self"] = cycle
     objects = []
-    back = sandbox.decode(
-        json.loads(json.dumps(sandbox.encode(cycle, None, {}, True))), None, objects, True
+    back = wire.decode(
+        json.loads(json.dumps(wire.encode(cycle, None, {}, True))), None, objects, True
     )
     assert back["a"] is back["b"] and back["self"] is back and objects == [back, inner]
 
@@ -457,7 +459,7 @@ def test_malformed_values_are_refused(form):
         raise ValueError(value)
 
     with pytest.raises(sandbox.MessageError):
-        sandbox.decode(form, foreign, [])
+        wire.decode(form, foreign, [])
 
 
 # filters
@@ -483,14 +485,14 @@ def run_filter(code, architecture, number, *arguments):
         position += 1
 
 
-@pytest.mark.parametrize("machine", sandbox.CALLS)
+@pytest.mark.parametrize("machine", syscalls.CALLS)
 def test_the_filters_of_both_architectures_decide_as_documented(machine):
-    calls = sandbox.CALLS[machine]
-    base, candidate = sandbox.base_filter(machine), sandbox.candidate_filter(machine)
+    calls = syscalls.CALLS[machine]
+    base, candidate = syscalls.base_filter(machine), syscalls.candidate_filter(machine)
     audit = calls["audit"]
-    allow, refuse = sandbox.RETURN_ALLOW, sandbox.RETURN_ERRNO | sandbox.EPERM
+    allow, refuse = syscalls.RETURN_ALLOW, syscalls.RETURN_ERRNO | syscalls.EPERM
     numbers = {
-        e.split(":")[0]: e.split(":")[calls["column"]] for e in sandbox.ALLOWED_CALLS.split()
+        e.split(":")[0]: e.split(":")[calls["column"]] for e in syscalls.ALLOWED_CALLS.split()
     }
     for name in ("read", "write", "openat", "futex", "mmap", "exit_group", "wait4", "kill"):
         assert run_filter(base, audit, int(numbers[name])) == allow, name
@@ -500,9 +502,9 @@ def test_the_filters_of_both_architectures_decide_as_documented(machine):
             "aarch64": {"ptrace": 117, "socket": 198, "execve": 221, "mount": 40},
         }[machine][name]
         assert run_filter(base, audit, number) == refuse, name
-    assert run_filter(base, 0x40000003, int(numbers["read"])) == sandbox.RETURN_KILL
+    assert run_filter(base, 0x40000003, int(numbers["read"])) == syscalls.RETURN_KILL
     assert run_filter(base, audit, 0x40000000 | int(numbers["read"])) == refuse
-    assert run_filter(base, audit, calls["clone3"]) == sandbox.RETURN_ERRNO | sandbox.ENOSYS
+    assert run_filter(base, audit, calls["clone3"]) == syscalls.RETURN_ERRNO | syscalls.ENOSYS
     thread, fork, namespace = 0x3D0F00, 17, 0x10000000 | 17
     assert [
         run_filter(base, audit, calls["clone"], flags) for flags in (thread, fork, namespace)
@@ -742,16 +744,16 @@ def test_bad_programs_leave_no_process_descriptor_file_or_memory(monkeypatch, tm
 
 def refusing(*numbers):
     """A preexec function that makes the kernel refuse system calls in a child, as a container's profile does."""
-    kernel = sandbox.Kernel()
-    out = sandbox.Assembler()
+    kernel = syscalls.Kernel()
+    out = syscalls.Assembler()
     out.load(0)
     for number in numbers:
-        out.when_equal(number, lambda: out.give(sandbox.RETURN_ERRNO | sandbox.EPERM))
-    out.give(sandbox.RETURN_ALLOW)
+        out.when_equal(number, lambda: out.give(syscalls.RETURN_ERRNO | syscalls.EPERM))
+    out.give(syscalls.RETURN_ALLOW)
     code = kernel.prepare_filter(out.code)
 
     def prepare():
-        kernel.prctl(sandbox.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         kernel.install_filter(code)
 
     return prepare
@@ -806,7 +808,7 @@ def test_probe_lists_each_layer_as_proved_or_absent(tmp_path):
     result = command(tmp_path, "probe")
     assert result.returncode == 0
     assert [line.split(":")[0].split() for line in result.stdout.splitlines()[:-1]] == [
-        [*name.split(), "proved"] for name in sandbox.LAYERS
+        [*name.split(), "proved"] for name in seal.LAYERS
     ]
     result = command(tmp_path, "probe", prepare=refusing(LANDLOCK))
     assert (

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
+from jail import syscalls
 
 NUMBER = {
     "task_id": "number",
@@ -572,7 +573,7 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
     (folder / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks.values()))
     rows = [{"task_id": task["task_id"], "solution": program} for task, program in pairs]
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shutil.copy(sandbox.__file__, folder / "sandbox.py")
+    copy_sandbox(folder)
     interpreter, prepare, user = sys.executable, None, None
     if condition == "unprivileged":
         if os.getuid() != 0:
@@ -585,11 +586,11 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
         if interpreter is None:
             pytest.skip("no interpreter that an unprivileged user may run")
     elif condition == "no namespaces":
-        kernel = sandbox.Kernel()
+        kernel = syscalls.Kernel()
         refuse = kernel.prepare_filter(refuse_namespaces(kernel.machine))
 
         def prepare():
-            kernel.prctl(sandbox.PR_SET_NO_NEW_PRIVS, 1)
+            kernel.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
             kernel.install_filter(refuse)
 
     command = [
@@ -620,6 +621,13 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
     return [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
 
 
+def copy_sandbox(folder: Path) -> None:
+    """Copy what the sandbox consists of, and nothing else, into a folder."""
+    project = Path(sandbox.__file__).parent
+    shutil.copy(project / "sandbox.py", folder)
+    shutil.copytree(project / "jail", folder / "jail", ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def usable_by(user: int, interpreter: str) -> bool:
     try:
         version = [interpreter, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]
@@ -634,11 +642,11 @@ def usable_by(user: int, interpreter: str) -> bool:
 def refuse_namespaces(machine: str) -> list:
     """A filter like the default profile of a container: no unshare, no mount."""
     numbers = {"x86_64": (272, 165), "aarch64": (97, 40)}[machine]
-    out = sandbox.Assembler()
+    out = syscalls.Assembler()
     out.load(0)
     for number in numbers:
-        out.when_equal(number, lambda: out.give(sandbox.RETURN_ERRNO | sandbox.EPERM))
-    out.give(sandbox.RETURN_ALLOW)
+        out.when_equal(number, lambda: out.give(syscalls.RETURN_ERRNO | syscalls.EPERM))
+    out.give(syscalls.RETURN_ALLOW)
     return out.code
 
 

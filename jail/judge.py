@@ -21,9 +21,9 @@ import time
 from collections import OrderedDict
 
 from jail import styles
-from jail.proxies import HarnessError, ProgramEnd, Session, lines
+from jail.proxies import HarnessError, ProgramEnd, Session, lines, set_timeout
 from jail.syscalls import PR_SET_PDEATHSIG, Kernel
-from jail.wire import MAX_TEXT, STATUS, Channel, compile_program, set_timeout, to_json
+from jail.wire import MAX_TEXT, STATUS, Channel, compile_program, to_json
 
 MAX_COMPILED = 100_000  # characters of a program that the judge compiles
 JUDGE_MEMORY = 2 << 30  # bytes of address space: tests work on data that the program chose

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import builtins
 import operator
+import socket
+import struct
 import types
 
 from jail.wire import MAPPINGS, MAX_TEXT, TAGS, Channel, MessageError, decode, encode, fill
@@ -281,6 +283,11 @@ class Session:
         if own and kind in OBJECT_OPERATIONS:
             return OBJECT_OPERATIONS[kind](target, *args)
         raise TypeError(f"{kind} is not possible here")
+
+
+def set_timeout(connection: socket.socket, option: int, seconds: int) -> None:
+    """Let a read or write of the blocking socket fail after so many seconds."""
+    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", seconds, 0))
 
 
 def number(value) -> int | None:

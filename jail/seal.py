@@ -10,10 +10,10 @@ whatever lies on sys.path: no folder of the project may be there.
 
 from __future__ import annotations
 
+import _socket  # socket itself would load select and selectors into every candidate's memory
 import contextlib
 import os
 import resource
-import socket
 import struct
 import sys
 
@@ -105,6 +105,7 @@ class Seal:
         # layer -> "" if its effect is proved, else the reason of its absence
         self.report = {name: "not tried" for name in LAYERS}
         self.kernel = Kernel() if sys.platform == "linux" else None
+        self.install_filter = None  # installs what candidates add to the filter of system calls
         self.namespaces = False  # whether this process left those of its parent
 
     def unshare(self) -> None:
@@ -130,7 +131,7 @@ class Seal:
             if same and not self.report[name + " namespace"]:
                 self.report[name + " namespace"] = "the namespace did not change"
         if not self.report["network namespace"]:
-            interfaces = [name for _, name in socket.if_nameindex()]
+            interfaces = [name for _, name in _socket.if_nameindex()]
             if set(interfaces) - {"lo"}:
                 self.report["network namespace"] = "an interface is there"
 
@@ -198,19 +199,21 @@ class Seal:
             raise OSError(ENOSYS, f"no table of system calls for {os.uname().machine}")
         base = syscalls.base_filter(self.kernel.machine)
         extra = syscalls.candidate_filter(self.kernel.machine)
-        self.kernel.prepared = self.kernel.prepare_filter(extra)
-        self.kernel.install_filter(self.kernel.prepare_filter(base))
+        installer = self.kernel.filter_installer(extra)
+        self.kernel.install_filter(base)
+        self.install_filter = installer
 
     def machine_unknown(self) -> bool:
+        """Whether the filters are not made for this machine."""
         known = self.kernel.machine in syscalls.CALLS
         return not known or sys.byteorder != "little" or struct.calcsize("P") != 8
 
     def after_fork(self) -> None:
         """What a candidate loses on top of the zygote's seal."""
-        if self.kernel is not None and not self.report["seccomp"]:
-            self.kernel.install_filter(self.kernel.prepared)
-        else:
+        if self.install_filter is None:
             os.setsid()  # so that its processes can be ended as a group
+        elif self.install_filter() < 0:
+            raise OSError(EPERM, "the filter of system calls is refused")
 
     def prove(self) -> dict:
         """Try each forbidden act in a sealed candidate; return the report."""
@@ -221,7 +224,7 @@ class Seal:
             return self.report
         acts = {
             "fork": lambda: os.fork() or os._exit(0),
-            "socket": lambda: socket.socket().close(),
+            "socket": lambda: _socket.socket().close(),
             "kill": lambda: os.kill(os.getppid(), 0),
             "chmod": lambda: os.chmod(self.scratch, 0o777),
             "exec": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),

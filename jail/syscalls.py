@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import partial
 
 # The system calls that an interpreter and honest programs need, as name:number on x86_64:number on
 # aarch64 ("-": no such call). The filter compares in this order.
@@ -58,6 +59,7 @@ IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 FCNTLS = (*range(8), 1030, 1031, 1032)  # no F_SETOWN: it would send signals
 PRCTLS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
 PR_SET_SECCOMP, PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 22, 1, 38
+SECCOMP_MODE_FILTER = 2
 
 
 class Assembler:
@@ -197,9 +199,7 @@ class Kernel:
         self.ctypes = ctypes
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.machine = os.uname().machine
-        # Without conversions: every candidate pays for the memory that this call touches.
-        self.set_filter = ctypes.PyDLL(None).prctl
-        self.prepared = None  # the candidates' filter, built once and installed after every fork
+        self.filters = []  # buffers of filters that may still be installed
 
     def check(self, result: int, what: str) -> int:
         if result < 0:
@@ -264,14 +264,21 @@ class Kernel:
         os.close(ruleset)
         return version
 
-    def prepare_filter(self, code: list):
-        """The kernel's structure for a BPF program, and the buffer that the structure points to."""
+    def filter_installer(self, code: list):
+        """A function that installs a filter; its result is negative if the kernel refuses.
+
+        Every candidate calls one after its fork, and pays for each page that the call touches. So
+        the arguments are made before, and the prototype of the C function stays bare.
+        """
         ctypes = self.ctypes
         data = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
         buffer = ctypes.create_string_buffer(data, len(data))
+        self.filters.append(buffer)
         header = struct.pack("@HP", len(code), ctypes.addressof(buffer))
-        return ctypes.byref(ctypes.create_string_buffer(header)), buffer
+        program = ctypes.byref(ctypes.create_string_buffer(header))
+        return partial(ctypes.PyDLL(None).prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)
 
-    def install_filter(self, prepared) -> None:
-        if self.set_filter(PR_SET_SECCOMP, 2, prepared[0], 0, 0) < 0:
+    def install_filter(self, code: list) -> None:
+        """Install a filter in this process, for good."""
+        if self.filter_installer(code)() < 0:
             raise OSError(EPERM, "the filter of system calls is refused")

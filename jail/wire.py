@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import struct
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -43,6 +42,7 @@ encode_json = json.encoder.c_make_encoder(
     False,  # skipkeys
     True,  # allow_nan
 )
+DECODER = json.JSONDecoder()
 HEADER = struct.Struct(">I")
 
 
@@ -56,9 +56,12 @@ def from_json(body: bytes):
     if body.count(b",") > MAX_ITEMS:
         raise MessageError(f"a message holds more than {MAX_ITEMS} values")
     try:
-        return json.loads(body)
+        message, end = DECODER.raw_decode(body.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise MessageError(f"not JSON: {error}") from None
+    if end != len(body):
+        raise MessageError("not JSON: more follows the value")
+    return message
 
 
 class Channel:
@@ -313,8 +316,3 @@ def fill(container, value: list, foreign, objects, register) -> None:
 def compile_program(source: str):
     """The code object of a program. Raises what `compile` raises."""
     return compile(source.removeprefix("\ufeff"), PROGRAM_FILE, "exec", dont_inherit=True)
-
-
-def set_timeout(connection: socket.socket, option: int, seconds: int) -> None:
-    """Let a read or write of the blocking socket fail after so many seconds."""
-    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", seconds, 0))

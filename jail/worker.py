@@ -22,10 +22,10 @@ import sys
 import time
 
 from jail.judge import WALL_FACTOR
-from jail.proxies import HarnessError, ProgramEnd
+from jail.proxies import HarnessError, ProgramEnd, set_timeout
 from jail.seal import make_scratch, remove_scratch
 from jail.styles import make_verdict
-from jail.wire import Channel, MessageError, set_timeout
+from jail.wire import Channel, MessageError
 
 # The files that each process loads, each after those that it imports; `main` of the last one runs.
 ROLES = {

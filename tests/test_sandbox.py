@@ -750,11 +750,11 @@ def refusing(*numbers):
     for number in numbers:
         out.when_equal(number, lambda: out.give(syscalls.RETURN_ERRNO | syscalls.EPERM))
     out.give(syscalls.RETURN_ALLOW)
-    code = kernel.prepare_filter(out.code)
+    install = kernel.filter_installer(out.code)
 
     def prepare():
         kernel.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        kernel.install_filter(code)
+        assert install() == 0
 
     return prepare
 

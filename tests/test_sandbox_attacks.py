@@ -587,11 +587,11 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
             pytest.skip("no interpreter that an unprivileged user may run")
     elif condition == "no namespaces":
         kernel = syscalls.Kernel()
-        refuse = kernel.prepare_filter(refuse_namespaces(kernel.machine))
+        refuse = kernel.filter_installer(refuse_namespaces(kernel.machine))
 
         def prepare():
             kernel.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-            kernel.install_filter(refuse)
+            assert refuse() == 0
 
     command = [
         interpreter,

@@ -87,15 +87,10 @@ class Worker:
         control, control_there = socket.socketpair()
         self.channel = Channel(self.connection.fileno())
         set_timeout(self.connection, socket.SO_RCVTIMEO, 1)
-        try:
-            with orders_there, control, control_there:
-                control_end = control_there.fileno()
-                launcher = self.launch("zygote", [control_end], self.scratch, self.memory)
-                self.launch("judge", [orders_there.fileno(), control.fileno()], launcher)
-            self.report = self.receive(60.0, 60.0)
-        except BaseException:
-            self.stop()
-            raise
+        with orders_there, control, control_there:
+            launcher = self.launch("zygote", [control_there.fileno()], self.scratch, self.memory)
+            self.launch("judge", [orders_there.fileno(), control.fileno()], launcher)
+        self.report = self.receive(60.0, 60.0)
 
     def launch(self, role: str, descriptors: list[int], *arguments) -> int:
         """Start the process of a role and send it its code. Returns the process id."""

@@ -131,9 +131,8 @@ class Sandbox:
         if isolation not in ("strict", "auto", "none"):
             raise ValueError(f"isolation: {isolation!r} is not one of strict, auto, none")
         if workers < 1 or not timeout > 0 or memory_mb < 64:
-            raise ValueError(
-                "workers, timeout and memory_mb must be at least 1, above 0 and at least 64"
-            )
+            limits = "at least 1, above 0 and at least 64"
+            raise ValueError(f"workers, timeout and memory_mb must be {limits}")
         self.timeout, self.memory, self.trace = float(timeout), int(memory_mb) << 20, bool(trace)
         self.orders = queue.SimpleQueue()
         self.checked = OrderedDict()  # what the judge needs of the tasks seen last
@@ -346,13 +345,10 @@ def run_command(options) -> None:
     with Sandbox(
         options.workers, options.timeout, options.memory_mb, options.isolation, options.trace
     ) as sandbox:
-        verdicts = sandbox.judge(
-            [(task, program) for task, _, program in samples], progress="judging"
-        )
-    write_rows(
-        options.out,
-        [{**row, **verdict} for (_, row, _), verdict in zip(samples, verdicts, strict=True)],
-    )
+        pairs = [(task, program) for task, _, program in samples]
+        verdicts = sandbox.judge(pairs, progress="judging")
+    rows = [{**row, **verdict} for (_, row, _), verdict in zip(samples, verdicts, strict=True)]
+    write_rows(options.out, rows)
     counts = Counter(verdict["status"] for verdict in verdicts)
     judged = len(verdicts) - counts["harness_error"]
     for status in STATUSES:
@@ -381,20 +377,14 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="judge a file of samples")
+    samples = "samples.jsonl: task_id and solution, or completion"
+    out = "verdicts.jsonl: the sample rows and their verdicts"
+    timeout = "CPU seconds a program, where its task gives none"
     run.add_argument("--tasks", required=True, help="tasks.jsonl")
-    run.add_argument(
-        "--samples", required=True, help="samples.jsonl: task_id and solution, or completion"
-    )
-    run.add_argument(
-        "--out", required=True, help="verdicts.jsonl: the sample rows and their verdicts"
-    )
+    run.add_argument("--samples", required=True, help=samples)
+    run.add_argument("--out", required=True, help=out)
     run.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    run.add_argument(
-        "--timeout",
-        type=float,
-        default=3.0,
-        help="CPU seconds a program, where its task gives none",
-    )
+    run.add_argument("--timeout", type=float, default=3.0, help=timeout)
     run.add_argument("--isolation", choices=("auto", "strict", "none"), default="auto")
     run.add_argument("--trace", action="store_true", help="record the executed lines")
     probe = commands.add_parser("probe", help="show which layers hold on this machine")
@@ -405,7 +395,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         {"run": run_command, "probe": probe_command}[options.command](options)
-    except (RowError, SandboxError, HarnessError, ValueError, OSError) as error:
+    except (RowError, SandboxError, HarnessError, MessageError, ValueError, OSError) as error:
         print(f"sandbox.py: {error}", file=sys.stderr)
         sys.exit(2)
 

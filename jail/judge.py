@@ -27,9 +27,8 @@ from jail.wire import MAX_TEXT, STATUS, Channel, compile_program, to_json
 
 MAX_COMPILED = 100_000  # characters of a program that the judge compiles
 JUDGE_MEMORY = 2 << 30  # bytes of address space: tests work on data that the program chose
-WALL_FACTOR = (
-    5  # wall limit = this times the CPU limit, less the time spent waiting for a processor
-)
+# Wall limit of a program = this times its CPU limit, not counting the wait for a processor.
+WALL_FACTOR = 5
 SEVERITY = ("passed", "failed", "error", "memory", "timeout", "syntax_error")
 
 
@@ -170,7 +169,7 @@ class Judge:
         return self.run_program(order, ["_report"], lambda *rest: styles.run_inside(order, *rest))
 
     def judge_stdio(self, order: dict) -> dict:
-        """Style stdio: a process for each test. An end by a limit is the last test."""
+        """Style stdio: a process for each test, until a limit ends one."""
         verdicts = []
         for test in order["tests"]:
             with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:

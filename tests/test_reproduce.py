@@ -15,10 +15,10 @@ import make_prm_data
 import make_tasks
 from studies import run as studies
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "reproduce"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
 import tables
 
+ROOT = Path(__file__).parent.parent
 INPUTS = {"tasks", "model_name_or_path", "prm", "orm", "reasoning_rm", "data", "samples", "input"}
 INPUTS |= {"from_verdicts", "compare", "plus", "pairs"}
 # In the place of python and torchrun: notes a command, and the inputs that nothing has written yet;
@@ -38,7 +38,8 @@ hub = ("Qwen/", "http:")
 missing = [path for path in paths if not path.startswith(hub) and not Path(path).exists()]
 with open("commands.jsonl", "a") as file:
     file.write(json.dumps({"words": words, "missing": missing}) + "\\n")
-written = [path for name in ("output_file", "outcomes_file", "lines_file") for path in flags.get(name, [])]
+files = ("output_file", "outcomes_file", "lines_file")
+written = [path for name in files for path in flags.get(name, [])]
 written += [path + ".progress" for path in written]
 for folder in flags.get("output_dir", []):
     names = ["config.json", "samples.jsonl", "verdicts.jsonl", "report.json", "metrics.jsonl"]
@@ -52,7 +53,7 @@ for path in written:
 
 
 def bash(folder, *words, **variables):
-    """Runs bash in a folder that holds a copy of reproduce/, with the stub for python and torchrun."""
+    """Runs bash in a folder with a copy of reproduce/, and the stub for python and torchrun."""
     shutil.copytree(ROOT / "reproduce", folder / "reproduce", dirs_exist_ok=True)
     shutil.copy(ROOT / "requirements.txt", folder)
     (folder / "bin").mkdir(exist_ok=True)
@@ -87,7 +88,7 @@ def config_class(script, words):
 
 
 def check_commands(folder):
-    """Each command's flags parse and its inputs are there; each arm of a table has been evaluated."""
+    """Each command's flags parse, its inputs are there, and each table's arms are evaluated."""
     rows = [json.loads(line) for line in (folder / "commands.jsonl").read_text().splitlines()]
     for words in {tuple(row["words"]) for row in rows}:
         script, flags = words[0], list(words[1:])
@@ -163,8 +164,8 @@ run_arms "$ARMS" studied
     )
     few, few_evaluated, studied, _, again, _ = (" ".join(words) for words in commands)
     assert few == (
-        "ppo.py --tasks train --model_name_or_path sft --max_steps 60 --seed 0 --output_dir out/few "
-        "--num_prompts 4 --prm out/prm"
+        "ppo.py --tasks train --model_name_or_path sft --max_steps 60 --seed 0 "
+        "--output_dir out/few --num_prompts 4 --prm out/prm"
     )
     assert few_evaluated.endswith("--model_name_or_path out/few --seed 0 --output_dir out/eval-few")
     assert studied.startswith("studies/run.py lambda_at_line_ends critic_warmup --tasks train")

@@ -116,8 +116,8 @@ def test_the_table_quotes_the_reports_and_the_budgets(tmp_path, capsys):
         lines[4] == "| SFT | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.00 [0.00, 1.00] | 0 | 1.5 |"
     )
     assert lines[7] == (
-        "| PPO, test reward + PRM | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.30 [0.00, 1.00] | 256 "
-        "| 1.5 |"
+        "| PPO, test reward + PRM | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.30 [0.00, 1.00] "
+        "| 256 | 1.5 |"
     )
     assert "AUC 0.950, over 123 lines" in lines[-1]
 

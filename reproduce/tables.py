@@ -119,7 +119,10 @@ def read_arms(words: list[str]) -> dict[str, Arm]:
 def read_json(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
 
 
 def read_report(folder: Path) -> dict:
@@ -566,9 +569,9 @@ def recode(tasks: str, runs: Path, base: str, arms: list[str]) -> None:
     Reads <seed>/<arm> of grpo.py and <seed>/eval-<arm> of eval.py on TASKS. BASE is the arm that
     pass@1 is compared with, seed by seed; an ARM of the form FIRST:SECOND prints one more
     difference in pass@1. "plan accuracy" is the share of plan lines that are the reference's, place
-    by place (prm_data/contrast.py); "vague" the share that state no step. R_proc is the mean over
-    the rollouts of the last ten batches; an arm that does not pay R_proc may still log it. "no
-    advantage" is the share of groups in those batches whose samples all have the same reward.
+    by place; "vague" the share that state no step. R_proc is the mean over the rollouts of the last
+    ten batches; an arm that does not pay R_proc may still log it. "no advantage" is the share of
+    groups in those batches whose samples all have the same reward.
     """
     by_id = {task["task_id"]: task for task in common.read_jsonl(tasks, common.PROMPT_FIELDS)}
     differences = [word.split(":") for word in arms if re.fullmatch(r"[^:=|\n]+:[^:=|\n]+", word)]

@@ -19,14 +19,17 @@
 #     ppo-line  | lines as actions | ppo lambda_at_line_ends --lam 0.8
 #     ppo-other | another study's  |
 #     END
-#     run_arms "$ARMS"                                         # trains and evaluates the arms
-#     python reproduce/tables.py seeds "$RUNS" ppo-tests "$ARMS"   # a row for each, by its label
+#     run_arms "$ARMS"                                             # trains, evaluates the arms
+#     python reproduce/tables.py seeds "$RUNS" ppo-tests "$ARMS"   # a row for each arm
 #
-# name is the run folder under OUT; eval-<name> is its evaluation. label is what the tables print.
-# How an arm is trained: a function (ppo, grpo, dpo, sft, evaluate, or one of the script's own),
-# then studies (studies/<name>.diff, applied in this order), then flags. A flag here takes the place
-# of the same flag in PPO=() and its like. An arm with nothing there is shown, not trained: another
-# list trains it. A line may go on after a backslash.
+# name: the run folder under OUT; eval-<name> is its evaluation.
+# label: what the tables print. `label=N` where the run folder does not say that the policy has
+#     learned from N samples.
+# How the arm is trained: a function (ppo, grpo, dpo, sft, evaluate, or one of the script's own);
+#     studies (studies/<name>.diff, applied in this order); flags, each of which takes the place of
+#     the same flag in PPO=() and its like. With nothing here, the arm is shown and not trained:
+#     another list trains it.
+# A line may go on after a backslash.
 #
 # Everything can be run again: a finished stage is not repeated, a run that was cut off goes on.
 
@@ -47,8 +50,6 @@ setup() { # requirements file
     fi
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
 }
-
-# --- Arms
 
 arms() { # variable: reads arm lines from standard input
     local text
@@ -93,8 +94,6 @@ at_once() { # function, arguments ...: once for each argument, $JOBS at a time; 
     done
     set +m
 }
-
-# --- Stages
 
 train() { # script, its flags ...
     if [ "$PROCESSES" = 1 ]; then

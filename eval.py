@@ -45,7 +45,7 @@ import metrics
 import sandbox
 from common import InputError
 from kernels import masking
-from prm_data import chat
+from teachers import chat
 
 REPLICATES = 10_000  # of the bootstrap
 JUDGE = """Here is a programming problem, and two reasonings that are meant to lead to its solution.

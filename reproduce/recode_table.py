@@ -20,8 +20,8 @@ from seeds_table import cell
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import common
-from make_tasks import VAGUE
-from prm_data.contrast import plan_accuracy, plan_lines
+from benchmarks.micro_operations import VAGUE_PLAN_LINES
+from teachers.reasoning_rules import plan_accuracy, plan_lines
 
 
 def measures(evaluation: Path, run: Path, tasks: dict[str, dict], tokenizer) -> dict[str, float]:
@@ -35,7 +35,7 @@ def measures(evaluation: Path, run: Path, tasks: dict[str, dict], tokenizer) -> 
             plan_accuracy(tasks[row["task_id"]]["meta"]["plan"], plan)
             for row, plan in zip(rows, plans, strict=True)
         ),
-        "vague": sum(line in VAGUE for line in lines) / max(len(lines), 1),
+        "vague": sum(line in VAGUE_PLAN_LINES for line in lines) / max(len(lines), 1),
         "tokens": statistics.fmean(
             len(ids) for ids in tokenizer([row["completion"] for row in rows])["input_ids"]
         ),

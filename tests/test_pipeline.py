@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 import common
 import eval as evaluation
 import grpo
-import make_tasks
 import ppo
 import sandbox
 import sft
 import train_prm
+from benchmarks import micro
 from prm_data import mutate
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +115,7 @@ def stages(tmp_path_factory):
         "max_steps": 3,
         "train_min_steps": 2,
     }
-    make_tasks.main(make_tasks.Config("micro", str(folder), **sizes))
+    micro.main(micro.Config(str(folder), **sizes))
     stage, config = stages.sft(
         "sft", max_steps=140, learning_rate=4e-3, save_steps=50
     )  # until it knows some of the few tasks by heart

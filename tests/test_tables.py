@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import common
-import make_tasks
+from benchmarks import micro
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
 import budget_table
@@ -259,16 +259,14 @@ def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path,
 
 
 def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, capsys):
-    config = make_tasks.Config(
-        "micro",
-        "",
+    config = micro.Config("",
         num_sft_tasks=1,
         num_train_tasks=3,
         num_test_tasks=1,
         train_min_steps=3,
         max_steps=3,
     )
-    tasks = make_tasks.make_micro(config)["train"]
+    tasks = micro.make(config)["train"]
     common.write_jsonl(tmp_path / "train.jsonl", tasks)
     rows = []
     for task, first_bad in zip(

@@ -54,10 +54,8 @@ class Config:
     min_steps: int = 2  # shortest program of sft.jsonl and test.jsonl
     max_steps: int = 8  # longest program
     train_min_steps: int = 5  # shortest program of train.jsonl
-    misconceptions: float = (
-        0.35  # share of (operation, phrase) pairs that the teacher takes wrongly
-    )
-    misconception_rate: float = 0.6  # how often the teacher takes such a pair wrongly
+    misconceptions: float = 0.35  # share of (operation, phrase) pairs that the teacher misreads
+    misconception_rate: float = 0.6  # how often the teacher misreads such a pair
     noise: float = 0.04  # how often the teacher slips on any line
     comment_rate: float = 0.0  # how often a line of a demonstration has a comment above it
     plans: bool = False  # demonstrations write a plan between think tags before the program
@@ -182,7 +180,7 @@ def task_of(steps: list[Step], states: list, prompt: str, split: str, number: in
 def teacher_codes(
     rng: random.Random, steps: list[Step], misread: set[tuple[int, int]], config: Config
 ) -> list[str]:
-    """The lines that the teacher writes. misread: (operation, phrase) pairs it takes wrongly."""
+    """The lines that the teacher writes. misread: its misconceptions, (operation, phrase) pairs."""
     codes = []
     for step in steps:
         chance = rng.random()

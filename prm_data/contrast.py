@@ -57,8 +57,7 @@ from typing import Literal
 import common
 from common import InputError
 from prm_data import rows
-from teachers import chat_reasoning, reasoning_rules
-from teachers.chat import Teacher
+from teachers import chat, chat_reasoning, reasoning_rules
 from teachers.reasoning_rules import (
     DIMENSIONS,
     first_fault,
@@ -84,9 +83,7 @@ class Config:
     samples: str | None = None
     # verdicts.jsonl: a benchmark of sound and unsound samples, nothing is rewritten
     from_verdicts: str | None = None
-    teacher: str = (
-        "rules"  # who rewrites: rules; or a chat endpoint's URL, a model folder, a hub name
-    )
+    teacher: str = "rules"  # who rewrites: rules; or an endpoint's URL, a model folder or hub name
     teacher_model: str | None = None  # which model of the endpoint
     teacher_temperature: float = 0.8
     max_new_tokens: int = 1024  # of one answer
@@ -247,8 +244,8 @@ def drawn_pairs(pairs: list[dict], config: Config) -> list[dict]:
     return drawn
 
 
-def teacher_of(config: Config) -> Teacher:
-    return Teacher(
+def teacher_of(config: Config) -> chat.Teacher:
+    return chat.Teacher(
         config.teacher,
         f"{config.output_file}.teacher",
         config.teacher_model,

@@ -58,8 +58,8 @@ import common
 import sandbox
 from common import InputError
 from prm_data import rows
+from teachers import chat
 from teachers.ast_variants import ast_variants
-from teachers.chat import Teacher
 from teachers.chat_variants import chat_variants
 from teachers.program import Program, source_lines
 from teachers.units import Variant, line_units
@@ -102,9 +102,7 @@ class Config:
     packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
     rows_per_task: int = 4  # program packing: rows a task
     change_rate: float = 0.4  # program packing: share of statements that are replaced
-    shift_rate: float = (
-        0.15  # program packing: share of rows with a statement deleted, added, moved
-    )
+    shift_rate: float = 0.15  # program packing: share of rows with a deleted, added or moved line
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a reference, where the task sets none
     # CPU seconds a changed program; ten times its reference's where that is more
@@ -145,7 +143,9 @@ def rule_variants(task: dict, tasks: list[dict], config: Config) -> list[Variant
     return [variant for variant in own if taboo.isdisjoint(variant.text.split("\n"))]
 
 
-def execute(tasks: list[dict], config: Config, progress: Path, teacher: Teacher | None) -> None:
+def execute(
+    tasks: list[dict], config: Config, progress: Path, teacher: chat.Teacher | None
+) -> None:
     """Runs every reference, then every variant of those that pass.
 
     Appends a line a task to the progress file.
@@ -326,7 +326,7 @@ COUNTS = ("made", "compiled", "passed", "failed", "equivalent", "unjudged")  # o
 
 
 def report_of(
-    tasks: list[dict], results: dict[str, dict], labelled: list[dict], teacher: Teacher | None
+    tasks: list[dict], results: dict[str, dict], labelled: list[dict], teacher: chat.Teacher | None
 ) -> dict:
     """What the teacher made, what execution said of it, and the labels that came of it."""
     by_operator, dropped = defaultdict(Counter), Counter()
@@ -471,7 +471,7 @@ def main(config: Config) -> None:
         return
     teacher = None
     if config.teacher != "ast":
-        teacher = Teacher(
+        teacher = chat.Teacher(
             config.teacher,
             f"{config.output_file}.teacher",
             config.teacher_model,

@@ -78,8 +78,9 @@ def chat_variants(
 
     An answer is of no use when it is missing, unparsable, unchanged, or a duplicate.
     """
-    asked = [(task, *rest) for task in tasks
-             for rest in prompts_of(task, unit, intents, num_variants)]  # fmt: skip
+    asked = []  # (task, unit, intent, prompt)
+    for task in tasks:
+        asked += [(task, *rest) for rest in prompts_of(task, unit, intents, num_variants)]
     answers = teacher.ask([prompt for *_, prompt in asked], "teacher's answers")
     found = {task["task_id"]: ([], Counter()) for task in tasks}
     seen = {task["task_id"]: [meaning(task["solution"])] for task in tasks}

@@ -21,27 +21,21 @@ rule can say is a function in expressions.py, lines.py or blocks.py.
 # Changes that are meant to break the program, each of a single node of its tree.
 MUTATIONS = r"""
 compare      A < B -> A <= B ; A > B ; A >= B   A <= B -> A < B ; A >= B ; A > B
-compare      A > B -> A >= B ; A < B ; A <= B
-compare      A >= B -> A > B ; A <= B ; A < B   A == B <-> A != B   A in B <-> A not in B
-compare      A is B <-> A is not B
-compare      A == K -> A > K ; A < K   A <= B <= C -> A < B <= C ; A <= B < C ; A <= C
+compare      A > B -> A >= B ; A < B ; A <= B   A >= B -> A > B ; A <= B ; A < B   A == B <-> A != B
+compare      A in B <-> A not in B   A is B <-> A is not B   A == K -> A > K ; A < K
+compare      A <= B <= C -> A < B <= C ; A <= B < C ; A <= C
 compare      A <= B < C -> A < B < C ; A <= B <= C ; B < C
 compare      A < B < C -> A <= B < C ; A < B <= C ; A < C
 arithmetic   P + R -> P - R ; P * R   A - B -> A + B   P * R -> P + R ; P - R ; P / R
-arithmetic   A ** B -> A * B
-arithmetic   A / B -> A * B ; A // B ; A % B   A // B -> A / B ; A * B ; A % B
-arithmetic   P % B -> P // B ; P * B
-arithmetic   A & B -> A | B ; A ^ B   A | B -> A & B ; A ^ B   A ^ B -> A & B ; A | B
-arithmetic   A << B <-> A >> B
-arithmetic   -X -> X   -V -> V ; abs(V)   abs(A) -> -A
+arithmetic   A ** B -> A * B   A / B -> A * B ; A // B ; A % B   A // B -> A / B ; A * B ; A % B
+arithmetic   P % B -> P // B ; P * B   A & B -> A | B ; A ^ B   A | B -> A & B ; A ^ B
+arithmetic   A ^ B -> A & B ; A | B   A << B <-> A >> B   -X -> X   -V -> V ; abs(V)   abs(A) -> -A
 operands     A - B -> B - A   A / B -> B / A   A // B -> B // A   P % B -> B % P   A ** B -> B ** A
 operands     S + A <-> A + S
 term         A + B -> A ; B   A - B -> A   A * B -> A ; B   A / B -> A   A // B -> A   P % B -> P
 augmented    A += P -> A -= P ; A = P   A += B -> A = B   A -= B -> A += B ; A = B
-augmented    A *= B -> A += B ; A = B
-augmented    A /= B -> A //= B ; A *= B   A //= B -> A /= B ; A -= B   A %= B -> A //= B
-augmented    A |= B <-> A &= B
-augmented    A ^= B -> A |= B   A >>= B -> A <<= B
+augmented    A *= B -> A += B ; A = B   A /= B -> A //= B ; A *= B   A //= B -> A /= B ; A -= B
+augmented    A %= B -> A //= B   A |= B <-> A &= B   A ^= B -> A |= B   A >>= B -> A <<= B
 parity       A % 2 == 0 <-> A % 2 == 1
 constant     True <-> False
 negate       not A -> A
@@ -93,11 +87,9 @@ chain          A <= B and B < C <-> A <= B < C
 chain          A >= B and A <= C -> B <= A <= C   A > B and A < C -> B < A < C
 chain          A == B or A == C -> A in (B, C)   A != B and A != C -> A not in (B, C)
 augmented      A += B <-> A = A + B   A -= B <-> A = A - B   A *= B <-> A = A * B
-augmented      A /= B <-> A = A / B
-augmented      A //= B <-> A = A // B   A %= B <-> A = A % B   A **= B <-> A = A ** B
-augmented      A |= B <-> A = A | B
-augmented      A &= B <-> A = A & B   A ^= B <-> A = A ^ B   A >>= B <-> A = A >> B
-augmented      V = K + V -> V += K
+augmented      A /= B <-> A = A / B   A //= B <-> A = A // B   A %= B <-> A = A % B
+augmented      A **= B <-> A = A ** B   A |= B <-> A = A | B   A &= B <-> A = A & B
+augmented      A ^= B <-> A = A ^ B   A >>= B <-> A = A >> B   V = K + V -> V += K
 power          V ** 2 <-> V * V   A ** B <-> pow(A, B)   2 * V -> V + V
 half           A / 2 -> A * 0.5 ; 0.5 * A   A // N -> int(A / N)
 range          range(0, A) <-> range(A)   range(A, B) <-> range(A, B, 1)

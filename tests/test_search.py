@@ -566,8 +566,8 @@ def test_micro_rows_are_labelled_as_execution_says(labelled):
     assert failing > 10 and exact > 0.7 * failing  # here nearly every right line is the reference's
 
 
-def test_the_report_counts_what_is_in_the_file(micro):
-    _, folder = micro
+def test_the_report_counts_what_is_in_the_file(labelled):
+    _, folder = labelled
     rows, report = (
         common.read_jsonl(folder / "prm.jsonl", {}),
         json.loads((folder / "prm.report.json").read_text()),

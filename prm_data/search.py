@@ -40,8 +40,9 @@ Where the paper is silent:
                       labels need --search exhaustive and ask for p_0.
 --share_completions   ours, for hard labels: a passing response or completion proves for every
                       response to its prompt (of the same policy) that their common prefix is
-                      recoverable, and first_bad moves behind this prefix. Nothing is sampled for
-                      this. first_bad moves back only: K failing completions prove nothing.
+                      recoverable, and first_bad moves behind this prefix. No further completion
+                      is sampled. first_bad can only move to a later line: K failing completions
+                      of a prefix prove nothing.
 --mask_after_first_error   no label (null) after first_bad: the paper has -1 there.
 --data_selection      which prompts are kept, by their responses: remove_hard (some response passes
                       or was revised), medium_only (some pass, some fail), revised_only (some

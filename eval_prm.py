@@ -34,7 +34,7 @@ import torch
 
 import common
 from common import InputError
-from prm_data import chat
+from teachers import chat
 
 JUDGE = """Here is a programming problem, and two reasonings that are meant to lead to its solution.
 

@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import common
 import eval as evaluation
 import sandbox
+from benchmarks.micro_operations import VAGUE_PLAN_LINES
 from common import InputError
-from make_tasks import VAGUE
-from prm_data import contrast, gold
+from prm_data import gold
+from teachers import reasoning_rules
 
 ARM_LINE = re.compile(r"^ *([\w.-]+) *\| *([^|\n]+?) *\|", re.MULTILINE)  # name | label |
 HACK_COLUMNS = {
@@ -544,16 +545,16 @@ def measures_of_plans(folder: Path, arm: str, tasks: dict[str, dict]) -> dict[st
     tokenizer = common.load_tokenizer(read_json(samples / "run_config.json")["model_name_or_path"])
     rows = common.read_jsonl(samples / "samples.jsonl", {"task_id": str, "completion": str})
     plans = [common.reasoning_of(row["completion"]) or "" for row in rows]
-    lines = [line for plan in plans for line in contrast.plan_lines(plan)]
+    lines = [line for plan in plans for line in reasoning_rules.plan_lines(plan)]
     accuracies = [
-        contrast.plan_accuracy(tasks[row["task_id"]]["meta"]["plan"], plan)
+        reasoning_rules.plan_accuracy(tasks[row["task_id"]]["meta"]["plan"], plan)
         for row, plan in zip(rows, plans, strict=True)
     ]
     token_ids = tokenizer([row["completion"] for row in rows])["input_ids"]
     found = {
         "pass@1": read_report(samples)["pass@1"],
         "plan accuracy": statistics.fmean(accuracies),
-        "vague": sum(line in VAGUE for line in lines) / max(len(lines), 1),
+        "vague": sum(line in VAGUE_PLAN_LINES for line in lines) / max(len(lines), 1),
         "tokens": statistics.fmean(len(ids) for ids in token_ids),
     }
     if (folder / arm / "metrics.jsonl").is_file():

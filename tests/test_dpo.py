@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import common
 import dpo
-import make_tasks
+from benchmarks import micro
 from common import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ def start(tmp_path_factory):
         "train_min_steps": 2,
     }
     rows, rng = [], random.Random(0)
-    for task in make_tasks.make_micro(make_tasks.Config("micro", "", **sizes))["train"]:
+    for task in micro.make(micro.Config("", **sizes))["train"]:
         lines = task["solution"].splitlines(keepends=True)
         place = rng.randrange(1, len(lines) - 1)
         wrong = [*lines[:place], "    xs = xs[::-1] + xs\n", *lines[place + 1 :]]

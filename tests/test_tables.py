@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import common
-import make_tasks
+from benchmarks import micro
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
 import tables
@@ -321,8 +321,7 @@ def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path,
 
 
 def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, capsys):
-    config = make_tasks.Config(
-        "micro",
+    config = micro.Config(
         "",
         num_sft_tasks=1,
         num_train_tasks=3,
@@ -330,7 +329,7 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
         train_min_steps=3,
         max_steps=3,
     )
-    tasks = make_tasks.make_micro(config)["train"]
+    tasks = micro.make(config)["train"]
     common.write_jsonl(tmp_path / "train.jsonl", tasks)
     rows = []
     for task, first_bad in zip(

@@ -1,4 +1,4 @@
-"""The rule-based teacher: what it changes, what it leaves alone, and that a change is what it says it is."""
+"""The embedded teacher: what it changes, what it leaves, and that a change is what it says."""
 
 import ast
 import collections
@@ -9,7 +9,8 @@ import warnings
 
 import pytest
 
-from prm_data.ast_teacher import Variant, ast_variants
+from teachers.ast_variants import ast_variants
+from teachers.units import Variant
 
 MICRO = """def f(xs):
     xs = [x for x in xs if x >= 3]
@@ -54,7 +55,7 @@ def texts(source: str, line: int, intent: str | None = None, **options) -> set[s
 
 
 def run(program: str, *arguments):
-    """What the last function of a program returns; the name of the exception where it raises one."""
+    """What the last function of a program returns, or the name of the exception that it raises."""
     names: dict = {}
     try:
         with warnings.catch_warnings():
@@ -68,7 +69,7 @@ def run(program: str, *arguments):
 
 
 def statement_spans(source: str) -> dict[tuple[int, int], str]:
-    """{(first line, last line): "simple" | "header"} of every statement; a header ends where its body begins."""
+    """{(first line, last line): "simple" | "header"}; a header ends where its body begins."""
     spans = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.stmt):
@@ -136,7 +137,8 @@ def test_micro_lines_get_near_misses_and_equal_rewrites(line, mutations, refacto
 def test_a_comprehension_becomes_a_loop_and_carries_its_label_on_the_last_line():
     (loop,) = [v for v in ast_variants(MICRO) if v.operator == "loop" and v.start == 2]
     assert loop.text == (
-        "    result = []\n    for x in xs:\n        if x >= 3:\n            result.append(x)\n    xs = result\n"
+        "    result = []\n    for x in xs:\n        if x >= 3:\n            result.append(x)\n"
+        "    xs = result\n"
     )
     changed = loop.apply(MICRO).splitlines()
     assert changed[loop.label_line(MICRO)] == "    xs = result"
@@ -288,9 +290,11 @@ def test_a_statement_over_several_lines_is_one_unit():
 
 def test_a_header_may_span_lines_and_stand_in_any_compound_statement():
     source = (
-        "async def f(xs,\n            n=2):\n    async for x in xs:\n        n -= x\n    try:\n        n = 1 - n\n"
-        "    except ValueError:\n        n = 0\n    else:\n        n += 1\n    while (n > 3\n           and n < 9):\n"
-        "        n -= 1\n    match n + 1:\n        case 1 if n > 0:\n            n = n - 2\n    return n\n"
+        "async def f(xs,\n            n=2):\n    async for x in xs:\n        n -= x\n"
+        "    try:\n        n = 1 - n\n    except ValueError:\n        n = 0\n"
+        "    else:\n        n += 1\n"
+        "    while (n > 3\n           and n < 9):\n        n -= 1\n"
+        "    match n + 1:\n        case 1 if n > 0:\n            n = n - 2\n    return n\n"
     )
     spans = {(variant.start, variant.end) for variant in ast_variants(source)}
     assert {
@@ -344,7 +348,10 @@ def test_a_donor_that_does_not_parse_lends_nothing():
 
 
 def test_rewrites_do_not_call_a_builtin_that_the_program_hides():
-    source = "def f(list, n):\n    sum = []\n    for x in list:\n        sum.append(x + n)\n    return sum\n"
+    source = (
+        "def f(list, n):\n    sum = []\n"
+        "    for x in list:\n        sum.append(x + n)\n    return sum\n"
+    )
     for unit in ("line", "block"):
         assert not any(
             re.search(r"\b(list|sum)\(", v.text) for v in ast_variants(source, unit=unit)
@@ -406,7 +413,8 @@ def test_refactorings_keep_what_the_program_does_and_mutations_mostly_do_not(uni
 
 def test_blocks_are_rewritten_as_wholes():
     source = (
-        "def f(xs, n):\n    ys = []\n    for x in xs:\n        if x > n:\n            ys.append(x * 2)\n"
+        "def f(xs, n):\n    ys = []\n"
+        "    for x in xs:\n        if x > n:\n            ys.append(x * 2)\n"
         "    if n > 3:\n        return ys\n    else:\n        return xs\n"
     )
     variants = {(v.start, v.end, v.text): v for v in ast_variants(source, unit="block")}
@@ -427,7 +435,10 @@ def test_blocks_are_rewritten_as_wholes():
 
 
 def test_a_loop_that_reads_what_it_builds_does_not_become_a_comprehension():
-    source = "def f(xs):\n    ys = []\n    for x in xs:\n        if x not in ys:\n            ys.append(x)\n    return ys\n"
+    source = (
+        "def f(xs):\n    ys = []\n    for x in xs:\n        if x not in ys:\n"
+        "            ys.append(x)\n    return ys\n"
+    )
     assert not any(v.operator == "loop" for v in ast_variants(source, unit="block"))
 
 

@@ -1,11 +1,12 @@
 """Language models as teachers: prompts in, answers out, each kept on disk as soon as it has come.
 
-    teacher = chat.Teacher("https://api.deepseek.com/v1", "prm.jsonl.teacher", model="deepseek-chat")
-    answers = teacher.ask(["Why?", [{"role": "user", "content": "How?"}]], "teacher")  # in order; None: no answer
+    teacher = chat.Teacher("https://api.deepseek.com/v1", "prm.jsonl.teacher", "deepseek-chat")
+    answers = teacher.ask(["Why?", [{"role": "user", "content": "How?"}]], "teacher")
+    # in the order of the prompts; None: no answer
 
-The teacher is an OpenAI-compatible chat endpoint (a URL: DeepSeek, vLLM, Ollama, ...) or a causal language model in a
-folder or on the hub. An endpoint's key, where it needs one, is the environment variable OPENAI_API_KEY; it is sent to
-that endpoint alone and written nowhere.
+The teacher is an OpenAI-compatible chat endpoint (a URL: DeepSeek, vLLM, Ollama, ...) or a causal
+language model in a folder or on the hub. An endpoint's key, where it needs one, is the environment
+variable OPENAI_API_KEY. The key is sent to that endpoint alone and written nowhere.
 """
 
 import contextlib
@@ -27,10 +28,8 @@ from time import time
 import common
 from common import InputError
 
-FIRST_WAIT, LONGEST_WAIT = (
-    1.0,
-    60.0,
-)  # seconds before the first retry; doubled each time, up to the longest
+FIRST_WAIT = 1.0  # seconds before the first retry; doubled each time,
+LONGEST_WAIT = 60.0  # up to this
 LONGEST_RETRY_AFTER = 600.0  # seconds that a server may ask us to wait
 MAX_BYTES = 16 << 20  # of one reply
 TRY_AGAIN = (408, 409, 425, 429)  # and all from 500
@@ -64,15 +63,13 @@ class Teacher:
         seed: int = 0,
     ):
         if (
-            concurrency < 1
-            or max_new_tokens < 1
-            or max_retries < 0
-            or temperature < 0
+            min(concurrency, max_new_tokens) < 1
+            or min(max_retries, temperature) < 0
             or not timeout > 0
         ):
             raise InputError(
-                "a teacher needs at least 1 new token and 1 request at a time, a temperature and a number of retries of "
-                "0 or more, and a timeout above 0"
+                "a teacher needs at least 1 new token and 1 request at a time, a temperature and a "
+                "number of retries of 0 or more, and a timeout above 0"
             )
         self.name, self.cache, self.model = name.rstrip("/"), Path(cache), model
         self.temperature, self.max_new_tokens, self.seed = temperature, max_new_tokens, seed
@@ -87,27 +84,23 @@ class Teacher:
             self.policy = common.shard(common.load_policy(name).eval())
         if self.cache.is_file():
             common.write_text(self.cache, "".join(common.whole_lines(self.cache)))
-            for row in (
-                common.read_jsonl(self.cache, {"key": str, "answer": str})
-                if self.cache.stat().st_size
-                else []
-            ):
-                self.note(row)
+            if self.cache.stat().st_size:
+                for row in common.read_jsonl(self.cache, {"key": str, "answer": str}):
+                    self.note(row)
 
     def ask(self, prompts: list[str | list[dict]], desc: str) -> list[str | None]:
-        """The answers to prompts (texts, or lists of messages), in order; None where none could be had.
+        """The answers to prompts (texts, or lists of messages), in order; None for no answer.
 
-        A prompt that occurs again is another sample of its answer. Raises InputError where going on is useless: the
-        endpoint refuses (HTTP 401, say), or nothing comes back from it any more.
+        A prompt that occurs again is another sample of its answer. Raises InputError where going on
+        is useless: the endpoint refuses (HTTP 401, say), or nothing comes back from it any more.
         """
         keys, waiting, samples = [], {}, Counter()
         for prompt in prompts:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             sampling = [self.temperature, self.max_new_tokens, self.seed]
             text = json.dumps([self.name, self.model, messages, *sampling])
-            keys.append(
-                hashlib.blake2b(f"{text} {samples[text]}".encode(), digest_size=16).hexdigest()
-            )
+            sample = f"{text} {samples[text]}".encode()
+            keys.append(hashlib.blake2b(sample, digest_size=16).hexdigest())
             samples[text] += 1
             if keys[-1] not in self.answers:
                 waiting[keys[-1]] = messages
@@ -132,40 +125,46 @@ class Teacher:
 
     def note(self, row: dict) -> None:
         self.answers[row["key"]] = row["answer"]
-        self.tokens.update(
-            {name: row.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
-        )
+        for name in ("prompt_tokens", "completion_tokens"):
+            self.tokens[name] += row.get(name, 0)
 
     def seed_for(self, key: str) -> int:
         return common.seed_of(self.seed, "teacher", key) % 2**31  # what every server takes
 
     def ask_model(self, waiting: dict[str, list[dict]], bar) -> None:
-        """Answers of the local model, batch by batch; a prompt that does not fit into it has none."""
+        """Answers of the local model, batch by batch; too long a prompt has no answer."""
         longest = getattr(self.policy.config, "max_position_embeddings", None)
         rows = [(key, encode(self.tokenizer, messages)) for key, messages in waiting.items()]
         for start in range(0, len(rows), self.concurrency):
             batch = rows[start : start + self.concurrency]
-            fitting = [
-                row
-                for row in batch
-                if longest is None or len(row[1]) + self.max_new_tokens <= longest
-            ]
+            if longest is None:
+                fitting = batch
+            else:
+                fitting = [row for row in batch if len(row[1]) + self.max_new_tokens <= longest]
             if fitting:
-                seeds = [self.seed_for(key) for key, _ in fitting]
+                keys, prompts = zip(*fitting, strict=True)
                 rollout = common.roll_out(
-                    self.policy, self.tokenizer, [prompt for _, prompt in fitting],
-                    1, self.max_new_tokens, self.temperature, seeds,
-                )  # fmt: skip
-                for (key, prompt), completion, text in zip(
-                    fitting, rollout.completions, rollout.texts, strict=True
-                ):
+                    self.policy,
+                    self.tokenizer,
+                    list(prompts),
+                    1,
+                    self.max_new_tokens,
+                    self.temperature,
+                    [self.seed_for(key) for key in keys],
+                )
+                answered = zip(keys, prompts, rollout.completions, rollout.texts, strict=True)
+                for key, prompt, completion, text in answered:
                     if text.strip():
                         self.keep(key, text, len(prompt), len(completion))
             bar.update(len(batch))
 
     def ask_endpoint(self, waiting: dict[str, list[dict]], bar) -> None:
-        """Answers of the endpoint, several requests at a time. Raises InputError where it refuses or is silent."""
-        stop, enough, number, failed, silent = threading.Event(), max(4, self.concurrency), 0, 0, 0
+        """Answers of the endpoint, several requests at a time.
+
+        Raises InputError where the endpoint refuses or is silent.
+        """
+        stop, enough = threading.Event(), max(4, self.concurrency)
+        number = failed = silent = 0  # prompts tried, without an answer, and these in a row
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = [
                 pool.submit(self.request, key, messages, stop) for key, messages in waiting.items()
@@ -173,9 +172,7 @@ class Teacher:
             try:
                 for future in as_completed(futures):
                     reason, replied = future.result()
-                    if (
-                        reason == STOPPED
-                    ):  # by a refusal of another prompt, which comes up here in its turn
+                    if reason == STOPPED:  # by a refusal of another prompt, which comes up here too
                         continue
                     number += 1
                     failed += reason is not None
@@ -183,21 +180,23 @@ class Teacher:
                     useless = not self.answers and number >= min(enough, len(futures))
                     if useless or silent >= enough:
                         raise InputError(
-                            f"{self.name}: no answer to {failed} of {number} prompts; the last: {reason}"
+                            f"{self.name}: no answer to {failed} of {number} prompts; "
+                            f"the last: {reason}"
                         )
                     if failed:
                         bar.set_postfix(missing=failed, refresh=False)
                     bar.update()
             finally:
                 stop.set()
-                pool.shutdown(
-                    wait=False, cancel_futures=True
-                )  # what has been sent already is still kept
+                pool.shutdown(wait=False, cancel_futures=True)  # answers on their way are kept
 
     def request(
         self, key: str, messages: list[dict], stop: threading.Event
     ) -> tuple[str | None, bool]:
-        """Asks until an answer has come: why none did (None: it did), and whether the server replied to the last try."""
+        """Asks until an answer has come.
+
+        Returns why no answer came (None: one did), and whether the server replied to the last try.
+        """
         order = {"model": self.model, "messages": messages, "temperature": self.temperature}
         order |= {"max_tokens": self.max_new_tokens, "seed": self.seed_for(key)}
         headers = {"Content-Type": "application/json"}
@@ -257,17 +256,19 @@ def check_endpoint(name: str, model: str | None, key: str) -> None:
 
 
 def encode(tokenizer, messages: list[dict]) -> list[int]:
-    """Token ids of a conversation: by the chat template where there is one, else the contents as plain text."""
+    """Token ids of a conversation: by the chat template if there is one, else as plain text."""
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return tokenizer(text, add_special_tokens=False).input_ids
-    return common.encode_prompt(
-        tokenizer, {"prompt": "\n\n".join(message["content"] for message in messages)}
-    )
+    text = "\n\n".join(message["content"] for message in messages)
+    return common.encode_prompt(tokenizer, {"prompt": text})
 
 
 def read_reply(body: bytes) -> tuple[str, int, int]:
-    """The answer in an endpoint's reply, and the tokens of prompt and answer (0: not said); ValueError: none in it."""
+    """The answer in an endpoint's reply, and the tokens of prompt and answer (0: not said).
+
+    Raises ValueError for a reply without an answer.
+    """
     try:
         reply = json.loads(body)
         text, usage = reply["choices"][0]["message"]["content"], reply.get("usage")
@@ -277,9 +278,7 @@ def read_reply(body: bytes) -> tuple[str, int, int]:
         raise ValueError("the answer is empty")
     usage = usage if isinstance(usage, dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    text = text.encode(
-        errors="replace"
-    ).decode()  # JSON may hold half a surrogate pair, which no file can
+    text = text.encode(errors="replace").decode()  # no file can hold half a surrogate pair
     return text, *(count if isinstance(count, int) else 0 for count in counts)
 
 

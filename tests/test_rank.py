@@ -61,7 +61,9 @@ def random_sample(rng, task):
     for i in range(1, len(lines) - 1):
         (step,) = micro.random_steps(rng, 1)
         if rng.random() < 0.5:
-            lines[i] = "    xs = " + rng.choice([step.code(), *step.near_misses(), lines[i][9:] + "[:]"])
+            lines[i] = "    xs = " + rng.choice(
+                [step.code(), *step.near_misses(), lines[i][9:] + "[:]"]
+            )
     change = rng.random()
     if change < 0.2:
         del lines[rng.randrange(len(lines))]

@@ -20,10 +20,8 @@ def read_benchmark(path: str, fields: dict[str, type]) -> list[dict]:
     try:
         with open_text(path, "rt", encoding="utf-8", newline="") as file:
             text = file.read()
-        if path.endswith(".json"):
-            rows = json.loads(text)
-        else:
-            rows = [json.loads(line) for line in text.split("\n") if line]
+        lines = [line for line in text.split("\n") if line]
+        rows = json.loads(text) if path.endswith(".json") else list(map(json.loads, lines))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable benchmark file: {error}") from None
     for number, row in enumerate(rows, 1):

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import math
 import os
 import random
 import threading
@@ -133,14 +134,11 @@ class Teacher:
 
     def ask_model(self, waiting: dict[str, list[dict]], bar) -> None:
         """Answers of the local model, batch by batch; too long a prompt has no answer."""
-        longest = getattr(self.policy.config, "max_position_embeddings", None)
+        longest = getattr(self.policy.config, "max_position_embeddings", None) or math.inf
         rows = [(key, encode(self.tokenizer, messages)) for key, messages in waiting.items()]
         for start in range(0, len(rows), self.concurrency):
             batch = rows[start : start + self.concurrency]
-            if longest is None:
-                fitting = batch
-            else:
-                fitting = [row for row in batch if len(row[1]) + self.max_new_tokens <= longest]
+            fitting = [row for row in batch if len(row[1]) + self.max_new_tokens <= longest]
             if fitting:
                 keys, prompts = zip(*fitting, strict=True)
                 rollout = common.roll_out(

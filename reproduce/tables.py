@@ -249,7 +249,7 @@ def gains(runs: Path, differences: list[str]) -> None:
     rates = evaluation.read_arms(list(words.values()))  # (seeds, tasks) each
     rows = []
     for first, second, label in pairs:
-        difference, low, high = evaluation.bootstrap(
+        difference, low, high = common.bootstrap(
             rates[words[second]], rates[words[first]], common.seed_of(0, "bootstrap")
         )
         rows.append([label, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]"])

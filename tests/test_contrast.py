@@ -3,12 +3,11 @@
 import json
 import random
 
-import metrics
 import pytest
 import torch
 
 import common
-import eval as evaluation
+import eval_prm
 import make_prm_data
 from benchmarks import micro
 from benchmarks.micro_operations import PLANS
@@ -140,8 +139,7 @@ def test_form_and_length_do_not_tell_the_chosen_from_the_rejected(tasks, tmp_pat
     assert len(everything) > len(rows)
     shortest = torch.tensor([len(row["rejected"]) - len(row["chosen"]) for row in rows])
     assert (
-        metrics.auc(torch.cat([shortest, -shortest]), torch.arange(2 * len(rows)) < len(rows))
-        < 0.65
+        common.auc(torch.cat([shortest, -shortest]), torch.arange(2 * len(rows)) < len(rows)) < 0.65
     )
 
 
@@ -182,7 +180,7 @@ def test_policy_samples_are_the_bases_where_they_are_given(tasks, tmp_path):
 
 def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
     pairs = make_pairs(tmp_path, tasks, lines_file=str(tmp_path / "lines.jsonl"), match_length=None)
-    rows = common.read_jsonl(tmp_path / "lines.jsonl", metrics.PRM_FIELDS, metrics.check_prm_row)
+    rows = common.read_jsonl(tmp_path / "lines.jsonl", common.PRM_FIELDS, common.check_prm_row)
     plans = {task["task_id"]: task["meta"]["plan"] for task in tasks}
     texts = [(row["task_id"], "".join(row["completions"])) for row in rows]
     assert len(set(texts)) == len(texts)
@@ -328,13 +326,13 @@ def test_pair_accuracy_is_reported_by_kind_dimension_and_operator_with_intervals
     )
     model = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1).eval()
     common.save_model(model, tokenizer, tmp_path / "rm")
-    config = evaluation.Config(
+    config = eval_prm.Config(
         pairs=str(tmp_path / "pairs.jsonl"),
         reasoning_rm=str(tmp_path / "rm"),
         output_dir=str(tmp_path / "report"),
         batch_size=7,
     )
-    evaluation.main(config)
+    eval_prm.main(config)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
 
     def score(row, side):
@@ -362,4 +360,4 @@ def test_pair_accuracy_is_reported_by_kind_dimension_and_operator_with_intervals
                     sum(sum(x) / len(x) for x in by_task.values()) / len(by_task)
                 )
     with pytest.raises(InputError, match="--pairs needs --reasoning_rm"):
-        evaluation.main(evaluation.Config(pairs="x", output_dir=str(tmp_path / "other")))
+        eval_prm.main(eval_prm.Config(pairs="x", output_dir=str(tmp_path / "other")))

@@ -5,7 +5,6 @@ import random
 from collections import defaultdict
 from concurrent.futures import Future
 
-import metrics
 import pytest
 import torch
 
@@ -178,7 +177,7 @@ def test_gold_writes_prm_rows_of_samples_and_does_not_replace_others(tasks, tmp_
     flags |= {"output_file": str(tmp_path / "gold.jsonl"), "num_samples": 2}
     first, second = run(gold, **flags)
     for row in (first, second):
-        metrics.check_prm_row(row)
+        common.check_prm_row(row)
         assert row["origin"] == "gold" and row["meta"]["steps"] == tasks[0]["meta"]["steps"]
     assert "".join(first["completions"]) == wrong and first["meta"]["status"] == "failed"
     assert first["labels"] == [1, -1] + [1] * (len(lines) - 2) and first["meta"]["changed"] == [1]

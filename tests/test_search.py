@@ -4,7 +4,6 @@ import json
 import math
 from concurrent.futures import Future
 
-import metrics
 import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -537,7 +536,7 @@ def labelled(tmp_path_factory):
 
 def test_micro_rows_are_labelled_as_execution_says(labelled):
     tasks, folder = labelled
-    rows = common.read_jsonl(folder / "prm.jsonl", {}, metrics.check_prm_row)
+    rows = common.read_jsonl(folder / "prm.jsonl", {}, common.check_prm_row)
     assert {row["meta"]["steps"] for row in rows} == {3} and {row["origin"] for row in rows} == {
         "search"
     }

@@ -172,20 +172,21 @@ run_arms "$ARMS" studied
     assert studied.endswith("--lam 0.8") and again == studied
 
 
-def test_jobs_run_as_many_at_a_time_as_asked_and_a_failed_one_ends_the_others(tmp_path):
-    script = """
+@pytest.mark.parametrize("jobs", ['"slow 60" bad', '"slow 60" bad "never 0"'])
+def test_jobs_run_a_few_at_a_time_and_a_failed_one_ends_the_others(tmp_path, jobs):
+    script = f"""
 set -euo pipefail
 source reproduce/lib.sh
-job() {
+job() {{
     echo "start $1"
     if [ "$1" = bad ]; then sleep 0.5; false; fi
     sleep "$2"
     echo "end $1"
-}
+}}
 JOBS=2
 at_once job "a 0" "b 0.1" "c 0"
 echo middle
-at_once job "slow 60" bad "never 0"
+at_once job {jobs}
 echo unreachable
 """
     done = bash(tmp_path, "-c", script)

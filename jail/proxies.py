@@ -94,13 +94,17 @@ class Session:
         return message
 
     def send(self, message) -> None:
-        """Send a message to the candidate. Ends the session if that is impossible."""
+        """Send a message to the candidate.
+
+        A candidate that is gone ends the session at the next `receive`, and not here: replies that
+        the candidate sent before its end may not be read yet.
+        """
         if self.end is not None:
             raise self.end
         try:
             self.channel.send(message)
         except EOFError:
-            self.finish("error", "the program ended its process")
+            pass
         except MessageError as error:
             self.finish("error", f"MessageError: {error}")
 

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import marshal
 import math
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -18,6 +20,7 @@ import pytest
 
 import sandbox
 from jail import syscalls, wire, worker
+from jail.proxies import CallableProxy, ProgramEnd, Session
 
 JAIL = Path(worker.__file__).parent
 SQUARE = {
@@ -125,6 +128,22 @@ def test_a_process_that_cannot_start_is_an_error_with_a_name(role, monkeypatch, 
     finally:
         worker.role_code.cache_clear()
     assert not list(tmp_path.iterdir()) and len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_replies_that_a_program_sent_before_its_end_are_read():
+    here, there = socket.socketpair()
+    session = Session(wire.Channel(here.fileno(), pack=marshal.dumps), None)
+    function = CallableProxy(session, 0, "callable")
+    with here:
+        with there:
+            replies = wire.Channel(there.fileno())
+            replies.send(["ok", 4, None])
+            replies.send(["ok", 9, None])
+        requests = [session.request("apply", (function, number), {}) for number in (2, 3, 4)]
+        assert [session.wait(*request) for request in requests[:2]] == [4, 9]
+        with pytest.raises(ProgramEnd, match="the program ended its process"):
+            session.wait(*requests[2])
+    assert session.gone
 
 
 # codec

@@ -57,7 +57,8 @@ from typing import Literal
 import common
 import sandbox
 from common import InputError
-from prm_data import rows
+from prm_data import mutate_rows, rows
+from prm_data.mutate_rows import labelled_lines, variants_of
 from teachers import chat
 from teachers.ast_variants import ast_variants
 from teachers.chat_variants import chat_variants
@@ -110,11 +111,6 @@ class Config:
     balance: bool = False  # leave out, at random, changes whose label is the more frequent one
     outcomes_file: str | None = None  # executed programs with verdicts, for outcome reward models
     seed: int = 0
-
-
-def labelled_lines(source: str) -> set[int]:
-    """Indices (from 0) of the lines that get labels: each ends a statement or a header."""
-    return {unit.end - 1 for unit in line_units(Program(source))}
 
 
 def label_of(variant: Variant, status: str, equivalent: str) -> float | None:
@@ -205,121 +201,6 @@ def execute(
         while waiting:
             collect()
     bar.close()
-
-
-def prefix_rows(task: dict, verified: list[tuple[Variant, float]]) -> list[dict]:
-    """The paper's rows of a task: the reference, and each changed line at the end of its prefix."""
-    reference = task["solution"]
-    lines, marked = source_lines(reference), labelled_lines(reference)
-    labels = [1.0 if i in marked else None for i in range(len(lines))]
-    packed = [row_of(task, lines, labels, "reference", [], [])]
-    for variant, label in verified:
-        index = variant.label_line(reference)
-        if index is not None:
-            prefix = source_lines(variant.apply(reference))[: index + 1]
-            labels = [None] * index + [label]
-            packed.append(row_of(task, prefix, labels, variant.intent, [index], [variant.operator]))
-    return packed
-
-
-def program_rows(task: dict, verified: list[tuple[Variant, float]], config: Config) -> list[dict]:
-    """Rows that hold many verified changes each, one a line at most; a label stays with its line.
-
-    A deleted, inserted or moved line shifts what follows against the prompt. So a row holds one
-    such change at most.
-    """
-    lines, marked = source_lines(task["solution"]), labelled_lines(task["solution"])
-    in_place, shifting = defaultdict(list), []
-    for variant, label in verified:
-        if variant.start == variant.end and variant.text.count("\n") == 1:
-            in_place[variant.start - 1].append((variant, label))
-        elif variant.label_line(task["solution"]) is not None:
-            shifting.append((variant, label))
-    packed = []
-    for number in range(config.rows_per_task):
-        rng = random.Random(common.seed_of(config.seed, "packing", task["task_id"], number))
-        chosen = {}
-        for i in sorted(in_place):
-            if rng.random() < config.change_rate:
-                chosen[i] = rng.choice(in_place[i])
-        out, labels = [*lines], [1.0 if i in marked else None for i in range(len(lines))]
-        for i, (variant, label) in chosen.items():
-            out[i], labels[i] = variant.text, label
-        changed, operators = sorted(chosen), [chosen[i][0].operator for i in sorted(chosen)]
-        if shifting and rng.random() < config.shift_rate:
-            variant, label = rng.choice(shifting)
-            first, last = variant.start - 1, variant.end
-            new = source_lines(variant.text) if variant.text else []
-            out[first:last] = new
-            labels[first:last] = [None] * len(new)
-            index = variant.label_line(task["solution"])
-            labels[index] = label
-            moved = len(new) - (last - first)
-            changed = [i for i in changed if i < first] + [i + moved for i in changed if i >= last]
-            changed = sorted({*changed, index})
-            operators = [*operators, variant.operator]
-        packed.append(row_of(task, out, labels, "mutate", changed, operators))
-    return packed
-
-
-def row_of(
-    task: dict,
-    lines: list[str],
-    labels: list,
-    origin: str,
-    changed: list[int],
-    operators: list[str],
-) -> dict:
-    """One row of prm.jsonl; lines that the task gives away (`prefix`) belong to no completion."""
-    given = rows.given_lines(task)
-    meta = {
-        "changed": [index - given for index in changed if index >= given],
-        "operators": operators,
-        "steps": rows.steps_of(task),
-    }
-    return rows.line_row(task, lines[given:], labels[given:], origin, meta)
-
-
-def variants_of(result: dict) -> list[tuple[Variant, str]]:
-    """The variants of a line of the progress file, each with its status."""
-    names = [field.name for field in dataclasses.fields(Variant)]
-    return [(Variant(*(row[name] for name in names)), row["status"]) for row in result["variants"]]
-
-
-def balanced(verified: dict[str, list], seed: int) -> dict[str, list]:
-    """As many changes of the one label as of the other; the others are left out at random."""
-    by_label = {label: [] for label in (1.0, -1.0)}
-    for task_id, changes in verified.items():
-        for index, (_, label) in enumerate(changes):
-            by_label[label].append((task_id, index))
-    few, many = sorted(by_label.values(), key=len)
-    kept = {*few, *random.Random(common.seed_of(seed, "balance")).sample(many, len(few))}
-    return {
-        task_id: [change for index, change in enumerate(changes) if (task_id, index) in kept]
-        for task_id, changes in verified.items()
-    }
-
-
-def outcome_rows(tasks: list[dict], results: dict[str, dict]) -> list[dict]:
-    """One row for each program that was executed and has a verdict."""
-    outcomes = []
-    for task in tasks:
-        result, prefix = results[task["task_id"]], task.get("prefix", "")
-        programs = [(task["solution"], result["reference"], "reference")]
-        for variant, status in variants_of(result):
-            programs.append((variant.apply(task["solution"]), status, variant.intent))
-        for program, status, origin in programs:
-            if status == "harness_error":
-                continue
-            outcome = {
-                "task_id": task["task_id"],
-                "prompt": task["prompt"],
-                "completion": program[len(prefix) :],
-                "status": status,
-                "origin": origin,
-            }
-            outcomes.append(outcome | rows.prefix_of(task))
-    return outcomes
 
 
 COUNTS = ("made", "compiled", "passed", "failed", "equivalent", "unjudged")  # of changes
@@ -455,7 +336,7 @@ def verified_changes(tasks: list[dict], results: dict, config: Config) -> dict[s
         if result["reference"] == "passed":
             changes = [(v, label_of(v, s, config.equivalent)) for v, s in variants_of(result)]
             verified[task["task_id"]] = [(v, label) for v, label in changes if label is not None]
-    return balanced(verified, config.seed) if config.balance else verified
+    return mutate_rows.balanced(verified, config.seed) if config.balance else verified
 
 
 def main(config: Config) -> None:
@@ -491,15 +372,15 @@ def main(config: Config) -> None:
         if task["task_id"] in verified:
             changes = verified[task["task_id"]]
             if config.packing == "prefix":
-                labelled += prefix_rows(task, changes)
+                labelled += mutate_rows.prefix_rows(task, changes)
             else:
-                labelled += program_rows(task, changes, config)
+                labelled += mutate_rows.program_rows(task, changes, config)
     labelled = [row for row in labelled if any(label is not None for label in row["labels"])]
     if not labelled:
         raise InputError(f"{config.tasks}: no reference passes its tests; nothing can be labelled")
     report = report_of(tasks, results, labelled, teacher)
     print_report(report, config)
     if config.outcomes_file:
-        common.write_jsonl(config.outcomes_file, outcome_rows(tasks, results))
+        common.write_jsonl(config.outcomes_file, mutate_rows.outcome_rows(tasks, results))
     common.write_text(output.with_suffix(".report.json"), json.dumps(report, indent=2) + "\n")
     common.write_jsonl(output, labelled)

@@ -9,7 +9,7 @@ import pytest
 
 import common
 from benchmarks import micro
-from prm_data import mutate
+from prm_data import mutate, mutate_rows
 from sandbox import Sandbox
 from teachers.units import Variant
 
@@ -36,7 +36,7 @@ def f(xs,
 
 def test_statements_have_labels_on_their_last_line_and_nothing_else_has():
     lines = SOURCE.splitlines()
-    marked = [lines[i].strip() for i in sorted(mutate.labelled_lines(SOURCE))]
+    marked = [lines[i].strip() for i in sorted(mutate_rows.labelled_lines(SOURCE))]
     assert marked == ["n=1):", "2)", "for x in xs:", "if x > n:", "total += x", "total -= x",
                       "while total > 100: total //= 2", "return total"]  # fmt: skip
 
@@ -230,7 +230,7 @@ def test_outcomes_leave_out_what_has_no_verdict_and_the_task_s_prefix():
         }
         for x, status in (("-x", "failed"), ("+x", "passed"), ("~x", "harness_error"))
     ]
-    rows = mutate.outcome_rows([task], {"t": {"reference": "passed", "variants": variants}})
+    rows = mutate_rows.outcome_rows([task], {"t": {"reference": "passed", "variants": variants}})
     assert [(row["origin"], row["status"], row["completion"], row["prefix"]) for row in rows] == [
         ("reference", "passed", "    return x\n", prefix),
         ("mutate", "failed", "    return -x\n", prefix),
@@ -244,10 +244,10 @@ def test_balance_leaves_as_many_changes_of_either_label():
         "b": [(variant("mutate"), -1.0)] * 4,
     }
     labels = [
-        label for changes in mutate.balanced(verified, seed=0).values() for _, label in changes
+        label for changes in mutate_rows.balanced(verified, seed=0).values() for _, label in changes
     ]
     assert sorted(labels) == [-1.0, 1.0]
-    assert mutate.balanced(verified, seed=0) == mutate.balanced(verified, seed=0)
+    assert mutate_rows.balanced(verified, seed=0) == mutate_rows.balanced(verified, seed=0)
 
 
 def test_blocks_are_labelled_on_their_last_line_by_execution(tmp_path):
@@ -306,7 +306,7 @@ def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
         Variant(1, 1, "def f(y):\n", "o", "mutate"),
         Variant(3, 3, "    x -= 1\n", "o", "mutate"),
     ]
-    rows = mutate.prefix_rows(task, [(change, -1.0) for change in changes])
+    rows = mutate_rows.prefix_rows(task, [(change, -1.0) for change in changes])
     rows = [row for row in rows if any(label is not None for label in row["labels"])]
     assert [(row["completions"], row["labels"], row["meta"]["changed"]) for row in rows] == [
         (["    x += 1\n", "    return x\n"], [1.0, 1.0], []),

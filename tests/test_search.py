@@ -13,7 +13,7 @@ import sft
 from benchmarks import micro
 from common import InputError
 from kernels import masking
-from prm_data import search
+from prm_data import prefix_search, search
 from sandbox import Sandbox
 
 
@@ -60,7 +60,8 @@ def test_the_binary_search_is_the_printed_one_whatever_the_answers():
     for num_lines in range(1, 10):
         for bits in range(2**num_lines):
             first_bad, asked = drive(
-                search.binary_search(num_lines), lambda m, bits=bits: bool(bits >> (m - 1) & 1)
+                prefix_search.binary_search(num_lines),
+                lambda m, bits=bits: bool(bits >> (m - 1) & 1),
             )
             printed, printed_asked = printed_algorithm(
                 num_lines, lambda m, bits=bits: bool(bits >> (m - 1) & 1)
@@ -70,10 +71,15 @@ def test_the_binary_search_is_the_printed_one_whatever_the_answers():
 
 def test_answers_that_are_not_monotone_have_a_defined_result():
     answers = {1: True, 2: False, 3: True, 4: False, 5: True, 6: False, 7: False}.__getitem__
-    assert drive(search.linear_search(7), answers) == (2, [1, 2])
-    assert drive(search.binary_search(7), answers) == (2, [4, 2, 1])
-    assert drive(search.exhaustive_search(7), answers)[0] == 6  # after the last recoverable line
-    assert drive(search.exhaustive_search(7, first=0), lambda m: m == 0) == (1, list(range(8)))
+    assert drive(prefix_search.linear_search(7), answers) == (2, [1, 2])
+    assert drive(prefix_search.binary_search(7), answers) == (2, [4, 2, 1])
+    assert (
+        drive(prefix_search.exhaustive_search(7), answers)[0] == 6
+    )  # after the last recoverable line
+    assert drive(prefix_search.exhaustive_search(7, first=0), lambda m: m == 0) == (
+        1,
+        list(range(8)),
+    )
 
 
 CODE, COMMENT, BLANK, DOCSTRING = masking.CODE, masking.COMMENT, masking.BLANK, masking.DOCSTRING
@@ -81,7 +87,7 @@ CODE, COMMENT, BLANK, DOCSTRING = masking.CODE, masking.COMMENT, masking.BLANK, 
 
 def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_code_has_one():
     kinds, passing = [CODE, COMMENT, CODE, BLANK, CODE, DOCSTRING], [10, 15, 14, 4, 6, 0, 0]
-    failed = search.Labelled(
+    failed = prefix_search.Labelled(
         ["\n"] * 6, kinds, False, 3, [(line, n, 20) for line, n in enumerate(passing)], True
     )
     right = failed._replace(passed=True, first_bad=None)
@@ -95,7 +101,7 @@ def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_co
 
 
 def test_masking_keeps_the_first_bad_line_and_drops_what_follows():
-    found = search.Labelled(
+    found = prefix_search.Labelled(
         ["a\n"] * 4, [CODE, CODE, COMMENT, CODE], False, 2, [(2, 0, 8), (1, 3, 4)], True
     )
     assert found.labels(mask_after_first_error=True) == [1.0, -1.0, None, None] and found.revised
@@ -182,7 +188,7 @@ def responses(random_policy):
 def label(random_policy, responses, runner=None, rows=None, **flags):
     columns = responses if rows is None else [[column[i] for i in rows] for column in responses]
     flags = {"num_completions": 40, "max_completion_length": LENGTH, **flags}
-    return search.label_responses(*random_policy, runner or Runner(), *columns, **flags)
+    return prefix_search.label_responses(*random_policy, runner or Runner(), *columns, **flags)
 
 
 def text_up_to(tokenizer, ids, num_newlines):

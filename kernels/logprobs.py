@@ -201,11 +201,11 @@ def check_plain_head(model: nn.Module) -> None:
     ids = torch.arange(4, device=head.weight.device)[None] % head.weight.shape[0]
     mode = model.training
     model.eval()
-    handle = head.register_forward_hook(probe)
+    hook = head.register_forward_hook(probe)
     try:
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
-        handle.remove()
+        hook.remove()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     model.train(mode)
 

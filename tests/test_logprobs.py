@@ -56,9 +56,9 @@ def test_values_and_gradients_are_those_of_log_softmax_in_float64(temperature):
             outputs = function(h, w, targets, temperature)
             torch.autograd.backward(outputs, gradients.to(dtype).unbind())
             results.append((*outputs, h.grad, w.grad))
-        for ours, oracle in zip(*results, strict=True):
+        for ours, expected in zip(*results, strict=True):
             assert ours.dtype == torch.float32
-            torch.testing.assert_close(ours.double(), oracle, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tile", [(1, 4), (3, 4), (100, 100)])
@@ -120,8 +120,8 @@ def test_bf16_input_is_reduced_in_fp32():
     # add to this error.
     torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=2**-5)
     torch.testing.assert_close(entropy.double(), expected_entropy, rtol=0, atol=2**-5)
-    for ours, oracle in ((hidden.grad, h.grad), (weight.grad, w.grad)):
-        assert (ours.double() - oracle).norm() < 0.01 * oracle.norm()
+    for ours, expected in ((hidden.grad, h.grad), (weight.grad, w.grad)):
+        assert (ours.double() - expected).norm() < 0.01 * expected.norm()
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
@@ -167,8 +167,8 @@ def test_completion_logprobs_and_all_gradients_equal_the_models_own_logits(tied)
         outputs = [logprobs, entropy, *(p.grad for p in model.parameters())]
         gradients.append([x.double() for x in outputs])
     assert (gradients[0][0][~mask] == 0).all() and (gradients[0][1][~mask] == 0).all()
-    for ours, oracle in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, oracle, rtol=1e-4, atol=1e-4)
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_padded_does_not_matter():

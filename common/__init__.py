@@ -21,7 +21,7 @@ from common.files import (
 )
 
 # seeds: stateless randomness.
-from common.seeds import draw, seed_of, shuffled
+from common.seeds import draw, held_out_tasks, seed_of, shuffled
 
 # distributed: ranks, sums over ranks, sharded models.
 from common.distributed import (
@@ -67,6 +67,7 @@ from common.models import (
 from common.batches import (
     Rollout,
     Verdicts,
+    batches_by_length,
     execute,
     micro_batches,
     mini_batches,
@@ -78,10 +79,25 @@ from common.batches import (
     verdicts_of,
 )
 
+# examples: the labelled texts that reward models learn from.
+from common.examples import (
+    PAIR_FIELDS,
+    PRM_FIELDS,
+    check_classification_row,
+    check_lines_have_tokens,
+    check_prm_row,
+    encode_examples,
+    example_length,
+    read_labelled_lines,
+    read_outcomes,
+    read_pairs,
+)
+
 # scoring: log-probs of a policy, values of a critic, scores of reward models.
 from common.scoring import (
     fit_critic,
     fit_returns,
+    logits_at,
     logprobs_of,
     load_reasoning_rm,
     load_reward_model,
@@ -96,16 +112,40 @@ from common.scoring import (
     values_of,
 )
 
+# reports: pass rates and intervals, the quality of a reward model's scores.
+from common.reports import (
+    BOOTSTRAP_REPLICATES,
+    auc,
+    binary_report,
+    bootstrap,
+    bucket,
+    calibration,
+    format_interval,
+    format_numbers,
+    histogram,
+    leading_number,
+    line_report,
+    outcome_report,
+    pair_report,
+    pass_at_k,
+    pass_rate,
+    print_report,
+    ratio,
+)
+
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (
     is_over_optimised,
     load_optimizers,
     log,
+    log_row,
     logged_metrics,
     lr_at,
     open_run,
     progress_bar,
+    chosen,
     run,
+    run_chosen,
     save_checkpoint,
     save_model,
     set_lr,

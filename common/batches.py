@@ -29,6 +29,13 @@ def pad_pairs(
     return input_ids, mask
 
 
+def batches_by_length(lengths: list[int], size: int) -> list[list[int]]:
+    """Indices of rows in micro-batches of `size`; rows of like length share one, for less padding.
+    lengths: of the rows, in tokens."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 class Rollout(NamedTuple):
     """N completions; the samples of a prompt stand next to each other. Tensors are right-padded to
     the T tokens of the longest completion."""
@@ -137,8 +144,8 @@ def mini_batches(rollout: Rollout, config) -> list[list[list[int]]]:
 
 def micro_batches(rollout: Rollout, rows: list[int], size: int) -> list[list[int]]:
     """The given rows in micro-batches of `size`, sorted by length."""
-    rows = sorted(rows, key=lambda i: len(rollout.prompts[i]) + len(rollout.completions[i]))
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
+    lengths = [len(rollout.prompts[i]) + len(rollout.completions[i]) for i in rows]
+    return [[rows[i] for i in batch] for batch in batches_by_length(lengths, size)]
 
 
 def pad_rollout(

@@ -46,6 +46,32 @@ def run(main, config_class: type) -> None:
     end_distributed()
 
 
+def chosen(flag: str, modules: dict, argv: list[str]):
+    """The module that `--flag NAME` (or `--flag=NAME`) names; InputError where it names none."""
+    words = " ".join(argv).replace("=", " ").split()
+    name = words[words.index(f"--{flag}") + 1] if f"--{flag}" in words[:-1] else None
+    if name not in modules:
+        got = f"; got {name!r}" if name else ""
+        raise InputError(f"--{flag} is required, one of {', '.join(modules)}{got}")
+    return modules[name]
+
+
+def run_chosen(flag: str, modules: dict) -> None:
+    """Entry point of a stage that is a switch over modules, each with its `main` and `Config`.
+
+    `--help` without the flag prints the stage's own docstring.
+    """
+    if f"--{flag}" not in " ".join(sys.argv) and {"--help", "-h"} & set(sys.argv):
+        print(sys.modules["__main__"].__doc__)
+        return
+    try:
+        module = chosen(flag, modules, sys.argv[1:])
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    run(module.main, module.Config)
+
+
 def lr_at(
     step: int,
     learning_rate: float,
@@ -189,6 +215,15 @@ def log(
         bar.set_postfix(passed=f"{passed:.2f}", reward=f"{reward:.2f}", refresh=False)
         bar.update()
     return row
+
+
+def log_row(config, bar: tqdm, row: dict, **shown: str) -> None:
+    """Logs an optimiser step of supervised training, on rank 0: a row of metrics.jsonl, and the bar
+    with the values `shown`."""
+    if rank() == 0:
+        append_jsonl(f"{config.output_dir}/metrics.jsonl", [row])
+        bar.set_postfix(**shown, refresh=False)
+        bar.update()
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -83,6 +83,29 @@ def scores_of(reward_model, input_ids: torch.Tensor) -> torch.Tensor:
     return scores_of_logits(logits, getattr(reward_model.config, "score_activation", "none"))
 
 
+def logits_at(
+    reward_model, examples: list[dict], table: masking.LineTable | None, score_pooling: str = "last"
+) -> torch.Tensor:
+    """Logits (B, P, C) of encoded examples (common/examples.py) where a reward model is read.
+
+    Without a line table: at the last token of each text (P = 1). With it: at the last token of each
+    line (P lines; undefined for a line that an example does not have), or, with score_pooling
+    "lines", their mean over the lines (P = 1).
+    """
+    texts = [row["text_ids"] for row in examples]
+    ids, mask = pad_pairs([row["prompt_ids"] for row in examples], texts)  # (B, L), (B, L)
+    logits = reward_model(input_ids=ids).logits.float()  # (B, L, C)
+    if score_pooling == "lines":
+        return masking.mean_over_lines(logits, ids, mask, table)[:, None]
+    if table is None:
+        last = [[len(row["prompt_ids"]) + len(row["text_ids"]) - 1] for row in examples]
+        positions = torch.tensor(last, device=ids.device)  # (B, 1)
+    else:
+        num_lines = max(len(row["labels"]) for row in examples)
+        positions = masking.line_end_positions(ids, mask, table, num_lines).clamp(min=0)  # (B, P)
+    return logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[2]))
+
+
 @torch.no_grad()
 def score_texts(
     reward_model, tokenizer, tasks: list[dict], texts: list[str | None], batch_size: int

@@ -32,3 +32,12 @@ def draw(count: int, size: int, step: int, run_seed: int, purpose: str) -> list[
         for epoch in range(first // count, last // count + 1)
     }
     return [epochs[i // count][i % count] for i in range(first, last + 1)]
+
+
+def held_out_tasks(rows: list[dict], fraction: float, run_seed: int) -> set[str]:
+    """The task_ids of about this fraction of the rows' tasks, for evaluation. Tasks are held out,
+    not rows, since rows of one task share lines."""
+    names = {row["task_id"] for row in rows}
+    return {
+        name for name in names if seed_of(run_seed, "held-out", name) % 10_000 < 10_000 * fraction
+    }

@@ -1,52 +1,54 @@
-"""Line labels for process reward models, without people: prm.jsonl.
+"""Line labels by changing reference programs and executing them: prm.jsonl.
 
---method mutate   PRLCoder (Ye et al., 2025, Fig. 2): a teacher rewrites one statement of a reference program, to break
-                  it (mutate) or to keep what it does (refactor). The changed program is run against the task's tests;
-                  the label of the changed line is what the run shows, never what the teacher meant:
+--method mutate   PRLCoder (Ye et al., 2025, Fig. 2): a teacher rewrites one statement of a
+                  reference program, to break it (mutate) or to keep what it does (refactor). The
+                  changed program runs against the task's tests. The label of the changed line is
+                  what the run shows, never what the teacher meant:
 
                       mutated,    tests fail    -1
-                      mutated,    tests pass    equivalent, or the tests are weak: dropped (--equivalent positive: +1)
+                      mutated,    tests pass    equivalent, or the tests are weak: dropped
+                                                (--equivalent positive: +1)
                       refactored, tests pass    +1
                       refactored, tests fail    -1
                       reference line            +1
 
-                  Comments, blank lines, docstrings, imports and `else:` lines have no label (null). A statement of
-                  several lines is labelled on its last one. A task whose reference fails its own tests is left out.
+                  Comments, blank lines, docstrings, imports and `else:` lines have no label (null).
+                  A statement of several lines has its label on the last one. A task whose reference
+                  fails its own tests is left out.
 
---teacher ast     the embedded rules (prm_data/ast_teacher.py), or a language model: a folder or hub name, or the URL of
-                  an OpenAI-compatible endpoint (prm_data/chat.py) and --teacher_model. The paper's is
-                  DeepSeek-Coder-V2; its prompts are not public, those below stand in. Comments are cut out of the
-                  answers: models like to say there what they broke.
+--teacher ast     the embedded rules (teachers/ast_variants.py), or a language model
+                  (teachers/chat_variants.py): a folder or hub name, or the URL of an
+                  OpenAI-compatible endpoint and --teacher_model.
 
---unit block      the EMNLP version rewrites blocks too: compound statements, and bodies of functions. The label of a
-                  changed block stands on its last line. Made for prefix packing: a row of program packing holds
-                  one changed block at most, with probability --shift_rate.
+--unit block      the EMNLP version rewrites blocks too: compound statements, and bodies of
+                  functions. The label of a changed block stands on its last line. Made for prefix
+                  packing: a row of program packing holds one changed block at most, with
+                  probability --shift_rate.
 
---packing prefix  is the paper's: one row a changed line, which ends there (the rest is masked); only that line has a
-                  label, so that no reference line counts twice, and one row with the labels of the reference itself.
---packing program puts many verified changes into one row (ours, for speed): each statement is replaced with
-                  probability --change_rate by one of its verified variants. Each label was verified alone, with the
-                  rest of the program as in the reference: it says whether that line is right in its place.
+--packing prefix  is the paper's: one row a changed line, which ends there (the rest is masked).
+                  Only that line has a label, so that no reference line counts twice. One more row
+                  has the labels of the reference itself.
+--packing program puts many verified changes into one row (ours, for speed): each statement is
+                  replaced with probability --change_rate by one of its verified variants. Each
+                  label was verified alone, with the rest of the program as in the reference: the
+                  label says whether that line is right in its place.
 
-    python make_prm_data.py --method mutate --tasks tasks/mbpp/train.jsonl --teacher ast --output_file prm.jsonl
-    python make_prm_data.py --method mutate --tasks tasks/mbpp/train.jsonl --teacher http://127.0.0.1:8000/v1 \\
-        --teacher_model deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct --output_file prm.jsonl
+    python make_prm_data.py --method mutate --tasks tasks/mbpp/train.jsonl --teacher ast \\
+        --output_file prm.jsonl
+    python make_prm_data.py --method mutate --tasks tasks/mbpp/train.jsonl \\
+        --teacher http://127.0.0.1:8000/v1 --output_file prm.jsonl \\
+        --teacher_model deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct
 
-Verdicts (prm.jsonl.progress) and a language model's answers (prm.jsonl.teacher) are kept beside the output as they come
-in; a run that was cut off goes on from there. What was counted is printed and written to prm.report.json.
+Verdicts (prm.jsonl.progress) and a language model's answers (prm.jsonl.teacher) are kept beside the
+output as they come in; a run that was cut off goes on from there. The counts are printed and
+written to prm.report.json.
 """
 
 import ast
-import contextlib
 import dataclasses
-import io
 import json
 import random
-import re
-import textwrap
 import time
-import tokenize
-import warnings
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,30 +57,14 @@ from typing import Literal
 import common
 import sandbox
 from common import InputError
-from prm_data import ast_teacher, chat
+from prm_data import rows
+from teachers import chat
+from teachers.ast_variants import ast_variants
+from teachers.chat_variants import chat_variants
+from teachers.program import Program, source_lines
+from teachers.units import Variant, line_units
 
-PROMPT = """Here are a programming problem and a correct Python program for it, with line numbers.
-
-Problem:
-{problem}
-
-Program:
-{program}
-These are the lines to rewrite:
-```python
-{unit}```
-
-{goal}
-
-Answer with the new version of these lines alone, in one code fence. Do not repeat the rest of the program, and write no
-comments."""
-
-GOALS = {
-    "mutate": """Rewrite {place} so that the program becomes wrong: plant one bug that a programmer could have made by
-mistake. The program must still compile, and must give a wrong result for some input.""",
-    "refactor": """Rewrite {place} in a different way so that the program stays correct: it must still give the same
-result for every input.""",
-}
+# Flags that change nothing in the labels: a run may go on with others.
 OPERATIONAL = (
     "teacher_concurrency",
     "teacher_max_retries",
@@ -93,55 +79,45 @@ class Config:
     tasks: str  # tasks.jsonl with reference solutions
     output_file: str  # prm.jsonl
     method: Literal["mutate"] = "mutate"
-    teacher: str = "ast"  # who rewrites: rules on the syntax tree (ast), a model folder or hub name, an endpoint's URL
+    teacher: str = "ast"  # who rewrites: the rules (ast), a model folder or hub name, a URL
     teacher_model: str | None = None  # the endpoint's name for its model
     teacher_temperature: float = 0.8
     teacher_max_new_tokens: int = 512  # tokens of an answer
-    teacher_concurrency: int = (
-        8  # requests at the same time, or prompts in a batch of a local model
-    )
+    teacher_concurrency: int = 8  # requests at the same time, or prompts a batch of a local model
     teacher_max_retries: int = 5  # of a request that fails, after growing waits
     teacher_timeout: float = 120.0  # seconds of a request
-    num_variants: int = 1  # versions of a unit that a language model is asked for, with each intent
+    num_variants: int = 1  # versions of a unit that a language model writes, of each intent
     unit: Literal["line", "block"] = "line"  # what is rewritten at a time
+    # what the teacher is asked for
     intents: list[Literal["mutate", "refactor"]] = field(
         default_factory=lambda: ["mutate", "refactor"]
-    )  # what it is asked for
-    num_donors: int = 8  # other tasks whose statements the teacher may borrow, a task
-    max_variants_per_line: int | None = (
-        8  # versions of a unit by the rules, operators in turn; none: all
     )
-    exclude_misconceptions: bool = (
-        False  # leave out, of the rules' versions, each that writes one of the lines of
-    )
-    # meta.misconceptions: what the micro benchmark's policy gets wrong is then nothing that the labels show
+    num_donors: int = 8  # other tasks whose statements the rules may borrow, a task
+    # versions of a unit by the rules, operators in turn; none: all
+    max_variants_per_line: int | None = 8
+    # leave out rule-made versions that write a line of meta.misconceptions, so that the labels do
+    # not show what the micro benchmark's policy gets wrong
+    exclude_misconceptions: bool = False
     equivalent: Literal["drop", "positive"] = "drop"  # what becomes of mutations that still pass
     packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
     rows_per_task: int = 4  # program packing: rows a task
     change_rate: float = 0.4  # program packing: share of statements that are replaced
-    shift_rate: float = (
-        0.15  # program packing: share of rows with one deleted, inserted or moved statement besides
-    )
+    shift_rate: float = 0.15  # program packing: share of rows with a deleted, added or moved line
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a reference, where the task sets none
-    variant_timeout: float = (
-        1.0  # CPU seconds a changed program; ten times its reference's where that is more
-    )
-    balance: bool = (
-        False  # leave out some changes whose label is the more frequent one, drawn at random
-    )
-    outcomes_file: str | None = (
-        None  # every executed program with its verdict, for outcome reward models
-    )
+    # CPU seconds a changed program; ten times its reference's where that is more
+    variant_timeout: float = 1.0
+    balance: bool = False  # leave out, at random, changes whose label is the more frequent one
+    outcomes_file: str | None = None  # executed programs with verdicts, for outcome reward models
     seed: int = 0
 
 
 def labelled_lines(source: str) -> set[int]:
-    """Indices (from 0) of the lines that end a statement, or a compound statement's header: those that get labels."""
-    return {unit.end - 1 for unit in ast_teacher.line_units(ast_teacher.Program(source))}
+    """Indices (from 0) of the lines that get labels: each ends a statement or a header."""
+    return {unit.end - 1 for unit in line_units(Program(source))}
 
 
-def label_of(variant: ast_teacher.Variant, status: str, equivalent: str) -> float | None:
+def label_of(variant: Variant, status: str, equivalent: str) -> float | None:
     """The label that a verdict gives to a variant's line; None where it gives none."""
     if status == "harness_error":
         return None
@@ -150,182 +126,77 @@ def label_of(variant: ast_teacher.Variant, status: str, equivalent: str) -> floa
     return 1.0 if variant.intent == "refactor" or equivalent == "positive" else None
 
 
-def given_lines(task: dict) -> int:
-    """How many lines of the program the task gives away: no change of them belongs to a completion."""
-    return task.get("prefix", "").count("\n")
-
-
-def rule_variants(task: dict, tasks: list[dict], config: Config) -> list[ast_teacher.Variant]:
+def rule_variants(task: dict, tasks: list[dict], config: Config) -> list[Variant]:
     """The embedded teacher's variants of a task; some of the other tasks lend it statements."""
     rng = random.Random(common.seed_of(config.seed, "donors", task["task_id"]))
-    donors = [
-        tasks[i]["solution"]
-        for i in rng.sample(range(len(tasks)), min(config.num_donors, len(tasks)))
-    ]
-    variants = ast_teacher.ast_variants(
-        task["solution"], unit=config.unit, donors=[donor for donor in donors if donor != task["solution"]],
-        max_per_line=config.max_variants_per_line, intents=config.intents,
+    drawn = rng.sample(tasks, min(config.num_donors, len(tasks)))
+    variants = ast_variants(
+        task["solution"],
+        unit=config.unit,
+        donors=[other["solution"] for other in drawn if other["solution"] != task["solution"]],
         seed=common.seed_of(config.seed, "teacher", task["task_id"]),
-    )  # fmt: skip
+        max_per_line=config.max_variants_per_line,
+        intents=config.intents,
+    )
     taboo = set(task["meta"]["misconceptions"]) if config.exclude_misconceptions else set()
-    return [variant for variant in variants
-            if variant.start > given_lines(task) and taboo.isdisjoint(variant.text.split("\n"))]  # fmt: skip
-
-
-def prompts_of(task: dict, config: Config) -> list[tuple[ast_teacher.Unit, str, str]]:
-    """(unit, intent, prompt) of everything that a language model is asked about a task."""
-    asked, lines = [], ast_teacher.source_lines(task["solution"])
-    program = "".join(f"{number:>3}  {line}" for number, line in enumerate(lines, 1))
-    units = ast_teacher.line_units if config.unit == "line" else ast_teacher.block_units
-    for unit in units(ast_teacher.Program(task["solution"])):
-        place = (
-            f"line {unit.start}" if unit.start == unit.end else f"lines {unit.start} to {unit.end}"
-        )
-        text = "".join(lines[unit.start - 1 : unit.end])
-        for intent in config.intents if unit.start > given_lines(task) else ():
-            goal = GOALS[intent].format(place=place)
-            prompt = PROMPT.format(
-                problem=task["prompt"].strip(), program=program, unit=text, goal=goal
-            )
-            asked += [(unit, intent, prompt)] * config.num_variants
-    return asked
-
-
-def model_variants(
-    teacher: chat.Teacher, tasks: list[dict], config: Config
-) -> dict[str, tuple[list, dict]]:
-    """By task_id: a language model's variants of the task, and counts of the answers that gave none."""
-    asked = [(task, *rest) for task in tasks for rest in prompts_of(task, config)]
-    answers = teacher.ask([prompt for *_, prompt in asked], "teacher's answers")
-    found = {task["task_id"]: ([], Counter()) for task in tasks}
-    seen = {task["task_id"]: [meaning(task["solution"])] for task in tasks}
-    for (task, unit, intent, _), answer in zip(asked, answers, strict=True):
-        (variants, dropped), known = found[task["task_id"]], seen[task["task_id"]]
-        text = read_answer(task["solution"], unit, answer) if answer else None
-        variant = ast_teacher.Variant(unit.start, unit.end, text or "", "llm", intent)
-        form = meaning(variant.apply(task["solution"])) if text else None
-        if form is None:
-            dropped["unparsable" if answer else "missing"] += 1
-        elif form in known:
-            dropped["unchanged" if form == known[0] else "duplicate"] += 1
-        else:
-            known.append(form)
-            variants.append(variant)
-    return found
-
-
-def read_answer(source: str, unit: ast_teacher.Unit, answer: str) -> str | None:
-    """The lines that a model's answer puts in the place of the unit, at its indentation; None where it has none.
-
-    The code is that of the first whole fence after the reasoning (`</think>`). Where it repeats the whole program around
-    the unit, the unit's part is taken. Dropped are answers that repeat the function around the unit with other changes,
-    or a body below what was a header alone.
-    """
-    fence = re.search(
-        r"```[^\n]*\n(.*?)^[ \t]*```",
-        common.unix(answer.rpartition("</think>")[2]),
-        re.DOTALL | re.M,
-    )
-    if not fence:
-        return None
-    given, lines = (
-        ast_teacher.source_lines(source),
-        ast_teacher.source_lines(textwrap.dedent(fence[1])),
-    )
-    before, old, after = (
-        given[: unit.start - 1],
-        given[unit.start - 1 : unit.end],
-        given[unit.end :],
-    )
-    last = len(lines) - len(after)
-    if last > len(before) and lines[: len(before)] == before and lines[last:] == after:
-        lines = lines[len(before) : last]
-    text = textwrap.indent(textwrap.dedent(without_comments("".join(lines))), unit.indent)
-    around, repeated = (
-        set(re.findall(r"^\s*(?:def|class) (\w+)", code, re.M)) for code in ("".join(before), text)
-    )
-    headers = [code.rstrip().endswith(":") for code in (without_comments("".join(old)), text)]
-    return None if not text or around & repeated or headers[0] != headers[1] else text
-
-
-def without_comments(code: str) -> str:
-    """Code without its comments and without blank lines."""
-    lines = ast_teacher.source_lines(code)
-    with contextlib.suppress(
-        tokenize.TokenError, SyntaxError
-    ):  # lines of a program need not be a whole one
-        for token in tokenize.generate_tokens(io.StringIO(code).readline):
-            if token.type == tokenize.COMMENT:
-                row, column = token.start
-                lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
-    return "".join(line for line in lines if line.strip())
-
-
-def meaning(source: str) -> str | None:
-    """What a program parses to, whatever its formatting; None where it does not compile."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ast.dump(ast.parse(source)) if ast_teacher.compiles(source) else None
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            return None
+    own = [variant for variant in variants if variant.start > rows.given_lines(task)]
+    return [variant for variant in own if taboo.isdisjoint(variant.text.split("\n"))]
 
 
 def execute(
     tasks: list[dict], config: Config, progress: Path, teacher: chat.Teacher | None
 ) -> None:
-    """Runs every reference, then every variant of those that pass, and appends a line a task to the progress file."""
-    with open(progress, encoding="utf-8") as file:
-        done = {json.loads(line)["task_id"] for line in list(file)[1:]}
+    """Runs every reference, then every variant of those that pass.
+
+    Appends a line a task to the progress file.
+    """
+    done = {result["task_id"] for result in rows.results_in(progress)}
     left = [task for task in tasks if task["task_id"] not in done]
-    waiting = (
-        deque()
-    )  # tasks whose programs are with the sandbox, so that its workers never wait for the rules
+    # Tasks whose programs are with the sandbox, so that its workers never wait for the rules.
+    waiting = deque()
     clock = time.perf_counter()
 
     def note(task, reference, variants, dropped):
         nonlocal clock
         before, clock = clock, time.perf_counter()
-        row = {
+        result = {
             "task_id": task["task_id"],
             "reference": reference,
             "variants": variants,
             "dropped": dropped,
+            "seconds": clock - before,
         }
-        common.append_jsonl(progress, [row | {"seconds": clock - before}])
+        common.append_jsonl(progress, [result])
         bar.update()
 
     def collect():
         task, variants, dropped, futures = waiting.popleft()
         statuses = [future.result()["status"] for future in futures]
-        rows = [
+        executed = [
             dataclasses.asdict(v) | {"status": s} for v, s in zip(variants, statuses, strict=True)
         ]
-        note(task, "passed", rows, dropped)
+        note(task, "passed", executed, dropped)
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         verdicts = runner.judge([(task, task["solution"]) for task in left])
         if teacher:
-            started = time.perf_counter()
-            passing = [
-                task
-                for task, verdict in zip(left, verdicts, strict=True)
-                if verdict["status"] == "passed"
-            ]
-            found = model_variants(teacher, passing, config)
-            clock += (
-                time.perf_counter() - started
-            )  # the seconds in the report are those of execution
+            started, judged = time.perf_counter(), zip(left, verdicts, strict=True)
+            passing = [task for task, verdict in judged if verdict["status"] == "passed"]
+            answered = chat_variants(
+                teacher, passing, config.unit, config.intents, config.num_variants
+            )
+            clock += time.perf_counter() - started  # the report's seconds are those of execution
         bar = common.progress_bar("tasks executed", len(tasks), len(done))
         for task, verdict in zip(left, verdicts, strict=True):
             if verdict["status"] != "passed":
                 note(task, verdict["status"], [], {})
                 continue
-            # A mutation often makes an endless loop: it need not get the seconds that a slow right program may.
+            # Mutations often make endless loops, which need not get a slow right program's seconds.
             limit = max(config.variant_timeout, 10 * verdict["seconds"])
-            variants, dropped = (
-                found[task["task_id"]] if teacher else (rule_variants(task, tasks, config), {})
-            )
+            if teacher:
+                variants, dropped = answered[task["task_id"]]
+            else:
+                variants, dropped = rule_variants(task, tasks, config), {}
             programs = [variant.apply(task["solution"]) for variant in variants]
             futures = [runner.submit(task | {"timeout": limit}, program) for program in programs]
             waiting.append((task, variants, dropped, futures))
@@ -336,65 +207,49 @@ def execute(
     bar.close()
 
 
-def prefix_rows(task: dict, verified: list[tuple[ast_teacher.Variant, float]]) -> list[dict]:
-    """The paper's rows of a task: the reference with all its labels, and each changed line at the end of its prefix."""
-    lines, marked = ast_teacher.source_lines(task["solution"]), labelled_lines(task["solution"])
-    rows = [
-        row_of(
-            task,
-            lines,
-            [1.0 if i in marked else None for i in range(len(lines))],
-            "reference",
-            [],
-            [],
-        )
-    ]
+def prefix_rows(task: dict, verified: list[tuple[Variant, float]]) -> list[dict]:
+    """The paper's rows of a task: the reference, and each changed line at the end of its prefix."""
+    reference = task["solution"]
+    lines, marked = source_lines(reference), labelled_lines(reference)
+    labels = [1.0 if i in marked else None for i in range(len(lines))]
+    packed = [row_of(task, lines, labels, "reference", [], [])]
     for variant, label in verified:
-        changed, index = (
-            ast_teacher.source_lines(variant.apply(task["solution"])),
-            variant.label_line(task["solution"]),
-        )
+        index = variant.label_line(reference)
         if index is not None:
+            prefix = source_lines(variant.apply(reference))[: index + 1]
             labels = [None] * index + [label]
-            rows.append(
-                row_of(
-                    task, changed[: index + 1], labels, variant.intent, [index], [variant.operator]
-                )
-            )
-    return rows
+            packed.append(row_of(task, prefix, labels, variant.intent, [index], [variant.operator]))
+    return packed
 
 
-def program_rows(
-    task: dict, verified: list[tuple[ast_teacher.Variant, float]], config: Config
-) -> list[dict]:
+def program_rows(task: dict, verified: list[tuple[Variant, float]], config: Config) -> list[dict]:
     """Rows that hold many verified changes each, one a line at most; a label stays with its line.
 
-    A deleted, inserted or moved line shifts what follows against the prompt, so a row holds one such change at most.
+    A deleted, inserted or moved line shifts what follows against the prompt. So a row holds one
+    such change at most.
     """
-    lines, marked = ast_teacher.source_lines(task["solution"]), labelled_lines(task["solution"])
+    lines, marked = source_lines(task["solution"]), labelled_lines(task["solution"])
     in_place, shifting = defaultdict(list), []
     for variant, label in verified:
         if variant.start == variant.end and variant.text.count("\n") == 1:
             in_place[variant.start - 1].append((variant, label))
         elif variant.label_line(task["solution"]) is not None:
             shifting.append((variant, label))
-    rows = []
+    packed = []
     for number in range(config.rows_per_task):
         rng = random.Random(common.seed_of(config.seed, "packing", task["task_id"], number))
-        chosen = {
-            i: rng.choice(in_place[i])
-            for i in sorted(in_place)
-            if rng.random() < config.change_rate
-        }
-        out = [chosen[i][0].text if i in chosen else line for i, line in enumerate(lines)]
-        labels = [
-            chosen[i][1] if i in chosen else 1.0 if i in marked else None for i in range(len(lines))
-        ]
+        chosen = {}
+        for i in sorted(in_place):
+            if rng.random() < config.change_rate:
+                chosen[i] = rng.choice(in_place[i])
+        out, labels = [*lines], [1.0 if i in marked else None for i in range(len(lines))]
+        for i, (variant, label) in chosen.items():
+            out[i], labels[i] = variant.text, label
         changed, operators = sorted(chosen), [chosen[i][0].operator for i in sorted(chosen)]
         if shifting and rng.random() < config.shift_rate:
             variant, label = rng.choice(shifting)
             first, last = variant.start - 1, variant.end
-            new = ast_teacher.source_lines(variant.text) if variant.text else []
+            new = source_lines(variant.text) if variant.text else []
             out[first:last] = new
             labels[first:last] = [None] * len(new)
             index = variant.label_line(task["solution"])
@@ -403,8 +258,8 @@ def program_rows(
             changed = [i for i in changed if i < first] + [i + moved for i in changed if i >= last]
             changed = sorted({*changed, index})
             operators = [*operators, variant.operator]
-        rows.append(row_of(task, out, labels, "mutate", changed, operators))
-    return rows
+        packed.append(row_of(task, out, labels, "mutate", changed, operators))
+    return packed
 
 
 def row_of(
@@ -415,44 +270,29 @@ def row_of(
     changed: list[int],
     operators: list[str],
 ) -> dict:
-    """One row of prm.jsonl; the lines that the task gives away (`prefix`) belong to no completion."""
-    given = given_lines(task)
-    changed = [index - given for index in changed if index >= given]
-    row = {
-        "prompt": task["prompt"],
-        "completions": lines[given:],
-        "labels": labels[given:],
-        "task_id": task["task_id"],
+    """One row of prm.jsonl; lines that the task gives away (`prefix`) belong to no completion."""
+    given = rows.given_lines(task)
+    meta = {
+        "changed": [index - given for index in changed if index >= given],
+        "operators": operators,
+        "steps": rows.steps_of(task),
     }
-    row |= {
-        "origin": origin,
-        "meta": {
-            "changed": changed,
-            "operators": operators,
-            "steps": task.get("meta", {}).get("steps"),
-        },
-    }
-    return row | ({"prefix": task["prefix"]} if task.get("prefix") else {})
+    return rows.line_row(task, lines[given:], labels[given:], origin, meta)
 
 
-def variants_of(result: dict) -> list[tuple[ast_teacher.Variant, str]]:
+def variants_of(result: dict) -> list[tuple[Variant, str]]:
     """The variants of a line of the progress file, each with its status."""
-    return [
-        (
-            ast_teacher.Variant(**{name: value for name, value in row.items() if name != "status"}),
-            row["status"],
-        )
-        for row in result["variants"]
-    ]
+    names = [field.name for field in dataclasses.fields(Variant)]
+    return [(Variant(*(row[name] for name in names)), row["status"]) for row in result["variants"]]
 
 
 def balanced(verified: dict[str, list], seed: int) -> dict[str, list]:
-    """As many changes with the one label as with the other: the more frequent label loses some, drawn at random."""
-    places = {label: [] for label in (1.0, -1.0)}
+    """As many changes of the one label as of the other; the others are left out at random."""
+    by_label = {label: [] for label in (1.0, -1.0)}
     for task_id, changes in verified.items():
         for index, (_, label) in enumerate(changes):
-            places[label].append((task_id, index))
-    few, many = sorted(places.values(), key=len)
+            by_label[label].append((task_id, index))
+    few, many = sorted(by_label.values(), key=len)
     kept = {*few, *random.Random(common.seed_of(seed, "balance")).sample(many, len(few))}
     return {
         task_id: [change for index, change in enumerate(changes) if (task_id, index) in kept]
@@ -462,102 +302,109 @@ def balanced(verified: dict[str, list], seed: int) -> dict[str, list]:
 
 def outcome_rows(tasks: list[dict], results: dict[str, dict]) -> list[dict]:
     """One row for each program that was executed and has a verdict."""
-    rows = []
+    outcomes = []
     for task in tasks:
         result, prefix = results[task["task_id"]], task.get("prefix", "")
         programs = [(task["solution"], result["reference"], "reference")]
-        programs += [
-            (variant.apply(task["solution"]), status, variant.intent)
-            for variant, status in variants_of(result)
-        ]
+        for variant, status in variants_of(result):
+            programs.append((variant.apply(task["solution"]), status, variant.intent))
         for program, status, origin in programs:
-            row = {
+            if status == "harness_error":
+                continue
+            outcome = {
                 "task_id": task["task_id"],
                 "prompt": task["prompt"],
                 "completion": program[len(prefix) :],
+                "status": status,
+                "origin": origin,
             }
-            row |= {"status": status, "origin": origin} | ({"prefix": prefix} if prefix else {})
-            rows += [row] if status != "harness_error" else []
-    return rows
+            outcomes.append(outcome | rows.prefix_of(task))
+    return outcomes
+
+
+COUNTS = ("made", "compiled", "passed", "failed", "equivalent", "unjudged")  # of changes
 
 
 def report_of(
-    tasks: list[dict], results: dict[str, dict], rows: list[dict], teacher: chat.Teacher | None
+    tasks: list[dict], results: dict[str, dict], labelled: list[dict], teacher: chat.Teacher | None
 ) -> dict:
     """What the teacher made, what execution said of it, and the labels that came of it."""
-    table, dropped = defaultdict(Counter), Counter()
+    by_operator, dropped = defaultdict(Counter), Counter()
     for result in results.values():
         dropped.update(result["dropped"])
         for variant, status in variants_of(result):
-            counts = table[variant.intent, variant.operator]
-            kinds = {"passed": "passed", "syntax_error": "broken", "harness_error": "unjudged"}
-            counts.update(["made", kinds.get(status, "failed")])
+            counts = by_operator[variant.intent, variant.operator]
+            outcomes = {"passed": "passed", "syntax_error": "broken", "harness_error": "unjudged"}
+            counts.update(["made", outcomes.get(status, "failed")])
             counts["compiled"] += status != "syntax_error"
             counts["equivalent"] += status == "passed" and variant.intent == "mutate"
-    names = ("made", "compiled", "passed", "failed", "equivalent", "unjudged")
     operators = [
-        {"intent": intent, "operator": operator} | {name: counts[name] for name in names}
-        for (intent, operator), counts in sorted(table.items())
+        {"intent": intent, "operator": operator} | {name: counts[name] for name in COUNTS}
+        for (intent, operator), counts in sorted(by_operator.items())
     ]
-    failing = sum(result["reference"] != "passed" for result in results.values())
-    seconds, executions = (
-        sum(r["seconds"] for r in results.values()),
-        sum(1 + len(r["variants"]) for r in results.values()),
-    )
-    labels = Counter(label for row in rows for label in row["labels"])
-    changed = Counter(row["labels"][index] for row in rows for index in row["meta"]["changed"])
-    units, silent = [], Counter()
-    for task in tasks:
-        units += ast_teacher.line_units(ast_teacher.Program(task["solution"]))
-        marked = labelled_lines(task["solution"])
-        for index, line in enumerate(ast_teacher.source_lines(task["solution"])):
-            if index >= given_lines(task) and index not in marked:
-                silent[
-                    "comment"
-                    if line.lstrip().startswith("#")
-                    else "other"
-                    if line.strip()
-                    else "blank"
-                ] += 1
-    return {
-        "tasks": len(tasks), "failing_references": failing, "rows": len(rows), "operators": operators,
-        "total": {name: sum(row[name] for row in operators) for name in names},
+    seconds = sum(result["seconds"] for result in results.values())
+    executions = sum(1 + len(result["variants"]) for result in results.values())
+    labels = Counter(label for row in labelled for label in row["labels"])
+    changed = Counter(row["labels"][index] for row in labelled for index in row["meta"]["changed"])
+    report = {
+        "tasks": len(tasks),
+        "failing_references": sum(r["reference"] != "passed" for r in results.values()),
+        "rows": len(labelled),
+        "operators": operators,
+        "total": {name: sum(row[name] for row in operators) for name in COUNTS},
         "labels": {"positive": labels[1.0], "negative": labels[-1.0], "none": labels[None]},
         "changed": {"positive": changed[1.0], "negative": changed[-1.0]},
-        "reference_lines_without_label": {kind: silent[kind] for kind in ("comment", "blank", "other")},
-        "statements_of_several_lines": sum(unit.end > unit.start for unit in units),
-        "executions": executions, "seconds": seconds, "programs_per_second": executions / seconds,
-        "teacher": {"answers": len(teacher.answers), **teacher.tokens} | {
-            name: dropped[name] for name in ("missing", "unparsable", "unchanged", "duplicate")
-        } if teacher else None,
-    }  # fmt: skip
+        **counts_of_references(tasks),
+        "executions": executions,
+        "seconds": seconds,
+        "programs_per_second": executions / seconds,
+        "teacher": None,
+    }
+    if teacher:
+        useless = {n: dropped[n] for n in ("missing", "unparsable", "unchanged", "duplicate")}
+        report["teacher"] = {"answers": len(teacher.answers), **teacher.tokens, **useless}
+    return report
+
+
+def counts_of_references(tasks: list[dict]) -> dict:
+    """Lines of the references that have no label, and statements of several lines."""
+    silent, several = Counter(comment=0, blank=0, other=0), 0
+    for task in tasks:
+        units = line_units(Program(task["solution"]))
+        several += sum(unit.end > unit.start for unit in units)
+        marked = labelled_lines(task["solution"])
+        for index, line in enumerate(source_lines(task["solution"])):
+            if index < rows.given_lines(task) or index in marked:
+                continue
+            if line.lstrip().startswith("#"):
+                silent["comment"] += 1
+            else:
+                silent["other" if line.strip() else "blank"] += 1
+    return {"reference_lines_without_label": dict(silent), "statements_of_several_lines": several}
 
 
 def print_report(report: dict, config: Config) -> None:
     total = report["total"]
-    print(
-        f"{'intent':<9} {'operator':<14}"
-        + "".join(f"{name:>11}" for name in total)
-        + f"{'pass rate':>11}"
-    )
+    columns = "".join(f"{name:>11}" for name in total)
+    print(f"{'intent':<9} {'operator':<14}{columns}{'pass rate':>11}")
     for row in [*report["operators"], {"intent": "all", "operator": ""} | total]:
         judged = row["made"] - row["unjudged"]
         rate = f"{row['passed'] / judged:>11.3f}" if judged else f"{'-':>11}"
-        print(
-            f"{row['intent']:<9} {row['operator']:<14}"
-            + "".join(f"{row[name]:>11}" for name in total)
-            + rate
-        )
+        columns = "".join(f"{row[name]:>11}" for name in total)
+        print(f"{row['intent']:<9} {row['operator']:<14}{columns}{rate}")
     failing, labels, changed = report["failing_references"], report["labels"], report["changed"]
     print(
-        f"{report['rows']} rows from {report['tasks'] - failing} tasks ({failing} left out: the reference fails its tests)"
+        f"{report['rows']} rows from {report['tasks'] - failing} tasks "
+        f"({failing} left out: the reference fails its tests)"
     )
     print(
-        f"lines: {labels['positive']} positive, {labels['negative']} negative, {labels['none']} without label"
+        f"lines: {labels['positive']} positive, {labels['negative']} negative, "
+        f"{labels['none']} without label"
     )
     ratio = changed["negative"] / max(1, changed["positive"])
     print(
-        f"changed lines: {changed['positive']} positive, {changed['negative']} negative ({ratio:.2f} to one)"
+        f"changed lines: {changed['positive']} positive, {changed['negative']} negative "
+        f"({ratio:.2f} to one)"
     )
     kept = "dropped" if config.equivalent == "drop" else "labelled positive"
     print(
@@ -565,29 +412,24 @@ def print_report(report: dict, config: Config) -> None:
         f"{total['unjudged']} dropped without a verdict"
     )
     if report["teacher"]:
-        print(
-            "teacher: "
-            + ", ".join(
-                f"{count} {name.replace('_', ' ')}" for name, count in report["teacher"].items()
-            )
-        )
+        counts = [f"{count} {name.replace('_', ' ')}" for name, count in report["teacher"].items()]
+        print(f"teacher: {', '.join(counts)}")
     print(
-        f"{report['executions']} programs in {report['seconds']:.0f} s ({report['programs_per_second']:.1f} a second)"
+        f"{report['executions']} programs in {report['seconds']:.0f} s "
+        f"({report['programs_per_second']:.1f} a second)"
     )
 
 
-def main(config: Config) -> None:
+def read_tasks(config: Config) -> list[dict]:
+    """Tasks whose reference programs can be changed, line ends as Python sees them."""
+
     def check(row):
-        sandbox.check_task(row)
-        if not isinstance(row.get("solution"), str):
+        rows.check_reference(row, "--method mutate starts from reference programs")
+        misconceptions = row.get("meta", {}).get("misconceptions")
+        if config.exclude_misconceptions and not isinstance(misconceptions, list):
             raise ValueError(
-                "field 'solution' must be str: --method mutate starts from reference programs"
-            )
-        if config.exclude_misconceptions and not isinstance(
-            row.get("meta", {}).get("misconceptions"), list
-        ):
-            raise ValueError(
-                "field 'meta' must hold 'misconceptions', a list of lines, for --exclude_misconceptions"
+                "field 'meta' must hold 'misconceptions', a list of lines, "
+                "for --exclude_misconceptions"
             )
         if not row["solution"].startswith(row.get("prefix") or ""):
             raise ValueError("field 'solution' must start with the field 'prefix'")
@@ -597,77 +439,67 @@ def main(config: Config) -> None:
             raise ValueError(f"field 'solution' does not parse: {error}") from None
 
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
-    if len({task["task_id"] for task in tasks}) < len(tasks):
-        raise InputError(f"{config.tasks}: a task_id occurs twice")
-    if config.num_variants < 1:
-        raise InputError(f"--num_variants must be at least 1, not {config.num_variants}")
+    rows.check_unique(tasks, config.tasks)
     for task in tasks:
         task["solution"] = common.unix(task["solution"]).rstrip("\n") + "\n"
         if task.get("prefix"):
             task["prefix"] = common.unix(task["prefix"])
-    output = Path(config.output_file)
-    progress, outputs = output.with_name(output.name + ".progress"), [output]
-    if config.outcomes_file:
-        outputs.append(Path(config.outcomes_file))
-    flags = json.dumps(
-        {
-            name: value
-            for name, value in dataclasses.asdict(config).items()
-            if name not in OPERATIONAL
-        }
-    )
-    if progress.is_file():
-        kept = common.whole_lines(progress)
-        if not kept or kept[0] != flags + "\n":
-            raise InputError(
-                f"{progress}: holds a run with other flags; choose another --output_file or delete it"
-            )
-        if all(path.is_file() for path in outputs):
-            print(f"{output} is complete; nothing to do")
-            return
+    return tasks
+
+
+def verified_changes(tasks: list[dict], results: dict, config: Config) -> dict[str, list]:
+    """By task_id, of the tasks whose reference passes: (variant, label) of labelled changes."""
+    verified = {}
+    for task in tasks:
+        result = results[task["task_id"]]
+        if result["reference"] == "passed":
+            changes = [(v, label_of(v, s, config.equivalent)) for v, s in variants_of(result)]
+            verified[task["task_id"]] = [(v, label) for v, label in changes if label is not None]
+    return balanced(verified, config.seed) if config.balance else verified
+
+
+def main(config: Config) -> None:
+    tasks = read_tasks(config)
+    if config.num_variants < 1:
+        raise InputError(f"--num_variants must be at least 1, not {config.num_variants}")
+    progress, output = rows.progress_of(config), Path(config.output_file)
+    flags = dataclasses.asdict(config)
+    lines = rows.read_progress(progress, {n: flags[n] for n in flags if n not in OPERATIONAL})
+    outputs = [output, *([Path(config.outcomes_file)] if config.outcomes_file else [])]
+    if progress.is_file() and all(path.is_file() for path in outputs):
+        print(f"{output} is complete; nothing to do")
+        return
     teacher = None
     if config.teacher != "ast":
         teacher = chat.Teacher(
-            config.teacher, output.with_name(output.name + ".teacher"), config.teacher_model, config.teacher_temperature,
-            config.teacher_max_new_tokens, config.teacher_concurrency, config.teacher_max_retries,
-            config.teacher_timeout, config.seed,
-        )  # fmt: skip
-    common.write_text(progress, "".join(kept) if progress.is_file() else flags + "\n")
+            config.teacher,
+            f"{config.output_file}.teacher",
+            config.teacher_model,
+            config.teacher_temperature,
+            config.teacher_max_new_tokens,
+            config.teacher_concurrency,
+            config.teacher_max_retries,
+            config.teacher_timeout,
+            config.seed,
+        )
+    common.write_text(progress, "".join(lines))
     execute(tasks, config, progress, teacher)
 
-    with open(progress, encoding="utf-8") as file:
-        results = {row["task_id"]: row for row in map(json.loads, list(file)[1:])}
-    verified = {}
-    for task in tasks:
-        if results[task["task_id"]]["reference"] == "passed":
-            labels = [
-                (v, label_of(v, s, config.equivalent))
-                for v, s in variants_of(results[task["task_id"]])
-            ]
-            verified[task["task_id"]] = [
-                (variant, label) for variant, label in labels if label is not None
-            ]
-    if config.balance:
-        verified = balanced(verified, config.seed)
-    rows = []
+    results = {result["task_id"]: result for result in rows.results_in(progress)}
+    verified, labelled = verified_changes(tasks, results, config), []
     for task in tasks:
         if task["task_id"] in verified:
             changes = verified[task["task_id"]]
-            rows += (
-                prefix_rows(task, changes)
-                if config.packing == "prefix"
-                else program_rows(task, changes, config)
-            )
-    rows = [row for row in rows if any(label is not None for label in row["labels"])]
-    if not rows:
+            if config.packing == "prefix":
+                labelled += prefix_rows(task, changes)
+            else:
+                labelled += program_rows(task, changes, config)
+    labelled = [row for row in labelled if any(label is not None for label in row["labels"])]
+    if not labelled:
         raise InputError(f"{config.tasks}: no reference passes its tests; nothing can be labelled")
-    report = report_of(tasks, results, rows, teacher)
+    report = report_of(tasks, results, labelled, teacher)
     print_report(report, config)
     if config.outcomes_file:
         common.write_jsonl(config.outcomes_file, outcome_rows(tasks, results))
     common.write_text(output.with_suffix(".report.json"), json.dumps(report, indent=2) + "\n")
-    common.write_jsonl(output, rows)
-
-
-if __name__ == "__main__":
-    common.run(main, Config)
+    common.write_jsonl(output, labelled)

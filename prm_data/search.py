@@ -1,9 +1,10 @@
-"""Line labels from the policy itself: which prefixes of its own responses can still be completed (PSGPO, algorithm 1).
+"""Line labels from the policy itself: which prefixes of its responses can still be completed.
 
-Each policy (the paper: four checkpoints, evenly spaced along a baseline RL run) answers each prompt --num_generations
-times. A response that passes its tests has +1 on every line, without a search. In a failing one of T lines a prefix
-counts as recoverable when any of K sampled completions of it passes all tests, and a binary search looks for the first
-line from which none is:
+PSGPO (Dai et al., 2024), algorithm 1. Each policy (the paper: four checkpoints, evenly spaced along
+a baseline RL run) answers each prompt --num_generations times. A response that passes its tests has
++1 on every line, without a search. A failing response has T lines, and its prefix of m lines is
+recoverable when any of K sampled completions of the prefix passes all tests. A binary search looks
+for the first line from which no prefix is recoverable:
 
     L, R = 1, T;  first_bad = T
     while L <= R:                                     labels: +1  before first_bad
@@ -11,41 +12,54 @@ line from which none is:
         recoverable: L = m + 1                                 0  comment lines
         otherwise:   first_bad = m;  R = m - 1
 
-That is at most ceil(log2(T + 1)) prefixes of K completions. First_bad = T is where a search ends that finds every prefix
-recoverable, so the answer for T itself, the paper's last question then, changes nothing, and we do not ask it.
+The search asks about at most ceil(log2(T + 1)) prefixes. We do not ask about prefix T, the paper's
+last question when all shorter prefixes are recoverable: first_bad is T after either answer.
 
-Prefixes are cut between sampled tokens: prefix m ends with the token in which line m ends. Where that token goes on into
-the next line, the prefix holds this beginning too: it is one action of the policy, and the token at which a PRM reads
-the score of line m. Two lines that end in one token have the same prefix.
+Prefixes are cut between sampled tokens: prefix m ends with the token in which line m ends. Such a
+token may hold the beginning of the next line, and the prefix then holds this beginning too. The
+token is one action of the policy, and a PRM reads the score of line m there. Two lines that end in
+one token have the same prefix.
 
-Where the paper is silent: completions are sampled at temperature 1, by the policy that wrote the response (--completer:
-by another model with the same tokenizer), and end where a response would: at --max_completion_length tokens with the
-prefix. They are drawn in two halves, the second one only if none of the first passes, which changes no answer. Blank
-lines and docstrings are neutral (0) as comments are: a null would leave their score to chance, and they are as cheap
-to write. A completion without a verdict counts nowhere; a response, or a prefix, that gets none is left out.
+Where the paper is silent:
+- Completions are sampled at temperature 1, by the policy that wrote the response (--completer: by
+  another model with the same tokenizer).
+- Completions end where a response would: at --max_completion_length tokens, the prefix included.
+- Completions are drawn in two halves, the second half only if no completion of the first passes.
+  This changes no answer.
+- Blank lines and docstrings are neutral (0), as comments are. A null would leave their score to
+  chance, and they are as cheap to write as comments.
+- A completion without a verdict counts nowhere. A response without a verdict is left out, and so is
+  a response with a prefix none of whose completions has a verdict.
 
---search linear       asks each line from the first on until one is unrecoverable; --search exhaustive asks every line.
-                      A completion of prefix m is one of every shorter prefix, so that here all lines up to the last
-                      recoverable one are +1, whatever the samples of the earlier ones said.
---labels soft         the share p_m of passing completions, for passing responses too; marginal: p_m - p_(m-1), p_0 being
-                      the share for the prompt alone, which is asked for either. Both need --search exhaustive.
---share_completions   ours, for hard labels: a response or completion that passes proves for every response to its prompt
-                      (of the same policy) that the prefix which they share is recoverable; first_bad moves behind it.
-                      No more is sampled, and it can only correct: that no sample of a prefix passed proves nothing.
+--search linear       asks each line from the first on until a prefix is unrecoverable;
+--search exhaustive   asks every line. A completion of prefix m completes every shorter prefix too,
+                      so all lines up to the last recoverable prefix are +1, whatever the samples of
+                      the shorter prefixes said.
+--labels soft         the share p_m of passing completions, for passing responses too;
+--labels marginal     p_m - p_(m-1), p_0 being the share for the prompt alone. Soft and marginal
+                      labels need --search exhaustive and ask for p_0.
+--share_completions   ours, for hard labels: a passing response or completion proves for every
+                      response to its prompt (of the same policy) that their common prefix is
+                      recoverable, and first_bad moves behind this prefix. No further completion
+                      is sampled. first_bad can only move to a later line: K failing completions
+                      of a prefix prove nothing.
 --mask_after_first_error   no label (null) after first_bad: the paper has -1 there.
---data_selection      which prompts are kept, by their responses: remove_hard (some response passes or was revised),
-                      medium_only (some pass, some fail), revised_only (some response was revised). A response is revised
-                      if it fails and a completion of one of its prefixes passes. The paper words only the last (which
-                      did best); the other two are our reading of their names.
+--data_selection      which prompts are kept, by their responses: remove_hard (some response passes
+                      or was revised), medium_only (some pass, some fail), revised_only (some
+                      response was revised). A response is revised if it fails and a completion of
+                      one of its prefixes passes. The paper words only revised_only, which did best;
+                      the other two are our reading of their names.
 
     python make_prm_data.py --method search --tasks train.jsonl --output_file prm.jsonl \\
-        --model_name_or_path runs/ppo/checkpoint-15 runs/ppo/checkpoint-30 runs/ppo/checkpoint-45 runs/ppo
+        --model_name_or_path runs/ppo/checkpoint-15 runs/ppo/checkpoint-30 \\
+        runs/ppo/checkpoint-45 runs/ppo
 
 (ppo.py --save_steps 15 --save_total_limit 0 keeps these checkpoints.)
 
-The search is kept beside the output, chunk by chunk, in OUTPUT_FILE.progress: a run that was cut off goes on from there,
-and other flags for the rows alone (--data_selection, --mask_after_first_error, --neutral_comments, soft for marginal labels),
-after a copy of that file for another --output_file too, write the rows anew without a search. Costs go to prm.report.json.
+The search is kept beside the output, chunk by chunk, in OUTPUT_FILE.progress: a run that was cut
+off goes on from there. Other flags for the rows alone (--data_selection, --mask_after_first_error,
+--neutral_comments, soft for marginal labels) write the rows anew without a search. So they do for
+another --output_file, once OUTPUT_FILE.progress is copied beside it. Costs go to prm.report.json.
 """
 
 import dataclasses
@@ -56,42 +70,35 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import common
 import sandbox
 from common import InputError
 from kernels import masking
-from prm_data import gold
+from prm_data import rows
 
 
 @dataclass
 class Config:
     tasks: str  # tasks.jsonl
-    model_name_or_path: list[
-        str
-    ]  # policies that answer; the paper: four checkpoints along a baseline RL run
+    # policies that answer; the paper: four checkpoints along a baseline RL run
+    model_name_or_path: list[str]
     output_file: str  # prm.jsonl
     method: Literal["search"] = "search"
     num_generations: int = 4  # responses a prompt and policy (the paper gives no number)
     num_completions: int = 20  # K: completions of a prefix
-    completer: str | None = (
-        None  # model that completes prefixes; none: the policy that wrote the response
-    )
+    completer: str | None = None  # model that completes; none: the policy that wrote the response
     search: Literal["binary", "linear", "exhaustive"] = "binary"  # which prefixes are asked
-    labels: Literal["hard", "soft", "marginal"] = (
-        "hard"  # any of K passes, or the share that does, or its change
-    )
-    share_completions: bool = (
-        False  # a passing completion counts for every response that begins as it does (ours)
-    )
+    # any of K passes, or the share that does, or its change
+    labels: Literal["hard", "soft", "marginal"] = "hard"
+    # a passing completion counts for every response that begins as it does (ours)
+    share_completions: bool = False
     mask_after_first_error: bool = False  # no label after the first bad line
-    neutral_comments: bool = (
-        True  # comments, blank lines and docstrings have 0 (the paper); else their prefix's label
-    )
-    data_selection: Literal["full", "remove_hard", "medium_only", "revised_only"] = (
-        "full"  # prompts that are kept
-    )
+    # comments, blank lines and docstrings have 0 (the paper); else their prefix's label
+    neutral_comments: bool = True
+    # prompts that are kept
+    data_selection: Literal["full", "remove_hard", "medium_only", "revised_only"] = "full"
     temperature: float = 1.0  # of responses and completions
     max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
     batch_size: int = 64  # prompts or prefixes a sampling batch
@@ -101,8 +108,8 @@ class Config:
     seed: int = 0
 
 
-# A search over T lines yields the line (from 1) whose prefix it asks about, is sent whether that prefix is recoverable,
-# and returns first_bad.
+# A search over T lines yields the line (from 1) whose prefix it asks about, is sent whether that
+# prefix is recoverable, and returns first_bad.
 
 
 def binary_search(num_lines: int) -> Generator[int, bool, int]:
@@ -124,7 +131,7 @@ def linear_search(num_lines: int) -> Generator[int, bool, int]:
 
 
 def exhaustive_search(num_lines: int, first: int = 1) -> Generator[int, bool, int]:
-    """Line 0, from which it may start, is the prompt alone."""
+    """first: 1, or 0 to ask about the prompt alone too."""
     last = 0
     for m in range(first, num_lines + 1):
         if (yield m):
@@ -142,14 +149,13 @@ class Labelled(NamedTuple):
     kinds: list[int]  # T, of masking.line_kinds
     passed: bool
     first_bad: int | None  # line from 1 at which it is lost; None if it passes, or was not judged
-    probes: list[
-        tuple[int, int, int]
-    ]  # prefixes asked, line 0 is the prompt: line, passing and judged completions
+    # of each prefix asked: line (0: the prompt alone), passing completions, judged completions
+    probes: list[tuple[int, int, int]]
     judged: bool  # no prefix was left without a verdict
 
     @property
     def revised(self) -> bool:
-        """It fails, and a completion of one of its prefixes passes."""
+        """The response fails, and a completion of one of its prefixes passes."""
         if self.first_bad is None:
             return False
         return self.first_bad > 1 or any(passing for line, passing, _ in self.probes if line)
@@ -160,7 +166,7 @@ class Labelled(NamedTuple):
         neutral_comments: bool = True,
         mask_after_first_error: bool = False,
     ) -> list[float | None] | None:
-        """The labels of the lines (T,), by the flags of Config; None where a prefix got no verdict."""
+        """The labels (T,), by the flags of Config; None where a prefix has no verdict."""
         if not self.judged:
             return None
         share, result = {line: passing / judged for line, passing, judged in self.probes}, []
@@ -206,39 +212,36 @@ def label_responses(
     batch_size: int = 64,
     share_completions: bool = False,
 ) -> tuple[list[Labelled], Counter]:
-    """Labels the lines of N responses by completing their prefixes; the flags are those of Config. `shares`, for labels
-    that are not hard: passing responses are searched too, and the prompt alone is asked.
+    """Labels the lines of N responses by completing their prefixes.
 
     completer: the model that completes, in eval mode. table: common.line_table(tokenizer).
-    Per response: its task; the token ids of its prompt and of itself as they were sampled (EOS included or not); whether
-    it passed its tests; a seed. The searches go on side by side: in each round every open one asks for one prefix,
-    and programs run while the next `batch_size` prefixes are completed. Unless completions are shared, a response's
-    labels depend on its own arguments alone; if they are, on those of its prompt's other responses too.
+    tasks, prompts, completions, passed, seeds: one entry a response. prompts and completions are
+    the token ids as they were sampled, EOS included or not; passed: whether the response passes.
+    shares: for labels that are not hard: passing responses are searched too, and the prompt alone
+    is asked about. The other arguments are flags of Config.
 
-    Returns one Labelled a response, and what it cost: probes, completions, completion_tokens, executions (equal
-    programs of a task run once).
+    The searches go on side by side: in each round every open search asks about one prefix, and
+    programs run while the next `batch_size` prefixes are completed. A response's labels depend on
+    its own arguments alone, and with share_completions on its prompt's other responses.
+
+    Returns one Labelled a response, and the cost: probes, completions, completion_tokens,
+    executions (equal programs of a task run once).
     """
     if not tasks:
         return [], Counter()
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    lines = [gold.lines_of(text) for text in texts]
-    ids, mask = (
-        common.pad(completions),
-        common.pad([[1] * len(row) for row in completions]).bool(),
-    )  # (N, T), (N, T)
+    lines = [rows.lines_of(text) for text in texts]
+    ids = common.pad(completions)  # (N, T)
+    mask = common.pad([[1] * len(row) for row in completions]).bool()  # (N, T)
     width = max(map(len, lines), default=0)
     ends = masking.line_end_positions(ids, mask, table, width).tolist()  # (N, lines)
     kinds = masking.line_kinds(ids, mask, table, width).tolist()  # (N, lines)
-    ends = [
-        [0] + [end + 1 for end in row if end >= 0] for row in ends
-    ]  # tokens of the prefix up to line m
+    # ends[i][m]: tokens of the prefix of m lines
+    ends = [[0] + [end + 1 for end in row if end >= 0] for row in ends]
     kinds = [[kind for kind in row if kind >= 0] for row in kinds]
-    # Any passing completion settles a hard label, so the second half of them is often not needed.
-    portion = (
-        num_completions // 2
-        if search != "exhaustive" and num_completions % 2 == 0
-        else num_completions
-    )
+    # Any passing completion settles a hard label, so the second half is often not needed.
+    in_halves = search != "exhaustive" and num_completions % 2 == 0
+    portion = num_completions // 2 if in_halves else num_completions
 
     cost, verdicts = Counter(probes=0, completions=0, completion_tokens=0, executions=0), {}
     passing_texts = defaultdict(set)  # by task
@@ -247,7 +250,7 @@ def label_responses(
     probes, first_bad, unjudged = [[] for _ in tasks], [None] * len(tasks), set()
 
     def ask(row: int, steps: Generator, answer: bool | None) -> list[Probe]:
-        """The next question of a search; none, and first_bad is noted, where it has ended."""
+        """The next question of a search; where the search has ended, [], and first_bad is noted."""
         try:
             return [Probe(row, steps, steps.send(answer))]
         except StopIteration as end:
@@ -264,12 +267,19 @@ def label_responses(
             batch = waiting[start : start + batch_size]
             prefixes = [completions[probe.row][: ends[probe.row][probe.line]] for probe in batch]
             room = [max(0, max_completion_length - len(prefix)) for prefix in prefixes]
+            draws = [(probe, probe.drawn + k) for probe in batch for k in range(portion)]
             rollout = common.roll_out(
-                completer, tokenizer, [prompts[probe.row] + prefix for probe, prefix in zip(batch, prefixes, strict=True)],
-                portion, max(1, *room), temperature,
-                [common.seed_of(seeds[probe.row], "completion", probe.line, probe.drawn + k)
-                 for probe in batch for k in range(portion)],
-            )  # fmt: skip
+                completer,
+                tokenizer,
+                [
+                    prompts[probe.row] + prefix
+                    for probe, prefix in zip(batch, prefixes, strict=True)
+                ],
+                portion,
+                max(1, *room),
+                temperature,
+                [common.seed_of(seeds[p.row], "completion", p.line, draw) for p, draw in draws],
+            )
             tails = [tail[: room[i // portion]] for i, tail in enumerate(rollout.completions)]
             whole = [prefixes[i // portion] + tail for i, tail in enumerate(tails)]
             cost.update(completions=len(tails), completion_tokens=sum(map(len, tails)))
@@ -313,7 +323,7 @@ def label_responses(
 
 
 def is_kept(selection: str, n_pass: int, n_fail: int, n_revised: int) -> bool:
-    """Whether a prompt with so many passing, failing and (of these) revised responses is kept; see the docstring."""
+    """Whether a prompt with so many passing, failing and (of these) revised responses is kept."""
     return {
         "full": True,
         "remove_hard": n_pass + n_revised > 0,
@@ -327,30 +337,47 @@ def search_chunk(
 ) -> dict:
     """Responses of one policy to some tasks, labelled: one line of the progress file."""
     started, responses, futures = time.perf_counter(), [], []
+
+    def seeds_of(purpose: str, keys) -> list[int]:
+        return [common.seed_of(config.seed, purpose, t["task_id"], index, n) for t, n in keys]
+
     for start in range(0, len(tasks), config.batch_size):
         batch = tasks[start : start + config.batch_size]
         keys = [(task, number) for task in batch for number in range(config.num_generations)]
         rollout = common.roll_out(
-            policy, tokenizer, [common.encode_prompt(tokenizer, task) for task in batch], config.num_generations,
-            config.max_completion_length, config.temperature,
-            [common.seed_of(config.seed, "search response", task["task_id"], index, number) for task, number in keys],
-        )  # fmt: skip
-        futures += [runner.submit(task, common.extract_program(task, text))
-                    for (task, _), text in zip(keys, rollout.texts, strict=True)]  # fmt: skip
+            policy,
+            tokenizer,
+            [common.encode_prompt(tokenizer, task) for task in batch],
+            config.num_generations,
+            config.max_completion_length,
+            config.temperature,
+            seeds_of("search response", keys),
+        )
+        for (task, _), text in zip(keys, rollout.texts, strict=True):
+            futures.append(runner.submit(task, common.extract_program(task, text)))
         responses += zip(keys, rollout.prompts, rollout.completions, strict=True)
     statuses = [future.result()["status"] for future in futures]
     judged = [i for i, status in enumerate(statuses) if status != "harness_error"]
-    keys, prompts, completions = (
-        zip(*(responses[i] for i in judged), strict=True) if judged else ([], [], [])
-    )
-    passed = [statuses[i] == "passed" for i in judged]
+    keys, prompts, completions = ([responses[i][part] for i in judged] for part in range(3))
     labelled, cost = label_responses(
-        completer, tokenizer, table, runner, [task for task, _ in keys], prompts, completions, passed,
-        [common.seed_of(config.seed, "search", task["task_id"], index, number) for task, number in keys],
-        config.num_completions, config.search, config.labels != "hard", config.temperature, config.max_completion_length,
-        config.batch_size, config.share_completions,
-    )  # fmt: skip
-    rows = [
+        completer,
+        tokenizer,
+        table,
+        runner,
+        [task for task, _ in keys],
+        prompts,
+        completions,
+        [statuses[i] == "passed" for i in judged],
+        seeds_of("search", keys),
+        config.num_completions,
+        config.search,
+        config.labels != "hard",
+        config.temperature,
+        config.max_completion_length,
+        config.batch_size,
+        config.share_completions,
+    )
+    found = [
         {"task_id": task["task_id"], **result._asdict()}
         for (task, _), result in zip(keys, labelled, strict=True)
     ]
@@ -358,18 +385,15 @@ def search_chunk(
     cost.update(executions=len(responses), unjudged=len(responses) - len(judged))
     return {
         "policy": index,
-        "responses": rows,
+        "responses": found,
         "cost": dict(cost) | {"seconds": time.perf_counter() - started},
     }
 
 
 def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
-    """Searches chunk by chunk, policy after policy, and appends a line a chunk to the progress file."""
+    """Searches chunk by chunk, policy after policy; a line a chunk goes to the progress file."""
     chunks = [tasks[i : i + config.chunk_size] for i in range(0, len(tasks), config.chunk_size)]
-    total, done = (
-        len(chunks) * len(config.model_name_or_path),
-        len(common.whole_lines(progress)) - 1,
-    )
+    total, done = len(chunks) * len(config.model_name_or_path), len(rows.results_in(progress))
     if done == total:
         return
     bar = common.progress_bar("chunks searched", total, done)
@@ -381,11 +405,9 @@ def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
             tokenizer = common.load_tokenizer(path)
             table = common.line_table(tokenizer)
             policy = common.shard(common.load_policy(path).eval())
-            completer = (
-                common.shard(common.load_policy(config.completer).eval())
-                if config.completer
-                else policy
-            )
+            completer = policy
+            if config.completer:
+                completer = common.shard(common.load_policy(config.completer).eval())
             for number in left:
                 chunk = search_chunk(
                     config, policy, completer, tokenizer, table, runner, chunks[number], index
@@ -408,12 +430,8 @@ def rows_and_report(
                 by_task[response["task_id"]].append((chunk["policy"], result))
             else:
                 cost["unjudged"] += 1
-    rows, first_bad, kept = (
-        [],
-        Counter(),
-        Counter(dict.fromkeys(Config.__annotations__["data_selection"].__args__, 0)),
-    )
-    everything = [result for responses in by_task.values() for _, result in responses]
+    selections = get_args(Config.__annotations__["data_selection"])
+    labelled, kept = [], Counter(dict.fromkeys(selections, 0))
     for task in tasks:
         responses = by_task[task["task_id"]]
         stats = {
@@ -435,60 +453,45 @@ def rows_and_report(
                 "passed": result.passed,
                 "first_bad": result.first_bad,
                 "revised": result.revised,
-            }
-            meta |= {
                 "probes": len(result.probes),
-                "steps": task.get("meta", {}).get("steps"),
+                "steps": rows.steps_of(task),
                 **stats,
             }
-            row = {
-                "prompt": task["prompt"],
-                "completions": result.lines,
-                "labels": labels,
-                "task_id": task["task_id"],
-            }
-            row |= {"origin": "search", "meta": meta}
-            rows.append(row | ({"prefix": task["prefix"]} if task.get("prefix") else {}))
-    first_bad = Counter(
-        result.first_bad for result in everything if not result.passed and result.lines
-    )
-    labels = Counter(
-        "none" if x is None else "zero" if x == 0 else "positive" if x > 0 else "negative"
-        for row in rows for x in row["labels"]
-    )  # fmt: skip
+            labelled.append(rows.line_row(task, result.lines, labels, "search", meta))
+    results = [result for responses in by_task.values() for _, result in responses]
+    failed = [result for result in results if not result.passed and result.lines]
+    first_bad = Counter(result.first_bad for result in failed)
     report = {
         **cost,
         "prompts": len(tasks),
-        "passed": sum(result.passed for result in everything),
-        "failed": sum(not result.passed for result in everything),
-        "revised": sum(result.revised for result in everything),
-        "first_bad_before_last_line": sum(
-            not result.passed and bool(result.lines) and result.first_bad < len(result.lines)
-            for result in everything
-        ),
+        "passed": sum(result.passed for result in results),
+        "failed": sum(not result.passed for result in results),
+        "revised": sum(result.revised for result in results),
+        "first_bad_before_last_line": sum(r.first_bad < len(r.lines) for r in failed),
         "first_bad": {str(line): first_bad[line] for line in sorted(first_bad)},
-        "rows": len(rows),
-        "labels": dict(labels),
+        "rows": len(labelled),
+        "labels": dict(Counter(sign_of(label) for row in labelled for label in row["labels"])),
         "prompts_kept": dict(kept),
     }
-    return rows, report
+    return labelled, report
+
+
+def sign_of(label: float | None) -> str:
+    if label is None:
+        return "none"
+    return "zero" if label == 0 else "positive" if label > 0 else "negative"
 
 
 def main(config: Config) -> None:
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
-    if len({task["task_id"] for task in tasks}) < len(tasks):
-        raise InputError(f"{config.tasks}: a task_id occurs twice")
+    rows.check_unique(tasks, config.tasks)
     if config.labels != "hard" and config.search != "exhaustive":
         raise InputError(
             f"--labels {config.labels} needs --search exhaustive: a share for every line"
         )
-    if (
-        min(config.num_generations, config.num_completions, config.batch_size, config.chunk_size)
-        < 1
-    ):
-        raise InputError(
-            "--num_generations, --num_completions, --batch_size and --chunk_size must be at least 1"
-        )
+    for name in ("num_generations", "num_completions", "batch_size", "chunk_size"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} must be at least 1")
     if config.share_completions and config.labels != "hard":
         raise InputError(
             "--share_completions is for --labels hard: shares are of a prefix's own completions"
@@ -504,37 +507,24 @@ def main(config: Config) -> None:
         for path in config.model_name_or_path:
             if common.load_tokenizer(path).get_vocab() != vocabulary:
                 raise InputError(
-                    f"{config.completer}: its tokenizer is not that of {path}, whose tokens it continues"
+                    f"{config.completer}: its tokenizer is not that of {path}, "
+                    "whose tokens it continues"
                 )
-    output = Path(config.output_file)
-    progress = output.with_name(output.name + ".progress")
-    searched = dataclasses.asdict(config) | {
-        "labels": "hard" if config.labels == "hard" else "shares"
-    }
+    searched = dataclasses.asdict(config)
+    searched["labels"] = "hard" if config.labels == "hard" else "shares"
     for name in ("output_file", "data_selection", "mask_after_first_error", "neutral_comments"):
-        del searched[name]
-    flags = json.dumps(searched) + "\n"  # the flags that the search depends on
-    kept = common.whole_lines(progress) if progress.is_file() else [flags]
-    if kept[:1] != [flags]:
-        raise InputError(
-            f"{progress}: holds a run with other flags; choose another --output_file or delete it"
-        )
-    common.write_text(progress, "".join(kept))
+        del searched[name]  # what is left are the flags that the search depends on
+    progress, output = rows.progress_of(config), Path(config.output_file)
+    common.write_text(progress, "".join(rows.read_progress(progress, searched)))
     search_all(config, tasks, progress)
 
-    rows, report = rows_and_report(
-        config, tasks, [json.loads(line) for line in common.whole_lines(progress)[1:]]
-    )
-    if not rows:
+    labelled, report = rows_and_report(config, tasks, rows.results_in(progress))
+    if not labelled:
         raise InputError(
             f"{config.tasks}: no prompt is kept by --data_selection {config.data_selection}"
         )
     text = json.dumps(report, indent=2)
     print(text)
-    common.write_jsonl(output, rows)
+    common.write_jsonl(output, labelled)
     common.write_text(output.with_suffix(".report.json"), text + "\n")
-    print(f"{len(rows)} rows of {report['prompts_kept'][config.data_selection]} prompts")
-
-
-if __name__ == "__main__":
-    common.run(main, Config)
+    print(f"{len(labelled)} rows of {report['prompts_kept'][config.data_selection]} prompts")

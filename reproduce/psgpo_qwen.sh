@@ -1,76 +1,81 @@
 #!/usr/bin/env bash
-# PSGPO with the paper's public model, Qwen2.5-7B: what reproduce/psgpo.sh does at micro scale. Written for 8 GPUs of 80 GB;
-# not run by the authors, who had none: every flag has been parsed, no number of it is known. MODEL=Qwen/Qwen2.5-Coder-0.5B
-# needs one GPU. The paper's 30,000 prompts are not public: this takes MBPP's 374 training tasks, or TRAIN, any tasks.jsonl.
+# PSGPO with the paper's public model, Qwen2.5-7B: what reproduce/psgpo/main.sh does at micro scale.
+# Written for 8 GPUs of 80 GB; not run by the authors, who had none: every flag has been parsed, no
+# number of it is known. MODEL=Qwen/Qwen2.5-Coder-0.5B needs one GPU. The paper's 30,000 prompts are
+# not public: this takes MBPP's 374 training tasks, or TRAIN, any tasks.jsonl.
 #
 #     PROCESSES=8 bash reproduce/psgpo_qwen.sh mbpp.jsonl                       # the published file
-#     TRAIN=taco.jsonl HUMANEVAL=HumanEval.jsonl.gz PROCESSES=8 bash reproduce/psgpo_qwen.sh mbpp.jsonl
+#     TRAIN=taco.jsonl HUMANEVAL=HumanEval.jsonl.gz PROCESSES=8 \
+#         bash reproduce/psgpo_qwen.sh mbpp.jsonl
 # The flags that matter, and why they have these values:
-#   --num_completions 20          PSGPO's K: completions of a prefix, any of which may pass; with --share_completions (ours)
-#                                 what one sample proves counts for the others of its prompt, at no cost
-#   --num_generations 4           responses a prompt and checkpoint; the paper gives no number, its ablation goes below one
-#   --save_steps 25 --save_total_limit 0  keeps four checkpoints of the run with tests alone, evenly spaced, as in the paper
-#   --data_selection revised_only the paper's best: prompts of which a failing response could be put right from some prefix
-#   --lambda_fail 0.25 --lambda_pass 0.025 --process_norm lines  the paper's reward (ppo.py's defaults, not repeated below)
-#                                 where comments take over (completions/comment_ratio): --neutral_comments true --process_norm scored_lines
-#   --value_init prm              the critic starts as the PRM, brought to the scale of the first batch's returns (--value_rescale fit)
-#   --learning_rate 1e-6, --value_learning_rate 1e-5, --kl_coef 0.02  not published; what is usual at this size
-#   --max_completion_length 512   MBPP's references have 330 characters at the 90th percentile
-#   --num_samples 30 --k 1 ... 30 Best-of-K up to 30, the paper's Figure 3
-#   --per_device_train_batch_size, --batch_size  memory alone, the result does not depend on them
+#   --num_completions 20: PSGPO's K, completions of a prefix, any of which may pass; with
+#       --share_completions (ours) what one sample proves counts for the others of its prompt, at no
+#       cost
+#   --num_generations 4: responses a prompt and checkpoint; the paper gives no number, its ablation
+#       goes below one
+#   --save_steps 25 --save_total_limit 0: keeps four checkpoints of the run with tests alone, evenly
+#       spaced, as in the paper
+#   --data_selection revised_only: the paper's best, prompts of which a failing response could be
+#       put right from some prefix
+#   --lambda_fail 0.25 --lambda_pass 0.025 --process_norm lines: the paper's reward (ppo.py's
+#       defaults, not repeated below); where comments take over (completions/comment_ratio):
+#       --neutral_comments true --process_norm scored_lines
+#   --value_init prm: the critic starts as the PRM, brought to the scale of the first batch's
+#       returns
+#   --learning_rate 1e-6, --value_learning_rate 1e-5, --kl_coef 0.02: not published; what is usual
+#       at this size
+#   --max_completion_length 512: MBPP's references have 330 characters at the 90th percentile
+#   --num_samples 30 --k 1 ... 30: Best-of-K up to 30, the paper's Figure 3
+#   --per_device_train_batch_size, --batch_size: memory alone, the result does not depend on them
 set -euo pipefail
 INPUT="$(realpath "${1:?usage: bash reproduce/psgpo_qwen.sh path/to/mbpp.jsonl}")"
 TRAIN="${TRAIN:+$(realpath "$TRAIN")}" HUMANEVAL="${HUMANEVAL:+$(realpath "$HUMANEVAL")}"
 cd "$(dirname "$0")/.."
-source reproduce/setup.sh requirements.txt
+source reproduce/lib.sh
+setup requirements.txt
 
 MODEL="${MODEL:-Qwen/Qwen2.5-7B}"
-SEED="${SEED:-0}" PROCESSES="${PROCESSES:-1}"
 RUNS="${RUNS:-runs/psgpo-qwen-$SEED}" TASKS="${TASKS:-tasks/psgpo-qwen}"
+OUT="$RUNS" SFT="$RUNS/sft" TRAIN="${TRAIN:-$TASKS/train.jsonl}" TEST="$TASKS/test.jsonl"
+# 100 batches of 64 prompts x 4 completions: the same samples for every arm.
+PPO=(--max_steps 100 --num_prompts 64 --num_generations 4 --max_completion_length 512
+    --learning_rate 1e-6 --value_learning_rate 1e-5 --kl_coef 0.02
+    --per_device_train_batch_size 8 --save_steps 25 --save_total_limit 0 --sandbox_workers 8)
+PRM=(--objective regression --learning_rate 1e-5 --max_steps 600 --train_batch_size 64
+    --per_device_train_batch_size 8 --max_length 1024)
+SAMPLE=(--max_completion_length 512 --batch_size 4 --sandbox_workers 8)
+EVAL=(--num_samples 30 --k 1 3 10 30 --temperature 0.8)
+MORE="${HUMANEVAL:+humaneval}"
 mkdir -p "$RUNS"
 
-train() { # script, its flags ...
-    if [ "$PROCESSES" = 1 ]; then python "$@"; else torchrun --standalone --nproc_per_node="$PROCESSES" "$@"; fi
+# The 2 x 2 of the paper.
+arms ARMS << 'END'
+ppo-tests       | tests                       | baseline
+sft             | SFT                         |
+ppo-dense       | tests + PRM                 | ppo --prm "$OUT/prm"
+ppo-value       | tests, critic from the PRM  | ppo --prm "$OUT/prm" --lambda_fail 0 \
+    --lambda_pass 0 --value_init prm
+ppo-dense-value | tests + PRM, critic from it | ppo --prm "$OUT/prm" --value_init prm
+END
+
+baseline() { # arm: the run with tests alone, whose checkpoints answer and complete; labels; the PRM
+    ppo "$1"
+    python make_prm_data.py --method search --tasks "$TRAIN" \
+        --model_name_or_path "$OUT/$1"/checkpoint-{25,50,75} "$OUT/$1" \
+        --num_generations 4 --num_completions 20 --share_completions true \
+        --data_selection revised_only --temperature 1.0 --max_completion_length 512 \
+        --batch_size 8 --chunk_size 32 --sandbox_workers 8 --seed "$SEED" \
+        --output_file "$OUT/prm.jsonl"
+    reward_model prm "$OUT/prm.jsonl"
 }
 
-evaluate() { # arm: Best-of-K on MBPP's test split, and on HumanEval where its file is given
-    python eval.py --tasks "$TASKS/test.jsonl" --model_name_or_path "$RUNS/$1" --num_samples 30 --k 1 3 10 30 --temperature 0.8 \
-        --max_completion_length 512 --batch_size 4 --sandbox_workers 8 --seed "$SEED" --output_dir "$RUNS/eval-$1"
-    [ -z "$HUMANEVAL" ] || python eval.py --tasks "$TASKS-humaneval/test.jsonl" --model_name_or_path "$RUNS/$1" --num_samples 30 --k 1 3 10 30 \
-        --temperature 0.8 --max_completion_length 512 --batch_size 4 --sandbox_workers 8 --seed "$SEED" --output_dir "$RUNS/eval-humaneval-$1"
-}
+[ -f "$TEST" ] || python make_tasks.py --source mbpp --input "$INPUT" --output_dir "$TASKS"
+[ -z "$HUMANEVAL" ] || [ -f "$TASKS-humaneval/test.jsonl" ] || python make_tasks.py \
+    --source humaneval --input "$HUMANEVAL" --output_dir "$TASKS-humaneval"
 
-# 100 batches of 64 prompts x 4 completions: the same samples for every arm.
-ppo() { # arm, its flags ...
-    local arm="$1"
-    shift
-    train ppo.py --tasks "$TRAIN" --model_name_or_path "$RUNS/sft" --max_steps 100 --num_prompts 64 --num_generations 4 \
-        --max_completion_length 512 --learning_rate 1e-6 --value_learning_rate 1e-5 --kl_coef 0.02 --per_device_train_batch_size 8 \
-        --save_steps 25 --save_total_limit 0 --sandbox_workers 8 --seed "$SEED" "$@" --output_dir "$RUNS/$arm"
-    evaluate "$arm"
-}
-
-[ -f "$TASKS/test.jsonl" ] || python make_tasks.py --source mbpp --input "$INPUT" --output_dir "$TASKS"
-[ -z "$HUMANEVAL" ] || [ -f "$TASKS-humaneval/test.jsonl" ] || python make_tasks.py --source humaneval --input "$HUMANEVAL" --output_dir "$TASKS-humaneval"
-TRAIN="${TRAIN:-$TASKS/train.jsonl}"
-
-# Supervised stage on MBPP's 374 training tasks, three epochs: the base model learns to answer with a program alone.
-train sft.py --tasks "$TASKS/train.jsonl" --model_name_or_path "$MODEL" --learning_rate 1e-5 --max_steps 36 --train_batch_size 32 \
-    --per_device_train_batch_size 8 --max_length 1024 --seed "$SEED" --output_dir "$RUNS/sft"
-evaluate sft
-
-# The baseline run, whose checkpoints answer and complete; then labels, and the PRM.
-ppo ppo-tests
-python make_prm_data.py --method search --tasks "$TRAIN" --model_name_or_path "$RUNS"/ppo-tests/checkpoint-{25,50,75} "$RUNS/ppo-tests" \
-    --num_generations 4 --num_completions 20 --share_completions true --data_selection revised_only --temperature 1.0 \
-    --max_completion_length 512 --batch_size 8 --chunk_size 32 --sandbox_workers 8 --seed "$SEED" --output_file "$RUNS/prm.jsonl"
-train train_prm.py --data "$RUNS/prm.jsonl" --objective regression --model_name_or_path "$RUNS/sft" --learning_rate 1e-5 --max_steps 600 \
-    --train_batch_size 64 --per_device_train_batch_size 8 --max_length 1024 --seed "$SEED" --output_dir "$RUNS/prm"
-
-# The 2 x 2 of the paper; the run above is its first cell.
-ppo ppo-dense --prm "$RUNS/prm"
-ppo ppo-value --prm "$RUNS/prm" --process_reward none --value_init prm
-ppo ppo-dense-value --prm "$RUNS/prm" --value_init prm
-
-python eval.py --compare "$RUNS/eval-ppo-tests" "$RUNS/eval-sft" "$RUNS/eval-ppo-dense" "$RUNS/eval-ppo-value" "$RUNS/eval-ppo-dense-value" \
-    --output_dir "$RUNS/compare"
+# Supervised stage on MBPP's 374 training tasks, three epochs: the base model learns to answer with
+# a program alone.
+sft sft --tasks "$TASKS/train.jsonl" --model_name_or_path "$MODEL" --learning_rate 1e-5 \
+    --max_steps 36 --train_batch_size 32 --per_device_train_batch_size 8 --max_length 1024
+run_arms "$ARMS"
+compare "$ARMS"

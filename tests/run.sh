@@ -3,7 +3,8 @@
 # The published benchmark files are used where BENCHMARK_DATA names their folder; arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source reproduce/setup.sh requirements-dev.txt
+source reproduce/lib.sh
+setup requirements-dev.txt
 ruff check .
 ruff format --check .
 exec python -m pytest "$@"

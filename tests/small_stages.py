@@ -4,10 +4,10 @@ from pathlib import Path
 
 import common
 import grpo
-import make_tasks
 import ppo
 import sft
 import train_prm
+from benchmarks import micro
 from prm_data import mutate
 from studies import run
 
@@ -103,7 +103,7 @@ def make_stages(folder: Path) -> Stages:
     stages = Stages(folder)
     sizes = {"num_sft_tasks": 1, "num_train_tasks": 16, "num_test_tasks": 10}
     lengths = {"max_steps": 3, "train_min_steps": 2}
-    make_tasks.main(make_tasks.Config("micro", str(folder), **sizes, **lengths))
+    micro.main(micro.Config(output_dir=str(folder), **sizes, **lengths))
     # Until the policy knows some of the few tasks by heart.
     stage, config = stages.sft("sft", max_steps=140, learning_rate=4e-3, save_steps=50)
     stage.main(config)

@@ -1,4 +1,4 @@
-"""Language models as teachers: an endpoint that misbehaves in every way, a local model, and labels by execution."""
+"""Language models as teachers: an endpoint that misbehaves in every way, and a local model."""
 
 import contextlib
 import json
@@ -10,7 +10,11 @@ import pytest
 
 import common
 from common import InputError
-from prm_data import ast_teacher, chat, mutate
+from prm_data import mutate
+from teachers import chat
+from teachers.chat_variants import read_answer
+from teachers.program import Program
+from teachers.units import line_units
 
 KEY = "sk-very-secret"
 
@@ -21,7 +25,7 @@ def reply(text):
 
 
 class Server:
-    """A chat endpoint on loopback. `script(prompt, attempt)` gives (status, headers, body) of each request."""
+    """A chat endpoint on loopback; `script(prompt, attempt)` gives (status, headers, body)."""
 
     def __init__(self, script):
         self.requests, self.attempts, self.busy, self.most_busy = [], {}, 0, 0
@@ -109,11 +113,18 @@ def test_answers_come_in_the_order_of_the_prompts_and_many_at_a_time(serve, tmp_
 @pytest.mark.parametrize(
     "failure",
     [
-        (500, {}, "down"), (429, {}, "slow down"), (200, {}, "<html>"), (200, {}, '{"choices": []}'), (None, {}, ""),
-        (200, {}, reply("")), (200, {}, reply(None)), (200, {}, "[1]"), (200, {"Content-Length": "999"}, "cut off"),
+        (500, {}, "down"),
+        (429, {}, "slow down"),
+        (200, {}, "<html>"),
+        (200, {}, '{"choices": []}'),
+        (None, {}, ""),
+        (200, {}, reply("")),
+        (200, {}, reply(None)),
+        (200, {}, "[1]"),
+        (200, {"Content-Length": "999"}, "cut off"),
     ],
     ids=["500", "429", "not JSON", "no choices", "hang-up", "empty", "null", "a list", "cut off"],
-)  # fmt: skip
+)
 def test_a_failure_is_tried_again_and_after_the_last_retry_the_prompt_has_no_answer(
     serve, tmp_path, failure
 ):
@@ -205,7 +216,7 @@ def test_a_server_that_is_not_there_or_dies_is_one_error_and_not_hours_of_retrie
 
 
 def test_what_was_answered_is_never_asked_again(serve, tmp_path):
-    """Cut off by a refusal and by a torn last line: the third run asks for what is missing, and nothing else."""
+    """Cut off by a refusal and by a torn last line: the third run asks for the rest alone."""
     broken = [True]
 
     def script(prompt, attempt):
@@ -271,7 +282,10 @@ def test_bad_flags_and_a_damaged_cache_are_clear_errors(tmp_path, monkeypatch):
     assert "sk-" not in str(caught.value)
 
 
-SOURCE = "def f(xs):\n    total = 0\n    for x in xs:\n        if x > 0:\n            total += x\n    return total\n"
+SOURCE = (
+    "def f(xs):\n    total = 0\n    for x in xs:\n        if x > 0:\n            total += x\n"
+    "    return total\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -279,23 +293,37 @@ SOURCE = "def f(xs):\n    total = 0\n    for x in xs:\n        if x > 0:\n      
     [
         (2, "Sure:\n```python\ntotal = 1\n```\nThis breaks it.", "    total = 1\n"),
         (5, "```\n  total -= x  # the bug\n\n```", "            total -= x\n"),
-        (4, "<think>```\nif 1:\n```</think>```py\nif x >= 0:  # was >\n```", "        if x >= 0:\n"),
-        (6, "```python\nif total:\n    return total\nreturn 0\n```", "    if total:\n        return total\n    return 0\n"),
-        (2, f"```python\n{SOURCE.replace('total = 0', 'total = 2')}```", "    total = 2\n"),  # the whole program
+        (
+            4,
+            "<think>```\nif 1:\n```</think>```py\nif x >= 0:  # was >\n```",
+            "        if x >= 0:\n",
+        ),
+        (
+            6,
+            "```python\nif total:\n    return total\nreturn 0\n```",
+            "    if total:\n        return total\n    return 0\n",
+        ),
+        (
+            2,
+            f"```python\n{SOURCE.replace('total = 0', 'total = 2')}```",
+            "    total = 2\n",
+        ),  # the whole program
         (2, "```python\r\ntotal = '#'\r\n```", "    total = '#'\n"),
         (2, f"```python\n{SOURCE.replace('0', '2')}```", None),  # it, with a change elsewhere
-        (4, "```python\nif x >= 0:\n    total += x\n```", None),  # a body below what was a header alone
+        (
+            4,
+            "```python\nif x >= 0:\n    total += x\n```",
+            None,
+        ),  # a body below what was a header alone
         (2, "total = 1", None),
         (2, "```python\ntotal = 1", None),
         (2, "```python\n# nothing\n```", None),
         (2, "```python\n```", None),
     ],
-)  # fmt: skip
+)
 def test_the_code_of_an_answer_is_found_and_put_at_the_place_of_the_unit(line, answer, text):
-    unit = next(
-        unit for unit in ast_teacher.line_units(ast_teacher.Program(SOURCE)) if unit.start == line
-    )
-    assert mutate.read_answer(SOURCE, unit, answer) == text
+    unit = next(unit for unit in line_units(Program(SOURCE)) if unit.start == line)
+    assert read_answer(SOURCE, unit, answer) == text
 
 
 @pytest.fixture
@@ -347,9 +375,14 @@ def test_an_endpoint_s_versions_are_labelled_by_execution_and_a_killed_run_pays_
 
     server, output = serve(script), tmp_path / "prm.jsonl"
     config = mutate.Config(
-        str(tasks), str(output), teacher=server.url, teacher_model="m", teacher_concurrency=2, teacher_max_retries=1,
+        str(tasks),
+        str(output),
+        teacher=server.url,
+        teacher_model="m",
+        teacher_concurrency=2,
+        teacher_max_retries=1,
         outcomes_file=str(tmp_path / "outcomes.jsonl"),
-    )  # fmt: skip
+    )
     mutate.main(config)
     rows = [json.loads(line) for line in open(output)]
     changed = [
@@ -358,8 +391,10 @@ def test_an_endpoint_s_versions_are_labelled_by_execution_and_a_killed_run_pays_
         if row["meta"]["changed"]
     ]
     assert changed == [
-        ("total = 1", "mutate", -1.0), ("total = int()", "refactor", 1.0), ("if not x > 0:", "refactor", -1.0),
-    ]  # fmt: skip
+        ("total = 1", "mutate", -1.0),
+        ("total = int()", "refactor", 1.0),
+        ("if not x > 0:", "refactor", -1.0),
+    ]
     report = json.loads((tmp_path / "prm.report.json").read_text())
     assert (
         report["total"]["equivalent"] == 1
@@ -370,7 +405,8 @@ def test_an_endpoint_s_versions_are_labelled_by_execution_and_a_killed_run_pays_
         name: report["teacher"][name]
         for name in ("answers", "missing", "unparsable", "unchanged", "duplicate")
     }
-    # `pass` in the place of both headers (def, for) does not parse; the task whose reference fails is never asked about
+    # `pass` in the place of both headers (def, for) does not parse; the task whose reference fails
+    # is never asked about
     assert counts == {"answers": 11, "missing": 1, "unparsable": 4, "unchanged": 3, "duplicate": 0}
     assert sorted(server.attempts.values()) == [1] * 11 + [2]
     outcomes = [json.loads(line) for line in open(tmp_path / "outcomes.jsonl")]
@@ -394,13 +430,19 @@ def test_several_versions_of_a_unit_are_several_samples(serve, tasks, tmp_path):
     server = serve(lambda prompt, attempt: (200, {}, reply(f"```\ntotal = {attempt % 3}\n```")))
     mutate.main(
         mutate.Config(
-            str(tasks), str(tmp_path / "prm.jsonl"), teacher=server.url, teacher_model="m", num_variants=4,
-            intents=["mutate"], teacher_concurrency=1,
+            str(tasks),
+            str(tmp_path / "prm.jsonl"),
+            teacher=server.url,
+            teacher_model="m",
+            num_variants=4,
+            intents=["mutate"],
+            teacher_concurrency=1,
         )
-    )  # fmt: skip
+    )
     report = json.loads((tmp_path / "prm.report.json").read_text())
     assert len(server.requests) == 6 * 4
-    # line 2 is given `total = 1`, `= 2`, `= 0` (the reference) and `= 1` again; line 6, `return`, the first three
+    # line 2 is given `total = 1`, `= 2`, `= 0` (the reference) and `= 1` again; line 6, `return`,
+    # the first three
     assert report["teacher"]["duplicate"] >= 2 and report["teacher"]["unchanged"] == 1
 
 
@@ -410,9 +452,12 @@ def test_a_local_model_is_a_teacher_and_its_garbage_is_counted(tasks, tmp_path):
         common.new_model(tokenizer, 32, 1, 0), tokenizer, new_folder(tmp_path / "model")
     )
     config = mutate.Config(
-        str(tasks), str(tmp_path / "prm.jsonl"), teacher=str(tmp_path / "model"), teacher_max_new_tokens=8,
+        str(tasks),
+        str(tmp_path / "prm.jsonl"),
+        teacher=str(tmp_path / "model"),
+        teacher_max_new_tokens=8,
         intents=["mutate"],
-    )  # fmt: skip
+    )
     mutate.main(config)
     report = json.loads((tmp_path / "prm.report.json").read_text())
     teacher = report["teacher"]

@@ -1,4 +1,4 @@
-"""Pairs of reasonings: what each rule does, that a pair's order is right, and that form does not give it away."""
+"""Pairs of reasonings: what each rule does, that a pair's order is right, that form is no sign."""
 
 import json
 import random
@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import common
-import eval as evaluation
+import eval_prm
 import make_prm_data
-import make_tasks
-import metrics
+from benchmarks import micro
+from benchmarks.micro_operations import PLANS
 from common import InputError
-from prm_data import chat, contrast
+from prm_data import contrast
+from teachers import chat, chat_reasoning, reasoning_rules
 
 PLAN = [
     "retain numbers that are at least 3",
@@ -31,9 +32,7 @@ def tasks():
         "max_steps": 5,
         "train_min_steps": 3,
     }
-    return make_tasks.make_micro(
-        make_tasks.Config(source="micro", output_dir="", plans=True, **numbers)
-    )["sft"]
+    return micro.make(micro.Config(output_dir="", plans=True, **numbers))["sft"]
 
 
 def make_pairs(folder, tasks, **flags):
@@ -57,13 +56,13 @@ def make_pairs(folder, tasks, **flags):
     ],
 )
 def test_each_rule_changes_what_its_name_says(operator, place, expected):
-    assert getattr(contrast, operator)(PLAN, place, random.Random(0)) == expected
+    assert getattr(reasoning_rules, operator)(PLAN, place, random.Random(0)) == expected
 
 
 def test_a_wrong_number_is_another_number_and_a_line_without_one_has_none():
-    changed = {contrast.wrong_number(PLAN, 0, random.Random(seed))[0] for seed in range(50)}
+    changed = {reasoning_rules.wrong_number(PLAN, 0, random.Random(seed))[0] for seed in range(50)}
     assert changed == {f"retain numbers that are at least {n}" for n in (0, 1, 2, 4, 5, 6)}
-    assert contrast.wrong_number(PLAN, 1, random.Random(0)) is None
+    assert reasoning_rules.wrong_number(PLAN, 1, random.Random(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -78,30 +77,33 @@ def test_a_wrong_number_is_another_number_and_a_line_without_one_has_none():
 )
 def test_plan_accuracy_counts_right_lines_place_by_place(lines, accuracy):
     assert (
-        contrast.plan_accuracy(PLAN, "\n" + "\n".join(f"  {line} " for line in lines) + "\n\n")
+        reasoning_rules.plan_accuracy(
+            PLAN, "\n" + "\n".join(f"  {line} " for line in lines) + "\n\n"
+        )
         == accuracy
     )
-    assert contrast.plan_accuracy(PLAN, None) == 0
+    assert reasoning_rules.plan_accuracy(PLAN, None) == 0
 
 
 def test_optimising_puts_right_the_lines_of_one_dimension_alone():
-    known = {contrast.opening_of(line) for line in make_tasks.PLANS.values()}
+    known = {reasoning_rules.opening_of(line) for line in PLANS.values()}
     lines = [
         "retain numbers that are at most 3",
         "handle this step",
         PLAN[1],
     ]  # wrong, vague, in the wrong place
     right = {
-        dimension: contrast.optimise(lines, dimension, PLAN, known)
-        for dimension in contrast.DIMENSIONS
+        dimension: reasoning_rules.optimise(lines, dimension, PLAN, known)
+        for dimension in reasoning_rules.DIMENSIONS
     }
     assert right["factual"] == [PLAN[0], *lines[1:]]
     assert right["coherence"] == [lines[0], PLAN[1], lines[2]]
     assert right["rigour"] == [*lines[:2], PLAN[2]]
     assert all(
-        contrast.optimise(PLAN, dimension, PLAN, known) is None for dimension in contrast.DIMENSIONS
+        reasoning_rules.optimise(PLAN, dimension, PLAN, known) is None
+        for dimension in reasoning_rules.DIMENSIONS
     )
-    assert contrast.optimise(PLAN[:2], "factual", PLAN, known) is None
+    assert reasoning_rules.optimise(PLAN[:2], "factual", PLAN, known) is None
 
 
 def test_the_chosen_of_every_pair_is_the_sounder_one_and_every_kind_and_dimension_occurs(
@@ -111,7 +113,7 @@ def test_the_chosen_of_every_pair_is_the_sounder_one_and_every_kind_and_dimensio
     plans = {task["task_id"]: task["meta"]["plan"] for task in tasks}
     for row in rows:
         accuracy = [
-            contrast.plan_accuracy(plans[row["task_id"]], row[side])
+            reasoning_rules.plan_accuracy(plans[row["task_id"]], row[side])
             for side in ("chosen", "rejected")
         ]
         assert accuracy[0] > accuracy[1]
@@ -121,7 +123,9 @@ def test_the_chosen_of_every_pair_is_the_sounder_one_and_every_kind_and_dimensio
     } <= cells
     assert {kind for kind, _ in cells} == set(contrast.KINDS)
     operators = {row["meta"]["operator"] for row in rows}
-    assert {rule.__name__ for rules in contrast.OPERATORS.values() for rule in rules} <= operators
+    assert {
+        rule.__name__ for rules in reasoning_rules.OPERATORS.values() for rule in rules
+    } <= operators
     assert rows == make_pairs(tmp_path, tasks)  # the same seed, the same pairs
     assert {row["kind"] for row in make_pairs(tmp_path, tasks, kinds=["strong"])} == {"strong"}
 
@@ -135,16 +139,21 @@ def test_form_and_length_do_not_tell_the_chosen_from_the_rejected(tasks, tmp_pat
     assert len(everything) > len(rows)
     shortest = torch.tensor([len(row["rejected"]) - len(row["chosen"]) for row in rows])
     assert (
-        metrics.auc(torch.cat([shortest, -shortest]), torch.arange(2 * len(rows)) < len(rows))
-        < 0.65
+        common.auc(torch.cat([shortest, -shortest]), torch.arange(2 * len(rows)) < len(rows)) < 0.65
     )
 
 
 @pytest.mark.parametrize(
     ("rejected", "alike"),
-    [("- a b c d e f\n- g", True), ("- a b c d e f g", False), ("- a b c d e f\ng h", False), ("- a b c\n- g", False),
-     ("- a b c d <i>\n- g", False), ("1. a b c d f\n- g", False)],
-)  # fmt: skip
+    [
+        ("- a b c d e f\n- g", True),
+        ("- a b c d e f g", False),
+        ("- a b c d e f\ng h", False),
+        ("- a b c\n- g", False),
+        ("- a b c d <i>\n- g", False),
+        ("1. a b c d f\n- g", False),
+    ],
+)
 def test_a_pair_is_matched_by_lines_tags_marks_and_length(rejected, alike):
     assert contrast.matched("- a b c d e F\n- G", rejected, 0.15) == alike
     assert contrast.matched("- a b c d e F\n- G", rejected, None)
@@ -171,7 +180,7 @@ def test_policy_samples_are_the_bases_where_they_are_given(tasks, tmp_path):
 
 def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
     pairs = make_pairs(tmp_path, tasks, lines_file=str(tmp_path / "lines.jsonl"), match_length=None)
-    rows = common.read_jsonl(tmp_path / "lines.jsonl", metrics.PRM_FIELDS, metrics.check_prm_row)
+    rows = common.read_jsonl(tmp_path / "lines.jsonl", common.PRM_FIELDS, common.check_prm_row)
     plans = {task["task_id"]: task["meta"]["plan"] for task in tasks}
     texts = [(row["task_id"], "".join(row["completions"])) for row in rows]
     assert len(set(texts)) == len(texts)
@@ -182,10 +191,10 @@ def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
         reference = plans[row["task_id"]]
         assert row["labels"][0] is None and row["completions"][0] == "\n"
         right = [label > 0 for label in row["labels"][1:]]
-        assert sum(right) / max(len(right), len(reference)) == contrast.plan_accuracy(
+        assert sum(right) / max(len(right), len(reference)) == reasoning_rules.plan_accuracy(
             reference, "".join(row["completions"])
         )
-        swapped = contrast.swapped(reference, 0, None)
+        swapped = reasoning_rules.swapped(reference, 0, None)
         if (
             row["completions"][1:] == [f"{line}\n" for line in swapped]
             and reference[0] != reference[1]
@@ -214,11 +223,11 @@ def test_line_labels_are_exact_and_every_reasoning_stands_once(tasks, tmp_path):
 
 
 def test_a_scrambled_plan_keeps_its_number_of_lines_and_the_form_of_each():
-    known = {contrast.opening_of(line) for line in PLAN}
-    versions = {tuple(contrast.scrambled(PLAN, random.Random(seed))) for seed in range(200)}
+    known = {reasoning_rules.opening_of(line) for line in PLAN}
+    versions = {tuple(reasoning_rules.scrambled(PLAN, random.Random(seed))) for seed in range(200)}
     assert tuple(PLAN) in versions and len(versions) > 30
     assert all(
-        len(lines) == 3 and {contrast.opening_of(line) for line in lines} == known
+        len(lines) == 3 and {reasoning_rules.opening_of(line) for line in lines} == known
         for lines in versions
     )
 
@@ -231,7 +240,7 @@ def test_a_benchmark_from_verdicts_holds_what_execution_and_plan_agree_on(tasks,
     rows, expected = [], 0
     for number, task in enumerate(tasks):
         plan = task["meta"]["plan"]
-        wrong = contrast.swapped(plan, 0, random.Random(0)) if plan[0] != plan[1] else None
+        wrong = reasoning_rules.swapped(plan, 0, random.Random(0)) if plan[0] != plan[1] else None
         if wrong is None:
             continue
         kinds = [
@@ -254,9 +263,9 @@ def test_a_benchmark_from_verdicts_holds_what_execution_and_plan_agree_on(tasks,
     assert len(pairs) == expected > 20 and {row["kind"] for row in pairs} == {"verdict"}
     for row in pairs:
         assert (
-            contrast.plan_lines(row["chosen"])
+            reasoning_rules.plan_lines(row["chosen"])
             == plans[row["task_id"]]
-            != contrast.plan_lines(row["rejected"])
+            != reasoning_rules.plan_lines(row["rejected"])
         )
         assert row["meta"]["dimension"] == "rigour"
 
@@ -275,7 +284,7 @@ def test_a_language_model_is_asked_for_each_version_and_its_answers_make_the_pai
             answers = []
             for prompt in prompts:
                 base = prompt.split("<reasoning>\n")[1].split("\n</reasoning>")[0]
-                better = any(order in prompt for order in contrast.OPTIMISE.values())
+                better = any(order in prompt for order in chat_reasoning.OPTIMISE.values())
                 answers.append(None if "once" in base else ("B" if better else "W") + base[1:])
             return answers
 
@@ -304,8 +313,10 @@ def test_a_task_without_a_plan_is_named(tmp_path, meta, message):
 
 
 def test_the_method_has_its_place_in_make_prm_data():
-    assert make_prm_data.method_of(["--method", "contrast"]) is contrast
-    assert json.dumps(contrast.Config("", "").dimensions) == json.dumps(list(contrast.DIMENSIONS))
+    assert common.chosen("method", make_prm_data.METHODS, ["--method", "contrast"]) is contrast
+    assert json.dumps(contrast.Config("", "").dimensions) == json.dumps(
+        list(reasoning_rules.DIMENSIONS)
+    )
 
 
 def test_pair_accuracy_is_reported_by_kind_dimension_and_operator_with_intervals(tasks, tmp_path):
@@ -315,9 +326,13 @@ def test_pair_accuracy_is_reported_by_kind_dimension_and_operator_with_intervals
     )
     model = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1).eval()
     common.save_model(model, tokenizer, tmp_path / "rm")
-    config = evaluation.Config(pairs=str(tmp_path / "pairs.jsonl"), reasoning_rm=str(tmp_path / "rm"),
-                               output_dir=str(tmp_path / "report"), batch_size=7)  # fmt: skip
-    evaluation.main(config)
+    config = eval_prm.Config(
+        pairs=str(tmp_path / "pairs.jsonl"),
+        reasoning_rm=str(tmp_path / "rm"),
+        output_dir=str(tmp_path / "report"),
+        batch_size=7,
+    )
+    eval_prm.main(config)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
 
     def score(row, side):
@@ -345,4 +360,4 @@ def test_pair_accuracy_is_reported_by_kind_dimension_and_operator_with_intervals
                     sum(sum(x) / len(x) for x in by_task.values()) / len(by_task)
                 )
     with pytest.raises(InputError, match="--pairs needs --reasoning_rm"):
-        evaluation.main(evaluation.Config(pairs="x", output_dir=str(tmp_path / "other")))
+        eval_prm.main(eval_prm.Config(pairs="x", output_dir=str(tmp_path / "other")))

@@ -1,4 +1,4 @@
-"""Preference optimisation: the loss and its gradient, what a pair's tokens are, and whole runs on the micro benchmark."""
+"""Preference optimisation: the loss and its gradient, a pair's tokens, whole runs on micro."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import common
 import dpo
-import make_tasks
+from benchmarks import micro
 from common import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A folder with a new tiny policy, and pairs: the reference program against one with a wrong line."""
+    """A folder with a new tiny policy, and pairs: a reference program, one with a wrong line."""
     folder = tmp_path_factory.mktemp("dpo")
     sizes = {
         "num_sft_tasks": 1,
@@ -34,7 +34,7 @@ def start(tmp_path_factory):
         "train_min_steps": 2,
     }
     rows, rng = [], random.Random(0)
-    for task in make_tasks.make_micro(make_tasks.Config("micro", "", **sizes))["train"]:
+    for task in micro.make(micro.Config("", **sizes))["train"]:
         lines = task["solution"].splitlines(keepends=True)
         place = rng.randrange(1, len(lines) - 1)
         wrong = [*lines[:place], "    xs = xs[::-1] + xs\n", *lines[place + 1 :]]
@@ -50,8 +50,16 @@ def start(tmp_path_factory):
 
 
 def config_of(start, output, **flags):
-    flags = {"max_steps": 4, "train_batch_size": 8, "save_steps": 2, "eval_steps": 2, "eval_fraction": 0.3,
-             "learning_rate": 1e-3, "warmup_steps": 2, **flags}  # fmt: skip
+    flags = {
+        "max_steps": 4,
+        "train_batch_size": 8,
+        "save_steps": 2,
+        "eval_steps": 2,
+        "eval_fraction": 0.3,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        **flags,
+    }
     return dpo.Config(
         str(start / "pairs.jsonl"), str(start / "policy"), str(start / output), **flags
     )
@@ -72,13 +80,17 @@ def naive_logp(model, prompt, text):
 
 @pytest.mark.parametrize(
     "flags",
-    [{}, {"beta": 0.5, "label_smoothing": 0.2, "rpo_alpha": 0.7}, {"loss_type": "ipo", "beta": 0.3}],
-)  # fmt: skip
+    [
+        {},
+        {"beta": 0.5, "label_smoothing": 0.2, "rpo_alpha": 0.7},
+        {"loss_type": "ipo", "beta": 0.3},
+    ],
+)
 def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, flags):
     config = config_of(start, "unused", **flags)
     tokenizer = common.load_tokenizer(start / "policy")
     policy = common.shard(common.load_policy(start / "policy").double())
-    pairs = [dpo.encode_pair(tokenizer, row) for row in dpo.read_rows(config.data)[:6]]
+    pairs = [dpo.encode_pair(tokenizer, row) for row in common.read_jsonl(config.data, {})[:6]]
     reference = torch.stack([-20 - 10 * torch.rand(6, dtype=torch.float64) for _ in range(2)])
     loss, sums = dpo.score_pairs(policy, pairs, reference, config)
     loss.backward()
@@ -107,7 +119,7 @@ def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, fl
     assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
     for name, parameter in policy.named_parameters():
         assert torch.allclose(gradients[name], parameter.grad, rtol=1e-8, atol=1e-12), name
-    metrics = dpo.metrics_of(sums.tolist(), len(pairs))
+    metrics = dpo.means_of(sums, len(pairs))
     assert metrics["rewards/chosen"] == pytest.approx(sum(a for a, _ in rewards) / 6)
     assert metrics["rewards/margins"] == pytest.approx(sum(a - b for a, b in rewards) / 6)
     assert metrics["rewards/accuracies"] == sum(a > b for a, b in rewards) / 6
@@ -115,7 +127,7 @@ def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, fl
 
 
 def merging_tokenizer():
-    """A tokenizer whose merges cross the end of a line: a newline and the next line's first characters are one token."""
+    """A tokenizer whose tokens hold a newline and the first characters of the next line."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     trainer = tokenizers.trainers.BpeTrainer(
         special_tokens=["<eos>"], max_token_length=6, show_progress=False
@@ -124,8 +136,13 @@ def merging_tokenizer():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<eos>")
 
 
-STEP = {"task_id": "t", "prompt": "p", "complete": False,
-        "chosen": "a = 1\n    b = 2\n    b = 3\n", "rejected": "a = 1\n    b = 2\n  c = 4\n"}  # fmt: skip
+STEP = {
+    "task_id": "t",
+    "prompt": "p",
+    "complete": False,
+    "chosen": "a = 1\n    b = 2\n    b = 3\n",
+    "rejected": "a = 1\n    b = 2\n  c = 4\n",
+}
 
 
 @pytest.mark.parametrize("merging", [False, True])
@@ -194,10 +211,10 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit_against_the_same_r
         if rows[0]["step"] == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "append_jsonl", killed)
+    monkeypatch.setattr("common.runs.append_jsonl", killed)
     with pytest.raises(KeyboardInterrupt):
         dpo.main(config)
-    monkeypatch.setattr(common, "append_jsonl", append)
+    monkeypatch.undo()
     assert [path.name for path in Path(config.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
     dpo.main(config)
     whole, resumed = (load_file(start / name / "model.safetensors") for name in ("whole", "killed"))
@@ -218,7 +235,7 @@ def assert_same_run(folder, other):
         for key in row.keys() - {"step_time"} - rounded:
             assert twin[key] == pytest.approx(row[key], rel=1e-3, abs=2e-4), key
     first, second = (load_file(Path(path) / "model.safetensors") for path in (folder, other))
-    # Adam's first steps may turn a rounding error into a step of the learning rate, in a few weights.
+    # Adam's first steps may make a rounding error a step of the learning rate, in a few weights.
     different = sum(int(((first[key] - second[key]).abs() > 1e-5).sum()) for key in first)
     assert different < 0.005 * sum(value.numel() for value in first.values())
 
@@ -266,4 +283,4 @@ def test_two_processes_do_what_one_does(start):
 def test_pairs_that_cannot_be_learned_from_are_refused_by_place(tmp_path, change, message):
     common.write_jsonl(tmp_path / "pairs.jsonl", [STEP, STEP | change])
     with pytest.raises(InputError, match=r"pairs\.jsonl:2: " + message):
-        dpo.read_rows(str(tmp_path / "pairs.jsonl"))
+        common.read_jsonl(tmp_path / "pairs.jsonl", common.PAIR_FIELDS, dpo.check_row)

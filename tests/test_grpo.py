@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import common
 import grpo
-import make_tasks
 import sandbox
+from benchmarks import micro
 from kernels import advantages
 
 
@@ -156,7 +156,7 @@ def folder(tmp_path_factory):
         "max_steps": 3,
         "train_min_steps": 2,
     }
-    make_tasks.main(make_tasks.Config(source="micro", output_dir=str(folder), **numbers))
+    micro.main(micro.Config(output_dir=str(folder), **numbers))
     tasks = common.read_jsonl(folder / "train.jsonl", {})
     tokenizer = common.new_tokenizer(
         [text for task in tasks for text in (task["prompt"], task["solution"])], 512

@@ -1,5 +1,5 @@
-"""The path of reproduce/gsm8k.sh in miniature: demonstrations that reason, a reward model for reasoning, and final answers
-that are judged without being run."""
+"""The path of reproduce/gsm8k.sh in miniature: demonstrations that reason, a reward model for
+reasoning, and final answers that are judged without being run."""
 
 import json
 from pathlib import Path
@@ -9,27 +9,37 @@ import pytest
 import common
 import eval as evaluation
 import grpo
-import make_tasks
 import sft
 import train_prm
+from benchmarks import gsm8k, micro
 from prm_data import contrast
 
 ROWS = [  # in the form of the published file, with its marks for a calculator
-    {"question": "Ann has 3 apples and buys 4. How many?", "answer": "She has 3+4=<<3+4=7>>7 apples.\n#### 7"},
-    {"question": "Bob sells 5 cards of 2 dollars. How much?", "answer": "He gets 5*2=$<<5*2=10>>10.\nThat is all.\n#### 10"},
-    {"question": "Cid has 900 pens and 400 more. How many?", "answer": "He has 900+400=<<900+400=1300>>1300.\n#### 1,300"},
-    {"question": "Dan reads 8 pages of 9. How many are left?", "answer": "He has 9-8=<<9-8=1>>1 page left.\n#### 1"},
-]  # fmt: skip
+    {
+        "question": "Ann has 3 apples and buys 4. How many?",
+        "answer": "She has 3+4=<<3+4=7>>7 apples.\n#### 7",
+    },
+    {
+        "question": "Bob sells 5 cards of 2 dollars. How much?",
+        "answer": "He gets 5*2=$<<5*2=10>>10.\nThat is all.\n#### 10",
+    },
+    {
+        "question": "Cid has 900 pens and 400 more. How many?",
+        "answer": "He has 900+400=<<900+400=1300>>1300.\n#### 1,300",
+    },
+    {
+        "question": "Dan reads 8 pages of 9. How many are left?",
+        "answer": "He has 9-8=<<9-8=1>>1 page left.\n#### 1",
+    },
+]
 
 
 def test_a_tiny_model_learns_the_form_and_its_answers_are_judged(tmp_path):
     common.write_jsonl(tmp_path / "published" / "train.jsonl", ROWS)
     folder = {name: str(tmp_path / name) for name in ("tasks", "sft", "rm", "grpo", "eval")}
     tasks, pairs = f"{folder['tasks']}/train.jsonl", str(tmp_path / "pairs.jsonl")
-    make_tasks.main(
-        make_tasks.Config(
-            "gsm8k", folder["tasks"], str(tmp_path / "published" / "train.jsonl"), think=True
-        )
+    gsm8k.main(
+        gsm8k.Config(folder["tasks"], str(tmp_path / "published" / "train.jsonl"), think=True)
     )
     rows = common.read_jsonl(tasks, common.PROMPT_FIELDS)
     assert (
@@ -41,17 +51,50 @@ def test_a_tiny_model_learns_the_form_and_its_answers_are_judged(tmp_path):
         and "<think>" in rows[1]["prompt"]
     )
 
-    sft.main(sft.Config(tasks, folder["sft"], vocab_size=400, hidden_size=64, num_hidden_layers=1, max_steps=60,
-                        train_batch_size=4, learning_rate=1e-2, warmup_steps=5))  # fmt: skip
+    sft.main(
+        sft.Config(
+            tasks,
+            folder["sft"],
+            vocab_size=400,
+            hidden_size=64,
+            num_hidden_layers=1,
+            max_steps=60,
+            train_batch_size=4,
+            learning_rate=1e-2,
+            warmup_steps=5,
+        )
+    )
     contrast.main(contrast.Config(tasks, pairs, dimensions=["factual"]))
     assert {row["meta"]["operator"] for row in common.read_jsonl(pairs, {})} <= {
         "wrong_number",
         "wrong_operation",
     }
-    train_prm.main(train_prm.Config(pairs, folder["rm"], folder["sft"], "ranking", max_steps=1, train_batch_size=4,
-                                    eval_fraction=0.5, seed=1))  # fmt: skip
-    grpo.main(grpo.Config(tasks, folder["sft"], folder["grpo"], folder["rm"], max_steps=1, num_prompts=4, num_generations=4,
-                          num_mini_batches=1, max_completion_length=60, learning_rate=1e-4))  # fmt: skip
+    train_prm.main(
+        train_prm.Config(
+            pairs,
+            folder["rm"],
+            folder["sft"],
+            "ranking",
+            max_steps=1,
+            train_batch_size=4,
+            eval_fraction=0.5,
+            seed=1,
+        )
+    )
+    grpo.main(
+        grpo.Config(
+            tasks,
+            folder["sft"],
+            folder["grpo"],
+            folder["rm"],
+            max_steps=1,
+            num_prompts=4,
+            num_generations=4,
+            num_mini_batches=1,
+            max_completion_length=60,
+            learning_rate=1e-4,
+        )
+    )
     log = json.loads(Path(folder["grpo"], "metrics.jsonl").read_text())
     assert (
         log["rewards/format/mean"] > 0.7
@@ -79,10 +122,8 @@ def test_a_tiny_model_learns_the_form_and_its_answers_are_judged(tmp_path):
 
 
 def test_one_step_of_each_stage_runs_on_the_published_file(tmp_path, benchmark_data):
-    make_tasks.main(
-        make_tasks.Config(
-            "gsm8k", str(tmp_path), str(benchmark_data / "gsm8k" / "test.jsonl"), think=True
-        )
+    gsm8k.main(
+        gsm8k.Config(str(tmp_path), str(benchmark_data / "gsm8k" / "test.jsonl"), think=True)
     )
     tasks, policy = str(tmp_path / "few.jsonl"), str(tmp_path / "sft")
     common.write_jsonl(tasks, common.read_jsonl(tmp_path / "test.jsonl", {})[:20])
@@ -97,8 +138,17 @@ def test_one_step_of_each_stage_runs_on_the_published_file(tmp_path, benchmark_d
             train_batch_size=4,
         )
     )
-    grpo.main(grpo.Config(tasks, policy, str(tmp_path / "grpo"), max_steps=1, num_prompts=2, num_generations=4,
-                          max_completion_length=20))  # fmt: skip
+    grpo.main(
+        grpo.Config(
+            tasks,
+            policy,
+            str(tmp_path / "grpo"),
+            max_steps=1,
+            num_prompts=2,
+            num_generations=4,
+            max_completion_length=20,
+        )
+    )
     rows = [
         json.loads(line)
         for line in (tmp_path / "grpo" / "completions.jsonl").read_text().splitlines()
@@ -109,5 +159,5 @@ def test_one_step_of_each_stage_runs_on_the_published_file(tmp_path, benchmark_d
 
 
 def test_thinking_is_asked_of_public_benchmarks_alone():
-    with pytest.raises(common.InputError, match="--source micro has --plans"):
-        make_tasks.main(make_tasks.Config("micro", "unused", think=True))
+    with pytest.raises(common.InputError, match="unknown flag --think"):
+        common.parse_flags(micro.Config, ["--output_dir", "unused", "--think", "true"])

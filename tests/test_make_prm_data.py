@@ -1,4 +1,4 @@
-"""Line labels: which lines have one, what a verdict gives, and that each packed label holds when it is run alone."""
+"""Line labels: which lines have one, what a verdict gives, that each packed label holds alone."""
 
 import json
 import subprocess
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import common
-import make_tasks
-from prm_data import ast_teacher, mutate
+from benchmarks import micro
+from prm_data import mutate
 from sandbox import Sandbox
+from teachers.units import Variant
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,18 +42,23 @@ def test_statements_have_labels_on_their_last_line_and_nothing_else_has():
 
 
 def variant(intent, text="    x = 1\n"):
-    return ast_teacher.Variant(start=2, end=2, text=text, operator="o", intent=intent)
+    return Variant(start=2, end=2, text=text, operator="o", intent=intent)
 
 
 @pytest.mark.parametrize(
     ("intent", "status", "equivalent", "label"),
     [
-        ("mutate", "failed", "drop", -1.0), ("mutate", "timeout", "drop", -1.0), ("mutate", "syntax_error", "drop", -1.0),
-        ("mutate", "passed", "drop", None), ("mutate", "passed", "positive", 1.0), ("refactor", "passed", "drop", 1.0),
-        ("refactor", "failed", "drop", -1.0), ("refactor", "harness_error", "drop", None),
+        ("mutate", "failed", "drop", -1.0),
+        ("mutate", "timeout", "drop", -1.0),
+        ("mutate", "syntax_error", "drop", -1.0),
+        ("mutate", "passed", "drop", None),
+        ("mutate", "passed", "positive", 1.0),
+        ("refactor", "passed", "drop", 1.0),
+        ("refactor", "failed", "drop", -1.0),
+        ("refactor", "harness_error", "drop", None),
         ("mutate", "harness_error", "positive", None),
     ],
-)  # fmt: skip
+)
 def test_the_label_comes_from_execution_and_never_from_the_teacher_s_intent(
     intent, status, equivalent, label
 ):
@@ -78,8 +84,7 @@ def label(folder, packing, *flags) -> str:
 def labelled(tmp_path_factory):
     """Micro tasks with both packings of their labels, made by the command itself."""
     folder = tmp_path_factory.mktemp("prm")
-    config = make_tasks.Config(
-        "micro",
+    config = micro.Config(
         "",
         num_sft_tasks=1,
         num_train_tasks=12,
@@ -87,7 +92,7 @@ def labelled(tmp_path_factory):
         train_min_steps=3,
         max_steps=5,
     )
-    tasks = make_tasks.make_micro(config)["train"]
+    tasks = micro.make(config)["train"]
     tasks[3]["solution"] = tasks[3]["solution"].replace(
         "return xs", "return [xs]"
     )  # a reference that is wrong
@@ -169,10 +174,14 @@ def test_the_counts_that_are_printed_are_those_of_the_file(labelled):
         }
         statuses = [v["status"] for v in variants]
         assert report["total"] == {
-            "made": len(variants), "compiled": len(variants) - statuses.count("syntax_error"),
-            "passed": statuses.count("passed"), "equivalent": equivalent, "unjudged": statuses.count("harness_error"),
-            "failed": len(variants) - sum(map(statuses.count, ("passed", "syntax_error", "harness_error"))),
-        }  # fmt: skip
+            "made": len(variants),
+            "compiled": len(variants) - statuses.count("syntax_error"),
+            "passed": statuses.count("passed"),
+            "equivalent": equivalent,
+            "unjudged": statuses.count("harness_error"),
+            "failed": len(variants)
+            - sum(map(statuses.count, ("passed", "syntax_error", "harness_error"))),
+        }
         assert report["executions"] == len(variants) + 12 and report["seconds"] > 0
 
 
@@ -242,7 +251,10 @@ def test_balance_leaves_as_many_changes_of_either_label():
 
 
 def test_blocks_are_labelled_on_their_last_line_by_execution(tmp_path):
-    source = "def f(xs):\n    out = []\n    for x in xs:\n        if x > 0:\n            out.append(x)\n    return out\n"
+    source = (
+        "def f(xs):\n    out = []\n    for x in xs:\n        if x > 0:\n            out.append(x)\n"
+        "    return out\n"
+    )
     task = {
         "task_id": "t",
         "prompt": "p",
@@ -291,8 +303,8 @@ def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
         "solution": prefix + "    x += 1\n    return x\n",
     }
     changes = [
-        ast_teacher.Variant(1, 1, "def f(y):\n", "o", "mutate"),
-        ast_teacher.Variant(3, 3, "    x -= 1\n", "o", "mutate"),
+        Variant(1, 1, "def f(y):\n", "o", "mutate"),
+        Variant(3, 3, "    x -= 1\n", "o", "mutate"),
     ]
     rows = mutate.prefix_rows(task, [(change, -1.0) for change in changes])
     rows = [row for row in rows if any(label is not None for label in row["labels"])]
@@ -303,8 +315,8 @@ def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
 
 
 def test_without_the_misconceptions_no_version_writes_one_and_the_others_stay():
-    config = make_tasks.Config("micro", "", num_sft_tasks=1, num_train_tasks=8, num_test_tasks=1)
-    tasks = make_tasks.make_micro(config)["train"]
+    config = micro.Config("", num_sft_tasks=1, num_train_tasks=8, num_test_tasks=1)
+    tasks = micro.make(config)["train"]
     flags = {"tasks": "", "output_file": "", "intents": ["mutate"], "max_variants_per_line": None}
     for task in tasks:
         misread = [line + "\n" for line in task["meta"]["misconceptions"]]

@@ -1,4 +1,4 @@
-"""The embedded benchmark holds what its docstring promises, and the published files become tasks."""
+"""The embedded benchmark holds what its docstring promises; published files become tasks."""
 
 import ast
 import dataclasses
@@ -11,21 +11,21 @@ import pytest
 
 import common
 import make_tasks
+from benchmarks import evalplus, gsm8k, humaneval, mbpp, micro, micro_operations
 from common import InputError
 from sandbox import Sandbox, check_task
 
 
 @pytest.fixture(scope="module")
-def micro():
-    config = make_tasks.Config(
-        source="micro",
+def splits():
+    config = micro.Config(
         output_dir="",
         num_sft_tasks=200,
         num_train_tasks=80,
         num_test_tasks=60,
         train_min_steps=3,
     )
-    return make_tasks.make_micro(config)
+    return micro.make(config)
 
 
 def steps_of(row):
@@ -33,13 +33,19 @@ def steps_of(row):
     steps = []
     for line in row["solution"].splitlines()[1:-1]:
         code = line.removeprefix("    xs = ")
-        steps.append(next(i for i, (template, _, _, (low, high)) in enumerate(make_tasks.OPERATIONS)
-                          for k in range(low, high + 1) if template.format(k=k, j=k + 1) == code))  # fmt: skip
+        steps.append(
+            next(
+                i
+                for i, (template, _, _, (low, high)) in enumerate(micro_operations.OPERATIONS)
+                for k in range(low, high + 1)
+                if template.format(k=k, j=k + 1) == code
+            )
+        )
     return tuple(steps)
 
 
-def test_every_row_is_a_valid_task_and_the_same_seed_gives_the_same_rows(micro):
-    for rows in micro.values():
+def test_every_row_is_a_valid_task_and_the_same_seed_gives_the_same_rows(splits):
+    for rows in splits.values():
         for row in rows:
             check_task(row)
             assert (
@@ -48,26 +54,26 @@ def test_every_row_is_a_valid_task_and_the_same_seed_gives_the_same_rows(micro):
                 == len(row["solution"].splitlines()) - 2
             )
     sizes = {"num_sft_tasks": 200, "num_train_tasks": 80, "num_test_tasks": 60}
-    again = make_tasks.make_micro(make_tasks.Config("micro", "", train_min_steps=3, **sizes))
-    assert again == micro
+    again = micro.make(micro.Config("", train_min_steps=3, **sizes))
+    assert again == splits
 
 
-def test_no_composition_and_no_prompt_is_in_two_splits(micro):
-    test = {steps_of(row) for row in micro["test"]}
-    assert not test & {steps_of(row) for split in ("sft", "train") for row in micro[split]}
-    prompts = [row["prompt"] for rows in micro.values() for row in rows]
+def test_no_composition_and_no_prompt_is_in_two_splits(splits):
+    test = {steps_of(row) for row in splits["test"]}
+    assert not test & {steps_of(row) for split in ("sft", "train") for row in splits[split]}
+    prompts = [row["prompt"] for rows in splits.values() for row in rows]
     assert len(set(prompts)) == len(prompts)
 
 
-def test_references_pass_and_every_near_miss_of_every_line_fails(micro):
-    rows = micro["train"][:12] + micro["test"][:12]
+def test_references_pass_and_every_near_miss_of_every_line_fails(splits):
+    rows = splits["train"][:12] + splits["test"][:12]
     with Sandbox(workers=2) as sandbox:
         good = [sandbox.submit(row, row["solution"]) for row in rows]
         bad = []
         for row in rows:
             lines = row["solution"].splitlines(keepends=True)
             for number, operation in enumerate(steps_of(row), 1):
-                template, _, misses, bounds = make_tasks.OPERATIONS[operation]
+                template, _, misses, bounds = micro_operations.OPERATIONS[operation]
                 code = lines[number].removeprefix("    xs = ").rstrip("\n")
                 k = next(
                     k
@@ -82,19 +88,19 @@ def test_references_pass_and_every_near_miss_of_every_line_fails(micro):
         assert len(bad) > 150 and all(future.result()["status"] != "passed" for future in bad)
 
 
-def test_every_step_changes_half_of_the_inputs(micro):
-    for row in micro["train"]:
+def test_every_step_changes_half_of_the_inputs(splits):
+    for row in splits["train"]:
         states = [test["args"][0] for test in row["tests"]]
         for line in row["solution"].splitlines()[1:-1]:
-            after = [make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in states]
+            after = [micro.apply_line(line.removeprefix("    xs = "), xs) for xs in states]
             assert 2 * sum(a != b for a, b in zip(after, states, strict=True)) >= len(states)
             states = after
         assert states == [test["output"] for test in row["tests"]]
 
 
-def test_the_teacher_is_wrong_on_some_phrases_most_of_the_time_and_seldom_on_the_others(micro):
+def test_the_teacher_is_wrong_on_some_phrases_most_of_the_time_and_seldom_on_the_others(splits):
     wrong, seen = {}, {}
-    for row in micro["sft"]:
+    for row in splits["sft"]:
         for phrase, right, taught in zip(
             row["prompt"].splitlines(),
             row["solution"].splitlines()[1:],
@@ -115,15 +121,13 @@ def test_the_teacher_is_wrong_on_some_phrases_most_of_the_time_and_seldom_on_the
 
 def test_lines_of_the_grammar_cannot_do_more_than_list_arithmetic():
     rng = random.Random(0)
-    assert make_tasks.run_steps(make_tasks.random_steps(rng, 0), [[1, 2, 3, 4]]) == [[[1, 2, 3, 4]]]
+    assert micro.run_steps(micro.random_steps(rng, 0), [[1, 2, 3, 4]]) == [[[1, 2, 3, 4]]]
 
 
 @pytest.mark.parametrize(("name", "count"), [("mbpp.jsonl", 974), ("sanitized-mbpp.json", 427)])
 def test_every_mbpp_reference_passes(benchmark_data, name, count):
-    config = make_tasks.Config(
-        source="mbpp", output_dir="", input=str(benchmark_data / "mbpp" / name)
-    )
-    splits = make_tasks.make_mbpp(config)
+    config = mbpp.Config(output_dir="", input=str(benchmark_data / "mbpp" / name))
+    splits = mbpp.make(config)
     tasks = [task for rows in splits.values() for task in rows]
     assert len(tasks) == count and all(task["entry_point"] for task in tasks)
     assert {int(task["task_id"].split("/")[1]) for task in splits["train"]} <= set(range(601, 975))
@@ -143,9 +147,7 @@ def test_every_mbpp_reference_passes(benchmark_data, name, count):
 
 def test_every_humaneval_reference_passes_as_a_completion_of_its_prompt(benchmark_data):
     path = benchmark_data / "humaneval" / "HumanEval.jsonl.gz"
-    tasks = make_tasks.make_humaneval(
-        make_tasks.Config(source="humaneval", output_dir="", input=str(path))
-    )["test"]
+    tasks = humaneval.make(humaneval.Config(output_dir="", input=str(path)))["test"]
     assert len(tasks) == 164
     programs = [
         common.extract_program(task, task["solution"].removeprefix(task["prefix"]))
@@ -164,9 +166,7 @@ def test_every_humaneval_reference_passes_as_a_completion_of_its_prompt(benchmar
 
 
 def plus_tasks(source, path):
-    return make_tasks.make_plus(make_tasks.Config(source=source, output_dir="", input=str(path)))[
-        "test"
-    ]
+    return evalplus.make(evalplus.Config(source=source, output_dir="", input=str(path)))["test"]
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,8 @@ def pool():
 WRONG_BODIES = {
     "nothing": "return None",
     "an exception": "raise NotImplementedError",
-    "an object that equals everything": "return type('Equal', (), {'__eq__': lambda *_: True, '__hash__': lambda _: 0})()",
+    "an object that equals everything": "return type("
+    "'Equal', (), {'__eq__': lambda *_: True, '__hash__': lambda _: 0})()",
     "a number that is not a number": "return float('nan')",
 }
 
@@ -208,7 +209,8 @@ def test_plus_references_pass_and_wrong_bodies_fail(benchmark_data, pool, source
             pairs.append(
                 (
                     task,
-                    f"{task.get('prefix', '')}\ndef {task['entry_point']}(*arguments):\n    {text}\n",
+                    f"{task.get('prefix', '')}\n"
+                    f"def {task['entry_point']}(*arguments):\n    {text}\n",
                 )
             )
     statuses = [verdict["status"] for verdict in pool.judge(pairs)]
@@ -226,10 +228,10 @@ def test_arguments_of_mbpp_plus_are_those_of_its_files_for_people(benchmark_data
         for row in map(json.loads, file):
             text = row["test"].split("\ninputs = ")[1].split("\n")[0]
             literals[f"Mbpp/{row['task_id']}"] = eval(text, {"inf": math.inf, "nan": math.nan})
-    rows = make_tasks.read_plus(str(benchmark_data / "mbppplus" / "MbppPlus.jsonl.gz"))
+    rows = evalplus.read_plus(str(benchmark_data / "mbppplus" / "MbppPlus.jsonl.gz"))
     different = []
     for row in rows:
-        texts = make_tasks.plus_arguments(row["task_id"], row["base_input"] + row["plus_input"])
+        texts = evalplus.plus_arguments(row["task_id"], row["base_input"] + row["plus_input"])
         assert len(set(texts)) == len(texts)  # none is there twice
         ours = [list(eval(f"({text},)", {"inf": math.inf, "nan": math.nan})) for text in texts]
         if {repr(x) for x in ours} != {repr(list(x)) for x in literals[row["task_id"]]}:
@@ -365,12 +367,11 @@ def test_inputs_of_mbpp_plus_strengthen_the_tasks_whose_own_program_passes_them(
         plus_row(task_id=f"Mbpp/{number}", plus_input=[[2], [50], [51], [52]])
         for number in (601, 602)
     ]
-    config = make_tasks.Config(
-        source="mbpp", output_dir="", input=write_rows(tmp_path / "mbpp.jsonl", rows),
+    config = mbpp.Config(output_dir="", input=write_rows(tmp_path / "mbpp.jsonl", rows),
         plus=write_rows(tmp_path / "plus.jsonl", plus), max_plus_inputs=3,
     )  # fmt: skip
-    plain = make_tasks.make_mbpp(dataclasses.replace(config, plus=None))["train"]
-    tasks = make_tasks.make_mbpp(config)["train"]
+    plain = mbpp.make(dataclasses.replace(config, plus=None))["train"]
+    tasks = mbpp.make(config)["train"]
     assert tasks[0]["tests"] == [
         "assert f(1) == 1",
         *(f"assert agrees(f, {number})" for number in (2, 50, 51)),
@@ -383,20 +384,18 @@ def test_inputs_of_mbpp_plus_strengthen_the_tasks_whose_own_program_passes_them(
         "failed",
     ]
     with pytest.raises(InputError, match="--max_plus_inputs"):
-        make_tasks.make_mbpp(dataclasses.replace(config, max_plus_inputs=0))
+        mbpp.make(dataclasses.replace(config, max_plus_inputs=0))
 
 
 def test_the_names_of_the_plus_setup_hide_no_name_that_the_tests_of_mbpp_use(benchmark_data):
-    config = make_tasks.Config(
-        source="mbpp", output_dir="", input=str(benchmark_data / "mbpp" / "mbpp.jsonl")
-    )
-    setup = ast.parse(make_tasks.plus_setup(plus_row(), ""))
+    config = mbpp.Config(output_dir="", input=str(benchmark_data / "mbpp" / "mbpp.jsonl"))
+    setup = ast.parse(evalplus.plus_setup(plus_row(), ""))
     defined = {
         name.id for node in setup.body for name in ast.walk(node) if isinstance(name, ast.Name)
     }
     defined |= {node.name for node in setup.body if isinstance(node, ast.FunctionDef)}
     assert {"source", "entry_point", "atol", "program", "close", "tolerance", "agrees"} <= defined
-    for task in (task for rows in make_tasks.make_mbpp(config).values() for task in rows):
+    for task in (task for rows in mbpp.make(config).values() for task in rows):
         program_names = {n.name for n in ast.parse(task["solution"]).body if hasattr(n, "name")}
         used = {
             n.id for t in task["tests"] for n in ast.walk(ast.parse(t)) if isinstance(n, ast.Name)
@@ -431,22 +430,37 @@ def test_a_damaged_plus_file_is_named(tmp_path, change, message):
 def test_a_damaged_benchmark_file_is_named(tmp_path, text, message):
     (tmp_path / "mbpp.jsonl").write_text(text)
     with pytest.raises(InputError, match=message):
-        make_tasks.make_mbpp(
-            make_tasks.Config(source="mbpp", output_dir="", input=str(tmp_path / "mbpp.jsonl"))
-        )
+        mbpp.make(mbpp.Config(output_dir="", input=str(tmp_path / "mbpp.jsonl")))
 
 
 def test_a_benchmark_needs_its_file():
     with pytest.raises(InputError, match="--input is required"):
-        make_tasks.make_mbpp(make_tasks.Config(source="mbpp", output_dir=""))
+        common.parse_flags(mbpp.Config, ["--source", "mbpp", "--output_dir", ""])
     with pytest.raises(InputError, match="no such file"):
-        make_tasks.make_humaneval(
-            make_tasks.Config(source="humaneval", output_dir="", input="nowhere.jsonl.gz")
-        )
+        humaneval.make(humaneval.Config(output_dir="", input="nowhere.jsonl.gz"))
 
 
-def test_solutions_are_json_safe(micro):
-    assert json.loads(json.dumps(micro["test"])) == micro["test"]
+@pytest.mark.parametrize("source", make_tasks.SOURCES)
+def test_a_source_chooses_a_benchmark_with_flags_of_its_own(source):
+    flags = ["--source", source, "--output_dir", "o"]
+    benchmark = common.chosen("source", make_tasks.SOURCES, flags)
+    flags += ["--seed", "3"] if source == "micro" else ["--input", "i", "--think"]
+    config = common.parse_flags(benchmark.Config, flags)
+    assert config.source == source and config.output_dir == "o"
+    foreign = "--input" if source == "micro" else "--num_sft_tasks"
+    with pytest.raises(InputError, match=f"unknown flag {foreign}"):
+        common.parse_flags(benchmark.Config, [*flags, foreign, "1"])
+
+
+@pytest.mark.parametrize("flags", [[], ["--source"], ["--source", "mbp"], ["--source=nothing"]])
+def test_a_source_that_is_missing_or_unknown_is_one_line_with_the_known_ones(flags):
+    with pytest.raises(InputError, match="--source is required, one of micro, mbpp"):
+        common.chosen("source", make_tasks.SOURCES, flags)
+    assert common.chosen("source", make_tasks.SOURCES, ["--source=gsm8k"]) is gsm8k
+
+
+def test_solutions_are_json_safe(splits):
+    assert json.loads(json.dumps(splits["test"])) == splits["test"]
 
 
 @pytest.fixture(scope="module")
@@ -457,9 +471,7 @@ def plans():
         "num_test_tasks": 20,
         "train_min_steps": 3,
     }
-    return make_tasks.make_micro(
-        make_tasks.Config(source="micro", output_dir="", plans=True, **numbers)
-    )
+    return micro.make(micro.Config(output_dir="", plans=True, **numbers))
 
 
 def test_plans_change_nothing_but_the_demonstrations_and_the_meta(plans):
@@ -469,7 +481,7 @@ def test_plans_change_nothing_but_the_demonstrations_and_the_meta(plans):
         "num_test_tasks": 20,
         "train_min_steps": 3,
     }
-    plain = make_tasks.make_micro(make_tasks.Config(source="micro", output_dir="", **numbers))
+    plain = micro.make(micro.Config(output_dir="", **numbers))
     for split, rows in plans.items():
         for row, other in zip(rows, plain[split], strict=True):
             assert {**row, "completion": "", "meta": other["meta"]} == {**other, "completion": ""}
@@ -479,18 +491,22 @@ def test_plans_change_nothing_but_the_demonstrations_and_the_meta(plans):
 
 def test_every_line_of_the_grammar_has_a_plan_line_of_its_own_that_no_prompt_uses():
     lines = {
-        line.replace("{j}", "{k}") for row in make_tasks.OPERATIONS for line in [row[0], *row[2]]
+        line.replace("{j}", "{k}")
+        for row in micro_operations.OPERATIONS
+        for line in [row[0], *row[2]]
     }
-    assert lines == set(make_tasks.PLANS) and len(set(make_tasks.PLANS.values())) == len(lines)
-    phrases = {phrase for row in make_tasks.OPERATIONS for phrase in row[1]}
-    assert not phrases & {*make_tasks.PLANS.values(), *make_tasks.VAGUE}
+    assert lines == set(micro_operations.PLANS) and len(
+        set(micro_operations.PLANS.values())
+    ) == len(lines)
+    phrases = {phrase for row in micro_operations.OPERATIONS for phrase in row[1]}
+    assert not phrases & {*micro_operations.PLANS.values(), *micro_operations.VAGUE_PLAN_LINES}
 
 
 def test_demonstrations_plan_what_their_program_does_but_for_the_vague_and_the_unaligned_lines(
     plans,
 ):
     says = {}  # plan line -> line of code, over all numbers
-    for line, plan in make_tasks.PLANS.items():
+    for line, plan in micro_operations.PLANS.items():
         for k in range(-5, 13):
             says[plan.format(k=k)] = line.format(k=k)
     counts = {"aligned": 0, "vague": 0, "unaligned": 0, "sound and wrong": 0}
@@ -500,7 +516,7 @@ def test_demonstrations_plan_what_their_program_does_but_for_the_vague_and_the_u
         reference = row["solution"].splitlines()[1:-1]
         assert [f"    xs = {says[line]}" for line in row["meta"]["plan"]] == reference
         for line, code, right in zip(reasoning.split("\n")[1:-1], program, reference, strict=True):
-            if line in make_tasks.VAGUE:
+            if line in micro_operations.VAGUE_PLAN_LINES:
                 counts["vague"] += 1
             else:
                 counts["aligned" if f"    xs = {says[line]}" == code else "unaligned"] += 1
@@ -513,9 +529,7 @@ def test_demonstrations_plan_what_their_program_does_but_for_the_vague_and_the_u
 
 def test_every_gsm8k_reference_passes_and_perturbed_answers_fail(benchmark_data):
     path = benchmark_data / "gsm8k" / "test.jsonl"
-    tasks = make_tasks.make_gsm8k(
-        make_tasks.Config(source="gsm8k", output_dir="", input=str(path))
-    )["test"]
+    tasks = gsm8k.make(gsm8k.Config(output_dir="", input=str(path)))["test"]
     assert len(tasks) == 1319 and len({task["task_id"] for task in tasks}) == 1319
     cases = []  # (task, text, passes)
     for task in tasks:
@@ -537,8 +551,11 @@ def test_every_gsm8k_reference_passes_and_perturbed_answers_fail(benchmark_data)
         verdicts = [
             future.result() for future in [sandbox.submit(task, text) for task, text, _ in cases]
         ]
-    wrong = [(task["task_id"], text[-40:]) for (task, text, passes), verdict in zip(cases, verdicts, strict=True)
-             if (verdict["status"] == "passed") != passes]  # fmt: skip
+    wrong = [
+        (task["task_id"], text[-40:])
+        for (task, text, passes), verdict in zip(cases, verdicts, strict=True)
+        if (verdict["status"] == "passed") != passes
+    ]
     assert wrong == []
 
 
@@ -550,11 +567,8 @@ def test_every_gsm8k_reference_passes_and_perturbed_answers_fail(benchmark_data)
 def test_a_task_that_asks_for_reasoning_judges_what_stands_between_the_answer_tags(
     benchmark_data, tmp_path, source, path, split
 ):
-    make_tasks.main(
-        make_tasks.Config(
-            source=source, output_dir=str(tmp_path), input=str(benchmark_data / path), think=True
-        )
-    )
+    benchmark = make_tasks.SOURCES[source]
+    benchmark.main(benchmark.Config(str(tmp_path), str(benchmark_data / path), think=True))
     cases = []  # (task, text)
     for task in common.read_jsonl(tmp_path / f"{split}.jsonl", common.PROMPT_FIELDS, check_task):
         assert "prefix" not in task and task["prompt"].endswith("between <answer> and </answer>.\n")
@@ -582,14 +596,13 @@ def test_a_gsm8k_row_without_a_final_answer_is_named(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text('{"question": "q", "answer": "#### 1"}\n{"question": "q", "answer": "1"}\n')
     with pytest.raises(InputError, match=r"test.jsonl:2: field 'answer'"):
-        make_tasks.make_gsm8k(make_tasks.Config(source="gsm8k", output_dir="", input=str(path)))
+        gsm8k.make(gsm8k.Config(output_dir="", input=str(path)))
 
 
 def test_comments_stand_above_lines_of_the_demonstrations_alone_and_change_nothing_else():
     numbers = {"num_sft_tasks": 60, "num_train_tasks": 3, "num_test_tasks": 3}
     plain, commented = (
-        make_tasks.make_micro(make_tasks.Config("micro", "", comment_rate=rate, **numbers))
-        for rate in (0.0, 0.3)
+        micro.make(micro.Config("", comment_rate=rate, **numbers)) for rate in (0.0, 0.3)
     )
     assert plain["train"] == commented["train"] and plain["test"] == commented["test"]
     lines = comments = 0

@@ -1,4 +1,4 @@
-"""The whole pipeline in miniature: every stage on real files, resumed after a kill, and on two processes."""
+"""The pipeline in miniature: each stage on real files, resumed after a kill, on two processes."""
 
 import json
 import os
@@ -313,7 +313,7 @@ def test_evaluation_writes_samples_verdicts_and_a_report(stages, capsys):
 
 def kill_after_step(step, stage, config, monkeypatch):
     """Runs a stage until it has logged this step, and no further."""
-    append = common.append_jsonl
+    append = common.runs.append_jsonl
 
     def killed(path, rows):
         append(path, rows)
@@ -408,8 +408,8 @@ def test_micro_batches_change_nothing_but_rounding(stages, name):
 
 
 def same_weights(folder, other):
-    """Adam's first steps move a weight by the learning rate whichever way its gradient points, however small that is:
-    so a few weights may differ by rounding, but hardly any may."""
+    """Whether hardly any weight differs by more than rounding. A few may: Adam's first steps move a
+    weight by the learning rate, however small its gradient is."""
     first, second = weights_of(folder), weights_of(other)
     different = sum(int(((first[key] - second[key]).abs() > 1e-5).sum()) for key in first)
     return different < 0.005 * sum(value.numel() for value in first.values())

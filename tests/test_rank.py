@@ -3,16 +3,17 @@
 import math
 import random
 from collections import defaultdict
+from concurrent.futures import Future
 
 import pytest
 import torch
 
 import common
 import make_prm_data
-import make_tasks
-import metrics
+from benchmarks import micro
 from common import InputError
 from prm_data import gold, mutate, rank
+from prm_data.rows import lines_of
 from sandbox import Sandbox
 
 
@@ -25,7 +26,7 @@ def tasks():
         "max_steps": 6,
         "train_min_steps": 3,
     }
-    return make_tasks.make_micro(make_tasks.Config("micro", "", **sizes))["train"]
+    return micro.make(micro.Config("", **sizes))["train"]
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +40,16 @@ def labels_of(runner, task, program):
 
 
 def state_labels(task, lines):
-    """Labels of micro program lines by the states: does the line do to the reference's state what the reference does?"""
+    """Labels of micro program lines: does the line do to the reference's state what it should?"""
     states, reference = [[test["args"][0] for test in task["tests"]]], task["solution"].splitlines()
     for line in reference[1:-1]:
-        states.append(
-            [make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in states[-1]]
-        )
+        states.append([micro.apply_line(line.removeprefix("    xs = "), xs) for xs in states[-1]])
     labels = []
     for i, line in enumerate(lines):
         right = i < len(reference) and line == reference[i]
         if not right and 0 < i < len(reference) - 1 and line.startswith("    xs = "):
             before, after = states[i - 1], states[i]
-            right = [
-                make_tasks.apply_line(line.removeprefix("    xs = "), xs) for xs in before
-            ] == after
+            right = [micro.apply_line(line.removeprefix("    xs = "), xs) for xs in before] == after
         labels.append(1.0 if right else -1.0)
     return labels
 
@@ -61,9 +58,11 @@ def random_sample(rng, task):
     """A program in the micro grammar: the reference with wrong, other, missing and added lines."""
     lines = task["solution"].splitlines()
     for i in range(1, len(lines) - 1):
-        (step,) = make_tasks.random_steps(rng, 1)
+        (step,) = micro.random_steps(rng, 1)
         if rng.random() < 0.5:
-            lines[i] = "    xs = " + rng.choice([step.line(), *step.misses(), lines[i][9:] + "[:]"])
+            lines[i] = "    xs = " + rng.choice(
+                [step.code(), *step.near_misses(), lines[i][9:] + "[:]"]
+            )
     change = rng.random()
     if change < 0.2:
         del lines[rng.randrange(len(lines))]
@@ -97,8 +96,15 @@ def test_near_misses_of_every_line_are_wrong_and_only_they(tasks, runner):
             )
 
 
-REVERSED = {"task_id": "t", "prompt": "p", "solution": "def f(xs):\n    # reverse\n    xs = xs[::-1]\n    return xs\n",
-            "entry_point": "f", "setup": "", "style": "call", "tests": [{"args": [[1, 2]], "output": [2, 1]}]}  # fmt: skip
+REVERSED = {
+    "task_id": "t",
+    "prompt": "p",
+    "solution": "def f(xs):\n    # reverse\n    xs = xs[::-1]\n    return xs\n",
+    "entry_point": "f",
+    "setup": "",
+    "style": "call",
+    "tests": [{"args": [[1, 2]], "output": [2, 1]}],
+}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ REVERSED = {"task_id": "t", "prompt": "p", "solution": "def f(xs):\n    # revers
 )
 def test_frame_comments_and_lines_beyond_the_reference_by_place(runner, program, expected):
     found = labels_of(runner, REVERSED, program)
-    assert found == expected and len(found) == len(gold.lines_of(program))
+    assert found == expected and len(found) == len(lines_of(program))
 
 
 def test_a_known_line_does_not_run_again_and_a_sandbox_failure_is_no_label():
@@ -129,7 +135,7 @@ def test_a_known_line_does_not_run_again_and_a_sandbox_failure_is_no_label():
     class CountingSandbox:
         def submit(self, task, program):
             programs.append(program)
-            future = gold.Future()
+            future = Future()
             future.set_result({"status": "harness_error"})
             return future
 
@@ -149,7 +155,7 @@ def test_a_known_line_does_not_run_again_and_a_sandbox_failure_is_no_label():
 def run(method, **flags):
     """The method that make_prm_data.py would start, with the flags that it would give."""
     config = method.Config(**flags)
-    assert make_prm_data.method_of(["--method", config.method]) is method
+    assert common.chosen("method", make_prm_data.METHODS, ["--method", config.method]) is method
     method.main(config)
     return common.read_jsonl(config.output_file, {})
 
@@ -157,18 +163,21 @@ def run(method, **flags):
 def test_gold_writes_prm_rows_of_samples_and_does_not_replace_others(tasks, tmp_path, capsys):
     broken = tasks[1] | {"solution": tasks[1]["solution"].replace("return xs", "return [xs]")}
     common.write_jsonl(tmp_path / "tasks.jsonl", [tasks[0], broken, REVERSED])
-    lines = gold.lines_of(tasks[0]["solution"])
+    lines = lines_of(tasks[0]["solution"])
     wrong = "".join([lines[0], "    xs = [77]\n", *lines[2:]])
-    samples = [{"task_id": tasks[0]["task_id"], "completion": wrong, "status": "failed"},
-               {"task_id": broken["task_id"], "completion": wrong}, {"task_id": "t", "completion": "\n"},
-               {"task_id": tasks[0]["task_id"], "completion": tasks[0]["solution"]},
-               {"task_id": tasks[0]["task_id"], "completion": wrong}]  # fmt: skip
+    samples = [
+        {"task_id": tasks[0]["task_id"], "completion": wrong, "status": "failed"},
+        {"task_id": broken["task_id"], "completion": wrong},
+        {"task_id": "t", "completion": "\n"},
+        {"task_id": tasks[0]["task_id"], "completion": tasks[0]["solution"]},
+        {"task_id": tasks[0]["task_id"], "completion": wrong},
+    ]
     common.write_jsonl(tmp_path / "samples.jsonl", samples)
     flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
     flags |= {"output_file": str(tmp_path / "gold.jsonl"), "num_samples": 2}
     first, second = run(gold, **flags)
     for row in (first, second):
-        metrics.check_prm_row(row)
+        common.check_prm_row(row)
         assert row["origin"] == "gold" and row["meta"]["steps"] == tasks[0]["meta"]["steps"]
     assert "".join(first["completions"]) == wrong and first["meta"]["status"] == "failed"
     assert first["labels"] == [1, -1] + [1] * (len(lines) - 2) and first["meta"]["changed"] == [1]
@@ -199,7 +208,7 @@ def test_best_pairs_are_the_widest_and_never_tie(min_margin):
 
 @pytest.fixture(scope="module")
 def sampled(tasks, tmp_path_factory):
-    """A folder with tasks, verdicts of made-up samples (some identical) and a line PRM with a random head."""
+    """Tasks, verdicts of made-up samples (some identical), and a line PRM with a random head."""
     folder, rng = tmp_path_factory.mktemp("rank"), random.Random(0)
     rows = []
     for task in tasks[:8]:
@@ -242,7 +251,7 @@ def test_the_prm_ranks_samples_by_its_scores_at_their_line_ends(sampled, tasks, 
     for row in common.read_jsonl(sampled / "verdicts.jsonl", {}):
         task = next(task for task in tasks if task["task_id"] == row["task_id"])
         ids, lines = common.encode_prompt(tokenizer, task), []
-        for line in gold.lines_of(
+        for line in lines_of(
             row["completion"]
         ):  # this tokenizer cuts at every newline: lines stand alone
             ids = ids + tokenizer(line).input_ids
@@ -297,7 +306,7 @@ def test_step_pairs_differ_in_one_verified_line_after_the_reference_s_lines(task
     }
     solutions = {task["task_id"]: task["solution"] for task in tasks}
     for pair in pairs:
-        chosen, rejected = gold.lines_of(pair["chosen"]), gold.lines_of(pair["rejected"])
+        chosen, rejected = lines_of(pair["chosen"]), lines_of(pair["rejected"])
         assert (
             chosen[:-1] == rejected[:-1]
             and chosen[-1] != rejected[-1]
@@ -315,11 +324,13 @@ def test_step_pairs_differ_in_one_verified_line_after_the_reference_s_lines(task
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({}, "--prm is required"), ({"samples": None, "rank_by": "tests"}, "--samples is required"),
-        ({"pairs": "step"}, "--data is required"), ({"rank_by": "tests", "samples": "{unjudged}"}, ":1: field 'status'"),
+        ({}, "--prm is required"),
+        ({"samples": None, "rank_by": "tests"}, "--samples is required"),
+        ({"pairs": "step"}, "--data is required"),
+        ({"rank_by": "tests", "samples": "{unjudged}"}, ":1: field 'status'"),
         ({"rank_by": "tests", "tasks": "{other}"}, ":1: field 'task_id': no task"),
     ],
-)  # fmt: skip
+)
 def test_pairs_that_cannot_be_made_are_refused(sampled, tmp_path, flags, message):
     rows = common.read_jsonl(sampled / "verdicts.jsonl", {})
     common.write_jsonl(

@@ -1,5 +1,6 @@
-"""The stages on a real architecture: Qwen2 with random weights, a chat template, several end ids, and a byte-level BPE
-whose newlines merge with the indentation that follows them; prompts of 300 tokens, answers of 200."""
+"""The stages on a real architecture, Qwen2 with random weights: a chat template, several end ids, a
+byte-level BPE whose newlines merge with the indentation after them; prompts of 300 tokens, answers
+of 200."""
 
 import argparse
 import inspect
@@ -29,10 +30,12 @@ def qwen(tmp_path_factory):
     """Folder with a policy and its tokenizer, a reward model beside it, and tasks."""
     folder = tmp_path_factory.mktemp("qwen")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(pattern=argparse_pattern(), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern=argparse_pattern(), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
@@ -49,9 +52,15 @@ def qwen(tmp_path_factory):
     wrapped.chat_template = TEMPLATE
     wrapped.save_pretrained(folder / "policy")
     config = transformers.Qwen2Config(
-        vocab_size=2048, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, eos_token_id=wrapped.eos_token_id,
-    )  # fmt: skip
+        vocab_size=2048,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        eos_token_id=wrapped.eos_token_id,
+    )
     torch.manual_seed(0)
     policy = transformers.Qwen2ForCausalLM(config)
     policy.generation_config.eos_token_id = [wrapped.eos_token_id, wrapped.pad_token_id]
@@ -62,15 +71,25 @@ def qwen(tmp_path_factory):
     text = inspect.getsource(argparse.HelpFormatter)
     prompt = wrapped.decode(wrapped(text).input_ids[:295])
     tasks = [
-        {"task_id": f"t{i}", "prompt": f"{i} {prompt}", "entry_point": "f", "solution": None, "setup": "", "style": "call",
-         "tests": [{"args": [1], "output": 2}], "timeout": None, "meta": {}} for i in range(2)
-    ]  # fmt: skip
+        {
+            "task_id": f"t{i}",
+            "prompt": f"{i} {prompt}",
+            "entry_point": "f",
+            "solution": None,
+            "setup": "",
+            "style": "call",
+            "tests": [{"args": [1], "output": 2}],
+            "timeout": None,
+            "meta": {},
+        }
+        for i in range(2)
+    ]
     common.write_jsonl(folder / "tasks.jsonl", tasks)
     return folder
 
 
 def argparse_pattern():
-    """Newlines take the spaces after them along, as `\\s+` does in the patterns of GPT-2's and Qwen's tokenizers."""
+    """Newlines take the spaces after them along, as `\\s+` does in GPT-2's and Qwen's patterns."""
     from tokenizers import Regex
 
     return Regex(r"\n+[ ]*| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+")
@@ -132,14 +151,21 @@ def test_prm_labels_land_on_the_same_tokens_as_rewards(qwen):
 def test_the_same_flags_train_it(qwen, name):
     stage = {"ppo": ppo, "grpo": grpo}[name]
     flags = (
-        {"prm": [str(qwen / "prm")], "value_init": "prm", "outcome_reward": "none"}
+        {"prm": str(qwen / "prm"), "value_init": "prm", "outcome_reward": "none"}
         if name == "ppo"
         else {}
     )
     config = stage.Config(
-        tasks=str(qwen / "tasks.jsonl"), model_name_or_path=str(qwen / "policy"), output_dir=str(qwen / name), max_steps=1,
-        num_prompts=2, num_generations=2, num_mini_batches=1, max_completion_length=200, **flags,
-    )  # fmt: skip
+        tasks=str(qwen / "tasks.jsonl"),
+        model_name_or_path=str(qwen / "policy"),
+        output_dir=str(qwen / name),
+        max_steps=1,
+        num_prompts=2,
+        num_generations=2,
+        num_mini_batches=1,
+        max_completion_length=200,
+        **flags,
+    )
     stage.main(config)
     (row,) = [json.loads(line) for line in open(qwen / name / "metrics.jsonl")]
     assert row["val/ratio"] == pytest.approx(1, abs=1e-5) and row["completions/mean_length"] > 100
@@ -175,8 +201,15 @@ def test_train_prm_runs_on_it(qwen):
         for i in range(12)
     ]
     common.write_jsonl(qwen / "prm.jsonl", rows)
-    config = train_prm.Config(str(qwen / "prm.jsonl"), str(qwen / "trained"), str(qwen / "policy"), max_steps=12,
-                              train_batch_size=8, eval_fraction=0.3, warmup_steps=1)  # fmt: skip
+    config = train_prm.Config(
+        str(qwen / "prm.jsonl"),
+        str(qwen / "trained"),
+        str(qwen / "policy"),
+        max_steps=12,
+        train_batch_size=8,
+        eval_fraction=0.3,
+        warmup_steps=1,
+    )
     train_prm.main(config)
     report = json.loads((qwen / "trained" / "report.json").read_text())
     held_out = sum(common.seed_of(0, "held-out", f"t{i}") % 10_000 < 3_000 for i in range(12))

@@ -1,5 +1,4 @@
-# ruff: noqa: E501
-"""The sandbox's face: verdicts of every style, errors with a name, failures of the harness, the command line."""
+"""The sandbox's face: verdicts of each style, named errors, harness failures, command line."""
 
 import ast
 import contextlib
@@ -8,20 +7,17 @@ import gzip
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict, defaultdict, deque
-from datetime import date, datetime, timedelta
-from decimal import Decimal
-from fractions import Fraction
 
 import pytest
 
 import sandbox
+from jail import judge as judge_file
+from jail import seal, syscalls, wire
 
 SQUARE = {
     "task_id": "square",
@@ -29,7 +25,10 @@ SQUARE = {
     "tests": ["assert f(2) == 4", "assert f(3) == 9"],
     "entry_point": "f",
 }
-LONG = "def f(x):\n    s = 0\n    for i in range(6_000_000): s += i\n    return x * x"  # some tenths of a CPU second
+LONG = (
+    "def f(x):\n    s = 0\n    for i in range(6_000_000): s += i\n"
+    "    return x * x"
+)  # some tenths of a CPU second
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,10 @@ def test_setup_runs_after_the_program_and_its_definitions_hide_the_program_s(poo
         "setup": "root = Node(5)\ndef helper(x):\n    return x + 1",
         "tests": ["assert f(root) == helper(5)"],
     }
-    program = "class Node:\n    def __init__(self, v): self.v = v\ndef helper(x): return f\ndef f(n): return n.v{}"
+    program = (
+        "class Node:\n    def __init__(self, v): self.v = v\ndef helper(x): return f\n"
+        "def f(n): return n.v{}"
+    )
     assert judge(pool, task, program.format(" + 1"))["status"] == "passed"
     assert judge(pool, task, program.format(""))["status"] == "failed"
 
@@ -121,7 +123,10 @@ def test_tests_that_never_call_the_entry_point_do_not_pass(pool):
 
 
 def test_executed_lines_are_those_that_ran():
-    program = "def f(x):\n    if x > 2:\n        y = 9\n    else:\n        y = 4\n    return y\ndef g():\n    return 1"
+    program = (
+        "def f(x):\n    if x > 2:\n        y = 9\n    else:\n        y = 4\n    return y\n"
+        "def g():\n    return 1"
+    )
     with sandbox.Sandbox(timeout=1, trace=True) as pool:
         assert judge(pool, SQUARE, program)["executed"] == [1, 2, 3, 5, 6, 7]
         assert judge(pool, {**SQUARE, "tests": ["assert f(2) == 4"]}, program)["executed"] == [
@@ -184,7 +189,10 @@ def test_no_tolerance_reaches_an_infinite_output(pool):
 def test_calls_before_the_one_that_ends_the_program_keep_their_verdict(pool, size):
     task = {"style": "call", "tests": [{"args": [[i] * size], "output": i} for i in range(5)]}
     for end in ("raise ValueError", "import os; os._exit(0)", "while True: pass"):
-        program = f"def f(x):\n    if x[0] == 3:\n        {end}\n    x.clear() if x[0] < 0 else None\n    return x[0]"
+        program = (
+            f"def f(x):\n    if x[0] == 3:\n        {end}\n    x.clear() if x[0] < 0 else None\n"
+            f"    return x[0]"
+        )
         verdict = judge(pool, task | {"timeout": 1}, program)
         assert (verdict["passed"], verdict["total"]) == (4 if "raise" in end else 3, 5), end
         assert verdict["status"] == ("timeout" if "while" in end else "error")
@@ -205,14 +213,14 @@ SOURCES = ["x = (", "x = " + "9" * 5000, "x = 1" + " + 1" * 60_000, "\0", "# cod
 def test_a_program_that_the_judge_does_not_compile_gets_the_candidates_own_error(
     pool, program, long_numbers
 ):
-    assert sandbox.compiled({"program": program, "attempt": 0}) == program
+    assert judge_file.compiled({"program": program, "attempt": 0}) == program
     assert sys.get_int_max_str_digits() == 0
     assert judge(pool, SQUARE, program)["status"] in ("syntax_error", "error", "memory")
 
 
 def test_after_a_failure_of_the_harness_the_judge_does_not_compile_again(long_numbers):
-    assert isinstance(sandbox.compiled({"program": "x = 1", "attempt": 0}), bytes)
-    assert sandbox.compiled({"program": "x = 1", "attempt": 1}) == "x = 1"
+    assert isinstance(judge_file.compiled({"program": "x = 1", "attempt": 0}), bytes)
+    assert judge_file.compiled({"program": "x = 1", "attempt": 1}) == "x = 1"
 
 
 def test_call_style_finds_a_method_of_solution(pool):
@@ -236,8 +244,10 @@ def test_stdio_style_compares_whole_outputs(pool):
     for program, status in {
         "for i in range(int(input())): print(i + 1)": "passed",
         "import sys\nsys.stdout.write('1 \\n2\\n3')": "passed",
-        "import sys\nfor i in range(int(sys.stdin.buffer.readline())): sys.stdout.buffer.write(b'%d\\n' % (i + 1))": "passed",
-        "if __name__ == '__main__':\n    print('1.0', '2e0', '+3', sep='\\n')\n    exit()": "passed",
+        "import sys\nfor i in range(int(sys.stdin.buffer.readline())): "
+        "sys.stdout.buffer.write(b'%d\\n' % (i + 1))": "passed",
+        "if __name__ == '__main__':\n"
+        "    print('1.0', '2e0', '+3', sep='\\n')\n    exit()": "passed",
         "import threading\nthreading.Timer(0.05, print, ('1\\n2\\n3',)).start()": "passed",
         "import atexit\natexit.register(print, '1\\n2\\n3')": "passed",
         "import os\nos.write(1, b'1\\n2\\n3\\n')\nos._exit(0)": "passed",
@@ -371,168 +381,13 @@ def test_a_task_that_cannot_be_judged_is_an_error_that_names_the_field(pool, cha
 
 def test_an_oversized_program_is_an_error_with_a_name(pool):
     with pytest.raises(sandbox.MessageError, match="exceeds"):
-        pool.submit(SQUARE, "#" * (sandbox.MAX_MESSAGE + 1))
+        pool.submit(SQUARE, "#" * (wire.MAX_MESSAGE + 1))
 
 
 def test_a_test_that_passes_what_cannot_cross_is_no_pass(pool):
     task = {"style": "assert", "tests": ["assert f(object()) == 1"]}
     verdict = judge(pool, task, "def f(x): return 1")
     assert verdict["status"] == "harness_error" and "cannot cross" in verdict["message"]
-
-
-# codec
-
-
-def random_value(rng, depth):
-    leaves = [
-        None, True, False, 0, -1, 1 << 61, 1 << 62, -(1 << 62), 10**5000, 1.5, -0.0, 1e300, math.inf, "", "a\0\ud800é", b"\xff",
-        1j, ..., int, range(1, 9, 2), Decimal("1.10"), Fraction(1, 3), date(2020, 1, 1), datetime(2020, 1, 1, 2), timedelta(1, 2, 3),
-    ]  # fmt: skip
-    if depth == 0 or rng.random() < 0.3:
-        return rng.choice(leaves)
-    items = [random_value(rng, depth - 1) for _ in range(rng.randrange(4))]
-    keys = [rng.choice([1, "k", (1, "a"), None, 2.5, b"x", 1 << 70]) for _ in items]
-    kind = rng.choice(
-        [list, tuple, deque, dict, OrderedDict, Counter, defaultdict, set, frozenset, bytearray]
-    )
-    if kind in (dict, OrderedDict):
-        return kind(zip(keys, items, strict=True))
-    if kind is Counter:
-        return Counter(keys)
-    if kind is defaultdict:
-        return defaultdict(list, zip(keys, items, strict=True))
-    if kind in (set, frozenset):
-        return kind(keys[:1])  # the order of a larger one is not part of its value
-    return bytearray(b"xyz") if kind is bytearray else kind(items)
-
-
-def test_messages_are_compact_json():
-    message = {"a": [1, {"b": None, "c": 2.5}], "d": "é"}
-    assert sandbox.to_json(message) == json.dumps(message, separators=(",", ":")).encode()
-    assert sandbox.from_json(sandbox.to_json(message)) == message
-
-
-def test_values_survive_the_crossing_with_their_exact_types():
-    rng = random.Random(0)
-    for _ in range(2000):
-        value = random_value(rng, 4)
-        form = sandbox.encode(value, None)
-        body = sandbox.to_json(form)
-        assert body == json.dumps(form, separators=(",", ":")).encode()
-        back = sandbox.decode(sandbox.from_json(body), None)
-        sys.set_int_max_str_digits(0)
-        assert repr(back) == repr(value)
-
-
-def test_shared_and_cyclic_arguments_keep_their_shape():
-    inner = [1]
-    cycle = {"a": inner, "b": inner}
-    cycle["self"] = cycle
-    objects = []
-    back = sandbox.decode(
-        json.loads(json.dumps(sandbox.encode(cycle, None, {}, True))), None, objects, True
-    )
-    assert back["a"] is back["b"] and back["self"] is back and objects == [back, inner]
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        {},
-        [],
-        ["?"],
-        ["l", {}],
-        ["i", "zz"],
-        ["T", "exec"],
-        ["&", 0],
-        ["S", "Path", "x"],
-        ["i", 5],
-        ["d", 1],
-        [["l"]],
-        ["s", ["l"]],
-    ],
-)
-def test_malformed_values_are_refused(form):
-    def foreign(value):
-        raise ValueError(value)
-
-    with pytest.raises(sandbox.MessageError):
-        sandbox.decode(form, foreign, [])
-
-
-# filters
-
-
-def run_filter(code, architecture, number, *arguments):
-    """What a BPF program returns for a system call."""
-    words = {0: number, 4: architecture}
-    for index in range(6):
-        value = arguments[index] if index < len(arguments) else 0
-        words[16 + 8 * index], words[20 + 8 * index] = value & 0xFFFFFFFF, value >> 32
-    position = accumulator = 0
-    while True:
-        operation, yes, no, constant = code[position]
-        assert 0 <= yes < 256 and 0 <= no < 256
-        if operation == 0x20:
-            accumulator = words[constant]
-        elif operation == 0x06:
-            return constant
-        else:
-            true = accumulator == constant if operation == 0x15 else bool(accumulator & constant)
-            position += yes if true else no
-        position += 1
-
-
-@pytest.mark.parametrize("machine", sandbox.CALLS)
-def test_the_filters_of_both_architectures_decide_as_documented(machine):
-    calls = sandbox.CALLS[machine]
-    base, candidate = sandbox.base_filter(machine), sandbox.candidate_filter(machine)
-    audit = calls["audit"]
-    allow, refuse = sandbox.RETURN_ALLOW, sandbox.RETURN_ERRNO | sandbox.EPERM
-    numbers = {
-        e.split(":")[0]: e.split(":")[calls["column"]] for e in sandbox.ALLOWED_CALLS.split()
-    }
-    for name in ("read", "write", "openat", "futex", "mmap", "exit_group", "wait4", "kill"):
-        assert run_filter(base, audit, int(numbers[name])) == allow, name
-    for name in ("ptrace", "socket", "execve", "mount"):
-        number = {
-            "x86_64": {"ptrace": 101, "socket": 41, "execve": 59, "mount": 165},
-            "aarch64": {"ptrace": 117, "socket": 198, "execve": 221, "mount": 40},
-        }[machine][name]
-        assert run_filter(base, audit, number) == refuse, name
-    assert run_filter(base, 0x40000003, int(numbers["read"])) == sandbox.RETURN_KILL
-    assert run_filter(base, audit, 0x40000000 | int(numbers["read"])) == refuse
-    assert run_filter(base, audit, calls["clone3"]) == sandbox.RETURN_ERRNO | sandbox.ENOSYS
-    thread, fork, namespace = 0x3D0F00, 17, 0x10000000 | 17
-    assert [
-        run_filter(base, audit, calls["clone"], flags) for flags in (thread, fork, namespace)
-    ] == [
-        allow,
-        allow,
-        refuse,
-    ]
-    assert [run_filter(candidate, audit, calls["clone"], flags) for flags in (thread, fork)] == [
-        allow,
-        refuse,
-    ]
-    assert (
-        run_filter(candidate, audit, calls["kill"]) == refuse
-        and run_filter(candidate, audit, int(numbers["read"])) == allow
-    )
-    assert run_filter(base, audit, calls["sendto"], 3, 0, 0, 0, 0) == allow
-    assert run_filter(base, audit, calls["sendto"], 3, 0, 0, 0, 1 << 40) == refuse
-    assert (
-        run_filter(base, audit, calls["fcntl"], 3, 8) == refuse
-        and run_filter(base, audit, calls["fcntl"], 3, 2) == allow
-    )
-    assert (
-        run_filter(base, audit, calls["prctl"], 22) == allow
-        and run_filter(candidate, audit, calls["prctl"], 22) == refuse
-    )
-    assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o700) == allow
-    assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o300) == refuse
-    assert run_filter(base, audit, calls["umask"], 0o77) == allow
-    assert run_filter(base, audit, calls["umask"], 0o777) == refuse
 
 
 # the pool
@@ -566,7 +421,8 @@ def test_submission_returns_at_once_and_execution_overlaps(pool):
 
 def test_verdicts_come_in_the_order_of_submission(pool):
     programs = [
-        f"import time\ntime.sleep({0.1 if i % 2 else 0})\ndef f(x): return {'x * x' if i % 3 else 0}"
+        f"import time\ntime.sleep({0.1 if i % 2 else 0})\n"
+        f"def f(x): return {'x * x' if i % 3 else 0}"
         for i in range(8)
     ]
     verdicts = pool.judge([(SQUARE, program) for program in programs])
@@ -576,7 +432,10 @@ def test_verdicts_come_in_the_order_of_submission(pool):
 
 
 def test_verdicts_are_repeatable(pool):
-    program = "import random\nS = {'a', 'b', 'c'}\ndef f(): return [random.random(), sorted(S, key=hash), list(S)]"
+    program = (
+        "import random\nS = {'a', 'b', 'c'}\n"
+        "def f(): return [random.random(), sorted(S, key=hash), list(S)]"
+    )
     task = {"style": "assert", "tests": ["assert f() == 0, f()"]}
     assert len({judge(pool, task, program)["message"] for _ in range(4)}) == 1
 
@@ -613,7 +472,7 @@ def test_a_process_killed_from_outside_is_retried_and_no_verdict(role):
 
 def test_closing_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    gc.collect()  # so that descriptors which earlier tests dropped are not closed, and missed, in between
+    gc.collect()  # or descriptors that earlier tests dropped may be closed in between
     before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
     with sandbox.Sandbox(workers=3) as pool:
@@ -637,8 +496,11 @@ def test_an_error_of_the_caller_does_not_wait_for_what_is_queued():
 def test_processes_end_when_their_owner_is_killed(tmp_path):
     script = (
         "import sandbox, time\npool = sandbox.Sandbox(timeout=60)\n"
-        "pool.submit({'task_id': 't', 'style': 'assert', 'tests': ['f()'], 'entry_point': 'f'}, 'while True: pass')\n"
-        "time.sleep(0.5)\nprint(*[p.pid for w in pool.workers for p in w.processes], flush=True)\ntime.sleep(60)"
+        "pool.submit({'task_id': 't', 'style': 'assert', 'tests': ['f()'], 'entry_point': "
+        "'f'}, 'while True: pass')\n"
+        "time.sleep(0.5)\n"
+        "print(*[p.pid for w in pool.workers for p in w.processes], flush=True)\n"
+        "time.sleep(60)"
     )
     folder = os.path.dirname(os.path.abspath(sandbox.__file__))
     owner = subprocess.Popen(
@@ -683,8 +545,11 @@ SOAK = [  # programs that hang, crash or bomb
     "import os\ndef f(x): os._exit(3)",
     "import ctypes\ndef f(x): ctypes.string_at(0)",
     "def f(x):\n    y = []\n    while True: y.append(bytearray(1 << 24))",
-    "import threading, time\ndef f(x):\n    while True: threading.Thread(target=time.sleep, args=(9,)).start()",
-    "import os\ndef f(x):\n    for i in range(200): open(f'file{i}', 'w').write('x' * 1000)\n    os.makedirs('a/b/c')\n    os._exit(1)",
+    "import threading, time\ndef f(x):\n"
+    "    while True: threading.Thread(target=time.sleep, args=(9,)).start()",
+    "import os\ndef f(x):\n"
+    "    for i in range(200): open(f'file{i}', 'w').write('x' * 1000)\n"
+    "    os.makedirs('a/b/c')\n    os._exit(1)",
     "def f(x): return 'x' * (33 << 20)",
     "import os\ndef f(x): return [os.open('/dev/null', 0) for _ in range(1000)]",
     "import sys\nsys.setrecursionlimit(1 << 30)\ndef f(x): return f(x)",
@@ -701,9 +566,9 @@ def resident(pids) -> int:
 
 
 def soak(count: int, monkeypatch, folder):
-    """Judge many programs, one in twenty of them bad, and check that nothing is left over, nor grows."""
+    """Judge many programs, one in twenty of them bad; check that nothing is left over or grows."""
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    gc.collect()  # so that descriptors which earlier tests dropped are not closed, and missed, in between
+    gc.collect()  # or descriptors that earlier tests dropped may be closed in between
     before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
     with sandbox.Sandbox(workers=2, timeout=1, memory_mb=256) as pool:
         good, wrong = "def f(x):\n    return x * x", "def f(x):\n    return 0"
@@ -741,18 +606,18 @@ def test_bad_programs_leave_no_process_descriptor_file_or_memory(monkeypatch, tm
 
 
 def refusing(*numbers):
-    """A preexec function that makes the kernel refuse system calls in a child, as a container's profile does."""
-    kernel = sandbox.Kernel()
-    out = sandbox.Assembler()
+    """A preexec function: the kernel refuses system calls in a child, as in many containers."""
+    kernel = syscalls.Kernel()
+    out = syscalls.Assembler()
     out.load(0)
     for number in numbers:
-        out.when_equal(number, lambda: out.give(sandbox.RETURN_ERRNO | sandbox.EPERM))
-    out.give(sandbox.RETURN_ALLOW)
-    code = kernel.prepare_filter(out.code)
+        out.when_equal(number, lambda: out.give(syscalls.RETURN_ERRNO | syscalls.EPERM))
+    out.give(syscalls.RETURN_ALLOW)
+    install = kernel.filter_installer(out.code)
 
     def prepare():
-        kernel.prctl(sandbox.PR_SET_NO_NEW_PRIVS, 1)
-        kernel.install_filter(code)
+        kernel.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        assert install() == 0
 
     return prepare
 
@@ -806,7 +671,7 @@ def test_probe_lists_each_layer_as_proved_or_absent(tmp_path):
     result = command(tmp_path, "probe")
     assert result.returncode == 0
     assert [line.split(":")[0].split() for line in result.stdout.splitlines()[:-1]] == [
-        [*name.split(), "proved"] for name in sandbox.LAYERS
+        [*name.split(), "proved"] for name in seal.LAYERS
     ]
     result = command(tmp_path, "probe", prepare=refusing(LANDLOCK))
     assert (
@@ -1013,5 +878,8 @@ def test_helpers_of_a_prompt_cannot_be_redefined(benchmark_data):
         task, program = tasks[f"HumanEval/{number}"]
         name = task["entry_point"]
         assert helper in task["setup"] and f"def {name}" not in task["setup"]
-        cheat = f"def {helper}(*a): return a[-1] if isinstance(a[-1], str) else 0.0\ndef {name}(x): return 0.0 if {number} == 32 else x"
+        cheat = (
+            f"def {helper}(*a): return a[-1] if isinstance(a[-1], str) else 0.0\n"
+            f"def {name}(x): return 0.0 if {number} == 32 else x"
+        )
         assert statuses([(task, program), (task, cheat)]) == ["passed", "failed"]

@@ -1,8 +1,7 @@
-# ruff: noqa: E501
-"""Hostile programs: none forges a verdict, none reaches anything outside, none takes the worker down.
+"""Hostile programs: none forges a verdict, reaches anything outside, or takes the worker down.
 
-Every battery runs through the command line in three conditions: as the user of the tests, as an unprivileged user, and
-with namespaces refused by the system, as in a container with a default profile.
+Every battery runs through the command line in three conditions: as the user of the tests, as an
+unprivileged user, and with namespaces refused by the system, as in a container's default profile.
 """
 
 import contextlib
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
+from jail import syscalls
 
 NUMBER = {
     "task_id": "number",
@@ -40,7 +40,8 @@ LIST = {
     "setup": "",
     "tests": [
         "x = [3, 1, 2]\nassert f(x) == [1, 2, 3] and len(f(x)) == 3",
-        "def check(candidate):\n    assert set(candidate([5, 4])) == {4, 5}\n    assert 6 in candidate([6])\ncheck(f)",
+        "def check(candidate):\n    assert set(candidate([5, 4])) == {4, 5}\n"
+        "    assert 6 in candidate([6])\ncheck(f)",
         "assert [*f([9, 8])] == [8, 9] and dict(a=f([1])) == {'a': [1]}",
     ],
     "entry_point": "f",
@@ -52,8 +53,10 @@ UNITTEST = {
     "setup": "",
     "tests": [
         "import unittest\nclass TestF(unittest.TestCase):\n"
-        "    def test_value(self):\n        self.assertEqual(f(2), 5)\n        self.assertAlmostEqual(f(3), 10)\n"
-        "    def test_error(self):\n        with self.assertRaises(ValueError):\n            f(-1)\n"
+        "    def test_value(self):\n        self.assertEqual(f(2), 5)\n"
+        "        self.assertAlmostEqual(f(3), 10)\n"
+        "    def test_error(self):\n        with self.assertRaises(ValueError):\n"
+        "            f(-1)\n"
     ],
     "entry_point": "f",
     "timeout": 1,
@@ -84,7 +87,8 @@ class Equal:
     def zero(self, *args): return 0
     def me(self, *args): return self
     __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = yes
-    __ne__ = __hash__ = __abs__ = __sub__ = __rsub__ = __len__ = __int__ = __index__ = __neg__ = zero
+    __ne__ = __hash__ = __abs__ = __sub__ = __rsub__ = __len__ = __int__ = __index__ = zero
+    __neg__ = zero
     __float__ = lambda self: 0.0
     __round__ = __add__ = __radd__ = __mul__ = __getitem__ = __enter__ = me
     def __getattr__(self, name): return self
@@ -178,7 +182,8 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     ),
     "a thread exits": (
         NUMBER,
-        "import threading, os\nthreading.Timer(0.01, os._exit, (0,)).start()\nimport time\ndef f(x): time.sleep(1)",
+        "import threading, os\nthreading.Timer(0.01, os._exit, (0,)).start()\nimport time\n"
+        "def f(x): time.sleep(1)",
     ),
     "exec of true": (NUMBER, "import os\nos.execv('/bin/true', ['true'])"),
     "abort": (NUMBER, "import os\ndef f(x): os.abort()"),
@@ -206,7 +211,8 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     ),
     "patched exceptions": (
         NUMBER,
-        "import builtins\nbuiltins.AssertionError = type('E', (Exception,), {})\ndef f(x): return 0",
+        "import builtins\nbuiltins.AssertionError = type('E', (Exception,), {})\n"
+        "def f(x): return 0",
     ),
     "patched unittest": (
         UNITTEST,
@@ -225,11 +231,13 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "patched harness": (
         NUMBER,
         "import __main__, sys\nfor n, v in list(vars(__main__).items()):\n"
-        "    if isinstance(v, type) and n == 'Candidate': v.encode = lambda *a: True\ndef f(x): return 0",
+        "    if isinstance(v, type) and n == 'Candidate': v.encode = lambda *a: True\n"
+        "def f(x): return 0",
     ),
     "a trace function": (
         NUMBER,
-        "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\ndef f(x): return 0",
+        "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\n"
+        "def f(x): return 0",
     ),
     "an operator overload of the tests' names": (
         NUMBER,
@@ -265,8 +273,8 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "an object": (NUMBER, RAW + 'def f(x):\n    raw(b\'["ok",{"__class__":"int"},null]\')'),
     "deep nesting": (
         NUMBER,
-        RAW
-        + "def f(x):\n    raw(b'[\"ok\",' + b'[\"l\",' * 100000 + b'1' + b']' * 100000 + b',null]')",
+        RAW + "def f(x):\n"
+        "    raw(b'[\"ok\",' + b'[\"l\",' * 100000 + b'1' + b']' * 100000 + b',null]')",
     ),
     "a changed argument that is none": (
         LIST,
@@ -302,12 +310,15 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     # looking for what the tests expect
     "frames": (
         NUMBER,
-        "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n        for v in list(frame.f_locals.values()):\n"
-        "            if 'assert f(' in str(v): return 5\n        frame = frame.f_back\n    return 0",
+        "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n"
+        "        for v in list(frame.f_locals.values()):\n"
+        "            if 'assert f(' in str(v): return 5\n        frame = frame.f_back\n"
+        "    return 0",
     ),
     "the heap": (
         NUMBER,
-        "import gc\ndef f(x):\n    return 5 if any(isinstance(o, dict) and 'assert f(2)' in str(o.get('tests'))"
+        "import gc\ndef f(x):\n"
+        "    return 5 if any(isinstance(o, dict) and 'assert f(2)' in str(o.get('tests'))"
         " for o in gc.get_objects()) else 0",
     ),
     "its memory": (
@@ -316,11 +327,13 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     ),
     "the judge's memory": (
         NUMBER,
-        "import os\ndef f(x):\n    open(f'/proc/{os.getppid()}/mem', 'r+b').read(10)\n    return x * x + 1",
+        "import os\ndef f(x):\n    open(f'/proc/{os.getppid()}/mem', 'r+b').read(10)\n"
+        "    return x * x + 1",
     ),
     "descriptors": (
         NUMBER,
-        "import os\ndef f(x):\n    for d in range(3, 64):\n        try: os.set_blocking(d, False); os.read(d, 1 << 16)\n"
+        "import os\ndef f(x):\n    for d in range(3, 64):\n"
+        "        try: os.set_blocking(d, False); os.read(d, 1 << 16)\n"
         "        except OSError: pass\n    return 0",
     ),
     "the environment": (NUMBER, "import os\ndef f(x): return 5 if os.environ.get('SECRET') else 0"),
@@ -383,76 +396,163 @@ def f():
 CONTAINMENT = {  # each defines act(), which must not succeed; {outside} is a folder of the test
     "read a file": "def act(): return open('{outside}/secret').read()",
     "read the password file": "def act(): return open('/etc/passwd').read()",
-    "read by a raw descriptor": "import os\ndef act(): return os.read(os.open('{outside}/secret', os.O_RDONLY), 10)",
+    "read by a raw descriptor": "import os\n"
+    "def act(): return os.read(os.open('{outside}/secret', "
+    "os.O_RDONLY), 10)",
     "read through /proc": "def act(): return open('/proc/self/root{outside}/secret').read()",
-    "read through the parent's root": "def act(): return open('/proc/1/root{outside}/secret').read()",
-    "read the parent's environment": "import os\ndef act(): return open(f'/proc/{{os.getppid()}}/environ').read()",
+    "read through the parent's root": "def act():\n"
+    "    return open('/proc/1/root{outside}/secret').read()",
+    "read the parent's environment": "import os\n"
+    "def act(): return open(f'/proc/{{os.getppid()}}/environ').read()",
     "list a folder": "import os\ndef act(): return os.listdir('{outside}')",
     "list the root": "import os\ndef act(): return os.listdir('/')",
     "list processes": "import os\ndef act(): return os.listdir('/proc')",
     "write a file": "def act(): open('{outside}/trace', 'w').write('x')",
     "append to a file": "def act(): open('{outside}/secret', 'a').write('x')",
-    "write in /tmp": "import os\ndef act():\n    if os.environ['HOME'] == '/tmp': raise OSError  # a private one\n"
+    "write in /tmp": "import os\ndef act():\n"
+    "    if os.environ['HOME'] == '/tmp': raise OSError  # a private one\n"
     "    open('/tmp/trace-of-a-program', 'w')",
     "write in /var/tmp": "def act(): open('/var/tmp/trace-of-a-program', 'w')",
     "write in /dev/shm": "def act(): open('/dev/shm/trace-of-a-program', 'w')",
-    "write the library": "import os\ndef act(): open(os.path.dirname(os.__file__) + '/trace.py', 'w')",
+    "write the library": "import os\n"
+    "def act(): open(os.path.dirname(os.__file__) + '/trace.py', "
+    "'w')",
     "delete a file": "import os\ndef act(): os.unlink('{outside}/secret')",
     "rename a file": "import os\ndef act(): os.rename('{outside}/secret', '{outside}/other')",
     "truncate a file": "import os\ndef act(): os.truncate('{outside}/secret', 0)",
     "link a file": "import os\ndef act(): os.link('{outside}/secret', 'copy')",
-    "read through a symbolic link": "import os\ndef act():\n    os.symlink('{outside}/secret', 'link')\n    return open('link').read()",
+    "read through a symbolic link": "import os\ndef act():\n"
+    "    os.symlink('{outside}/secret', 'link')\n"
+    "    return open('link').read()",
     "make a folder": "import os\ndef act(): os.mkdir('{outside}/trace')",
     "change a mode": "import os\ndef act(): os.chmod('{outside}/secret', 0o777)",
     "change an owner": "import os\ndef act(): os.chown('{outside}/secret', 0, 0)",
     "change a time": "import os\ndef act(): os.utime('{outside}/secret', (0, 0))",
-    "make a device": "import os, stat\ndef act(): os.mknod('disk', stat.S_IFBLK | 0o600, os.makedev(8, 0))",
+    "make a device": "import os, stat\n"
+    "def act(): os.mknod('disk', stat.S_IFBLK | 0o600, "
+    "os.makedev(8, 0))",
     "make a fifo": "import os\ndef act(): os.mkfifo('fifo')",
     "read a disk": "def act(): open('/dev/sda', 'rb').read(1); return 1",
     "read kernel memory": "def act(): return open('/dev/mem', 'rb').read(1)",
     "open a terminal": "def act(): open('/dev/tty', 'w')",
     "change the root": "import os\ndef act(): os.chroot('.')",
-    "connect by TCP": "import socket\ndef act(): socket.create_connection(('127.0.0.1', {port}), 1)",
+    "connect by TCP": "import socket\n"
+    "def act(): socket.create_connection(('127.0.0.1', {port}), 1)",
     "listen on TCP": "import socket\ndef act(): socket.create_server(('127.0.0.1', 0))",
-    "send by UDP": "import socket\ndef act():\n    socket.socket(2, 2).sendto(b'x', ('127.0.0.1', {port}))",
+    "send by UDP": "import socket\ndef act():\n"
+    "    socket.socket(2, 2).sendto(b'x', ('127.0.0.1', {port}))",
     "resolve a name": "import socket\ndef act(): socket.getaddrinfo('example.org', 80)",
-    "connect to a unix socket": "import socket\ndef act(): socket.socket(1, 1).connect('{outside}/socket')",
-    "connect to an abstract socket": "import socket\ndef act(): socket.socket(1, 1).connect('\\0{abstract}')",
-    "connect one end of a pair": "import socket\ndef act():\n    a, b = socket.socketpair(type=socket.SOCK_DGRAM)\n"
+    "connect to a unix socket": "import socket\n"
+    "def act(): socket.socket(1, 1).connect('{outside}/socket')",
+    "connect to an abstract socket": "import socket\n"
+    "def act(): socket.socket(1, 1).connect('\\0{abstract}')",
+    "connect one end of a pair": "import socket\ndef act():\n"
+    "    a, b = socket.socketpair(type=socket.SOCK_DGRAM)\n"
     "    a.sendto(b'x', '{outside}/socket')",
-    "pass a descriptor": "import socket\ndef act():\n    a, b = socket.socketpair()\n    socket.send_fds(a, [b'x'], [0])",
+    "pass a descriptor": "import socket\ndef act():\n    a, b = socket.socketpair()\n"
+    "    socket.send_fds(a, [b'x'], [0])",
     "raw socket": "import socket\ndef act(): socket.socket(2, 3, 1)",
     "netlink socket": "import socket\ndef act(): socket.socket(16, 3, 0)",
     "kill a process": "import os\ndef act(): os.kill({victim}, 9)",
     "kill the parent": "import os\ndef act(): os.kill(os.getppid(), 9)",
     "kill everything": "import os\ndef act(): os.kill(-1, 9)",
     "kill a group": "import os\ndef act(): os.killpg({victim}, 9)",
-    "signal by descriptor ownership": "import fcntl, socket\ndef act():\n    a, b = socket.socketpair()\n    fcntl.fcntl(a, 8, {victim})",
-    "signal by pidfd": "import os, signal\ndef act(): signal.pidfd_send_signal(os.pidfd_open({victim}), 9)",
-    "trace a process": "import ctypes\ndef act():\n    if ctypes.CDLL(None).ptrace(16, {victim}, 0, 0) < 0: raise OSError",
-    "read another's memory": "import ctypes\ndef act():\n    if ctypes.CDLL(None).process_vm_readv({victim}, 0, 0, 0, 0, 0) < 0: raise OSError",
-    "change another's limits": "import resource\ndef act(): resource.prlimit({victim}, resource.RLIMIT_NOFILE, (1, 1))",
+    "signal by descriptor ownership": "import fcntl, socket\ndef act():\n"
+    "    a, b = socket.socketpair()\n"
+    "    fcntl.fcntl(a, 8, {victim})",
+    "signal by pidfd": "import os, signal\n"
+    "def act(): signal.pidfd_send_signal(os.pidfd_open({victim}), "
+    "9)",
+    "trace a process": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).ptrace(16, {victim}, 0, 0) < 0: raise OSError",
+    "read another's memory": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).process_vm_readv({victim}, 0, 0, 0, 0, 0) < 0: raise OSError",
+    "change another's limits": "import resource\n"
+    "def act(): resource.prlimit({victim}, resource.RLIMIT_NOFILE, "
+    "(1, 1))",
     "change its priority": "import os\ndef act(): os.setpriority(os.PRIO_PROCESS, {victim}, 19)",
     "run a command": "import subprocess\ndef act(): return subprocess.check_output(['id'])",
-    "run a shell": "import os\ndef act():\n    if os.system('touch {outside}/trace') != 0: raise OSError",
+    "run a shell": "import os\ndef act():\n"
+    "    if os.system('touch {outside}/trace') != 0: raise OSError",
     "spawn": "import os\ndef act(): return os.posix_spawn('/bin/true', ['true'], {{}})",
     "exec": "import os\ndef act(): os.execv('/bin/sh', ['sh', '-c', 'touch {outside}/trace'])",
     "fork": "import os\ndef act():\n    if os.fork() == 0: os._exit(0)",
-    "multiprocessing": "import multiprocessing\ndef act():\n    p = multiprocessing.Process(target=print)\n    p.start()",
+    "multiprocessing": "import multiprocessing\ndef act():\n"
+    "    p = multiprocessing.Process(target=print)\n"
+    "    p.start()",
     "memory file": "import os\ndef act(): os.memfd_create('x')",
-    "system V shared memory": "import ctypes\ndef act():\n    if ctypes.CDLL(None).shmget(0, 4096, 0o1600) < 0: raise OSError",
-    "a new namespace": "import ctypes\ndef act():\n    if ctypes.CDLL(None).unshare(0x10000000) < 0: raise OSError",
-    "mount": "import ctypes\ndef act():\n    if ctypes.CDLL(None).mount(b'none', b'.', b'tmpfs', 0, 0) < 0: raise OSError",
-    "load a kernel program": "import ctypes\ndef act():\n    if ctypes.CDLL(None).syscall(321, 0, 0, 0) < 0: raise OSError",
-    "io_uring": "import ctypes\ndef act():\n    if ctypes.CDLL(None).syscall(425, 1, 0) < 0: raise OSError",
-    "another system call table": "import ctypes\ndef act():\n    if ctypes.CDLL(None).syscall(0x40000000 + 39) < 0: raise OSError",
+    "system V shared memory": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).shmget(0, 4096, 0o1600) < 0: raise OSError",
+    "a new namespace": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).unshare(0x10000000) < 0: raise OSError",
+    "mount": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).mount(b'none', b'.', b'tmpfs', 0, 0) < 0: raise OSError",
+    "load a kernel program": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).syscall(321, 0, 0, 0) < 0: raise OSError",
+    "io_uring": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).syscall(425, 1, 0) < 0: raise OSError",
+    "another system call table": "import ctypes\ndef act():\n"
+    "    if ctypes.CDLL(None).syscall(0x40000000 + 39) < 0: raise OSError",
     "become root": "import os\ndef act():\n    os.setuid(0)\n    return open('/etc/shadow').read()",
-    "raise a limit": "import resource\ndef act(): resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))",
-    "raise the CPU limit": "import resource\ndef act(): resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))",
+    "raise a limit": "import resource\n"
+    "def act(): resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 "
+    "<< 40))",
+    "raise the CPU limit": "import resource\n"
+    "def act(): resource.setrlimit(resource.RLIMIT_CPU, (1000, "
+    "1000))",
     "set the clock": "import time\ndef act(): time.clock_settime(0, 0)",
     "set the host name": "import socket\ndef act(): socket.sethostname('x')",
-    "see a secret in the environment": "import os\ndef act():\n    if 'SANDBOX_TEST_SECRET' not in os.environ: raise OSError",
-    "see what an earlier program left": "import os\ndef act():\n    if not os.listdir('.'): raise OSError",
+    "read the tasks": "def act(): return open('{project}/tasks.jsonl').read()",
+    "read the sandbox": "def act(): return open('{project}/sandbox.py').read()",
+    "read the judge": "def act(): return open('{project}/jail/judge.py').read()",
+    "read the tests of the sandbox": "def act(): return open('{tests}').read()",
+    "list the project": "import os\ndef act(): return os.listdir('{project}')",
+    "list the jail": "import os\ndef act(): return os.listdir('{project}/jail')",
+    "import the sandbox": "def act(): import sandbox",
+    "import the jail": "def act(): import jail",
+    "import the judge": "def act(): from jail import judge",
+    "import what the zygote imported": "def act(): import jail.wire",
+    "import a module of the project": "def act(): import common",
+    "import from the project's folder": "import sys\ndef act():\n"
+    "    sys.path.insert(0, '{project}')\n    import sandbox",
+    "load a file of the project": "from importlib import util\ndef act():\n"
+    "    spec = util.spec_from_file_location('judge', '{project}/jail/judge.py')\n"
+    "    spec.loader.exec_module(util.module_from_spec(spec))",
+    "find the project on sys.path": "import os, sys\ndef act():\n"
+    "    for folder in sys.path:\n"
+    "        for name in ('sandbox.py', 'jail', 'tasks.jsonl', 'common', 'common.py'):\n"
+    "            if os.path.exists(os.path.join(folder, name)): return folder, name\n"
+    "    raise OSError",
+    "find a path of the project": "import os, sys\ndef act():\n"
+    "    seen = [sys.argv, sys.orig_argv, sys.path, os.environ, os.getcwd(), sys.modules]\n"
+    "    frame = sys._getframe()\n"
+    "    while frame:\n"
+    "        seen += [frame.f_code.co_filename, frame.f_locals.get('arguments')]\n"
+    "        for value in frame.f_globals.values():\n"
+    "            code = getattr(value, '__code__', value)\n"
+    "            seen.append(getattr(code, 'co_filename', value))\n"
+    "        frame = frame.f_back\n"
+    "    names = '{project}/sandbox.py', '{project}/jail'  # the scratch folder lies there, too\n"
+    "    if not any(name in repr(seen) for name in names): raise OSError",
+    "read the source of its frames": "import inspect, sys\ndef act():\n"
+    "    frame = sys._getframe()\n"
+    "    while frame:\n"
+    "        try: return inspect.getsource(frame.f_code)\n"
+    "        except OSError: frame = frame.f_back\n"
+    "    raise OSError",
+    "find a file among its descriptors": "import os, stat\ndef act():\n"
+    "    for descriptor in range(256):\n"
+    "        try: mode = os.fstat(descriptor).st_mode\n"
+    "        except OSError: continue\n"
+    "        if stat.S_ISREG(mode) or stat.S_ISDIR(mode): return descriptor\n"
+    "    raise OSError",
+    "list its descriptors": "import os\ndef act(): return os.listdir('/proc/self/fd')",
+    "read its maps": "def act(): return open('/proc/self/maps').read()",
+    "read its command line": "def act(): return open('/proc/self/cmdline').read()",
+    "see a secret in the environment": "import os\ndef act():\n"
+    "    if 'SANDBOX_TEST_SECRET' not in os.environ: raise OSError",
+    "see what an earlier program left": "import os\ndef act():\n"
+    "    if not os.listdir('.'): raise OSError",
 }
 
 ANYTHING = {
@@ -477,7 +577,8 @@ RESOURCES = {  # name: (statuses that are right, program)
     "endless output": ("timeout", "def f():\n    while True: print('x' * 10000)"),
     "a file bomb": (
         "error timeout",
-        "def f():\n    with open('big', 'wb') as file:\n        while True: file.write(b'x' * (1 << 20))",
+        "def f():\n    with open('big', 'wb') as file:\n"
+        "        while True: file.write(b'x' * (1 << 20))",
     ),
     "many files": (
         "error timeout",
@@ -485,7 +586,8 @@ RESOURCES = {  # name: (statuses that are right, program)
     ),
     "deep directories": (
         "passed error timeout",
-        "import os\ndef f():\n    for _ in range(1500):\n        os.mkdir('d'); os.chdir('d')\n    return 1",
+        "import os\ndef f():\n    for _ in range(1500):\n"
+        "        os.mkdir('d'); os.chdir('d')\n    return 1",
     ),
     "an unreadable directory": (
         "error",
@@ -499,7 +601,8 @@ RESOURCES = {  # name: (statuses that are right, program)
     "a fork bomb": ("error", "import os\ndef f():\n    while True: os.fork()"),
     "a thread bomb": (
         "error timeout memory",
-        "import threading, time\ndef f():\n    while True: threading.Thread(target=time.sleep, args=(99,)).start()",
+        "import threading, time\ndef f():\n"
+        "    while True: threading.Thread(target=time.sleep, args=(99,)).start()",
     ),
     "a daemon thread": (
         "passed",
@@ -509,11 +612,13 @@ RESOURCES = {  # name: (statuses that are right, program)
     "an endless loop": ("timeout", "def f():\n    while True: pass"),
     "a caught CPU signal": (
         "timeout",
-        "import signal\ndef f():\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True: pass",
+        "import signal\ndef f():\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
+        "    while True: pass",
     ),
     "all signals blocked": (
         "timeout",
-        "import signal\ndef f():\n    signal.pthread_sigmask(0, range(1, 65))\n    while True: pass",
+        "import signal\ndef f():\n    signal.pthread_sigmask(0, range(1, 65))\n"
+        "    while True: pass",
     ),
     "a sleep": ("timeout", "import time\ndef f(): time.sleep(1000)"),
     "a deadlock": (
@@ -532,7 +637,8 @@ RESOURCES = {  # name: (statuses that are right, program)
     ),
     "recursion in C": (
         "error memory timeout",
-        "import sys\nsys.setrecursionlimit(1 << 30)\nclass A:\n    def __repr__(self): return repr(self)\ndef f(): return repr(A())",
+        "import sys\nsys.setrecursionlimit(1 << 30)\nclass A:\n"
+        "    def __repr__(self): return repr(self)\ndef f(): return repr(A())",
     ),
     "deeply nested source": ("syntax_error error", "x = " + "(" * 5000 + ")" * 5000),
     "a crash": ("error", "import ctypes\ndef f(): ctypes.string_at(0)"),
@@ -567,12 +673,15 @@ JUDGE_LOADS = {  # data that makes the trusted tests slow or large: (test, progr
 
 
 def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[dict]:
-    """Verdicts by the command line, in a fresh process under the condition; skips where the condition cannot be had."""
+    """Verdicts by the command line, in a fresh process under the condition.
+
+    Skips the test where the condition cannot be had.
+    """
     tasks = {task["task_id"]: task for task, _ in pairs}
     (folder / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks.values()))
     rows = [{"task_id": task["task_id"], "solution": program} for task, program in pairs]
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shutil.copy(sandbox.__file__, folder / "sandbox.py")
+    copy_sandbox(folder)
     interpreter, prepare, user = sys.executable, None, None
     if condition == "unprivileged":
         if os.getuid() != 0:
@@ -585,12 +694,12 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
         if interpreter is None:
             pytest.skip("no interpreter that an unprivileged user may run")
     elif condition == "no namespaces":
-        kernel = sandbox.Kernel()
-        refuse = kernel.prepare_filter(refuse_namespaces(kernel.machine))
+        kernel = syscalls.Kernel()
+        refuse = kernel.filter_installer(refuse_namespaces(kernel.machine))
 
         def prepare():
-            kernel.prctl(sandbox.PR_SET_NO_NEW_PRIVS, 1)
-            kernel.install_filter(refuse)
+            kernel.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            assert refuse() == 0
 
     command = [
         interpreter,
@@ -620,6 +729,13 @@ def judged(folder: Path, pairs: list[tuple[dict, str]], condition: str) -> list[
     return [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
 
 
+def copy_sandbox(folder: Path) -> None:
+    """Copy what the sandbox consists of, and nothing else, into a folder."""
+    project = Path(sandbox.__file__).parent
+    shutil.copy(project / "sandbox.py", folder)
+    shutil.copytree(project / "jail", folder / "jail", ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def usable_by(user: int, interpreter: str) -> bool:
     try:
         version = [interpreter, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]
@@ -634,11 +750,11 @@ def usable_by(user: int, interpreter: str) -> bool:
 def refuse_namespaces(machine: str) -> list:
     """A filter like the default profile of a container: no unshare, no mount."""
     numbers = {"x86_64": (272, 165), "aarch64": (97, 40)}[machine]
-    out = sandbox.Assembler()
+    out = syscalls.Assembler()
     out.load(0)
     for number in numbers:
-        out.when_equal(number, lambda: out.give(sandbox.RETURN_ERRNO | sandbox.EPERM))
-    out.give(sandbox.RETURN_ALLOW)
+        out.when_equal(number, lambda: out.give(syscalls.RETURN_ERRNO | syscalls.EPERM))
+    out.give(syscalls.RETURN_ALLOW)
     return out.code
 
 
@@ -657,6 +773,48 @@ def test_messages_made_by_hand_reach_the_judge():
     with sandbox.Sandbox() as pool:
         verdict = pool.submit(task, RAW + "def f(x): raw(b'[\"ok\",5,null]')").result()
     assert verdict["status"] == "passed", "the battery below would attack nothing"
+
+
+MALFORMED = [  # messages of a candidate to the judge
+    '["syntax"]',
+    '["raise"]',
+    '["raise",null,[],1,"",null]',
+    '["raise",[],[],1,"",null]',
+    '["raise",[["l"]],[],1,"",null]',
+    '["raise",["ValueError"],[["E",["X"],0]],1,"",null]',
+    '["raise",["ExceptionGroup"],[],1,"",null]',
+    '["ok"]',
+    '["ok",5,null]',
+    '["ok",[["E",["X"],0]],null]',
+    '["ok",[["E",[],0]],null]',
+    '["ok",[["h",1]],null]',
+    '["ok",[["q",1e400]],null]',
+    '["ok",[["m","os"]],null]',
+    '["executed"]',
+    '["timeout",[],[]]',
+    '["back"]',
+    '["back","call",0,[],{}]',
+    "[[]]",
+    "{}",
+]
+
+
+def test_a_malformed_message_is_an_error_of_the_program_and_not_of_the_harness():
+    loads = "{}raw({!r})\ndef f(x): return 0"
+    call = "{}def f(x):\n    raw({!r})\n    return 0"
+    pairs = [
+        (task, program.format(RAW, body.encode()))
+        for body in MALFORMED
+        for task, program in ((NUMBER, loads), (NUMBER, call), (STDIO, loads))
+    ]
+    with sandbox.Sandbox(workers=2) as pool:
+        verdicts = pool.judge(pairs)
+    wrong = [
+        (program.splitlines()[-2:], verdict)
+        for (_, program), verdict in zip(pairs, verdicts, strict=True)
+        if verdict["status"] in ("passed", "harness_error")
+    ]
+    assert not wrong
 
 
 @pytest.mark.slow
@@ -696,8 +854,10 @@ def test_nothing_outside_is_reached(folder, condition):
         unix.listen()
         for server in (tcp, udp, unix):
             server.settimeout(0.1)
-        places = {
+        values = {
             "outside": outside,
+            "project": folder,
+            "tests": Path(__file__).resolve(),
             "port": tcp.getsockname()[1],
             "abstract": abstract,
             "victim": victim.pid,
@@ -708,7 +868,7 @@ def test_nothing_outside_is_reached(folder, condition):
             "tests": ["assert f() == 'refused', f()"],
             "entry_point": "f",
         }
-        pairs = [(task, program.format(**places) + REFUSED) for program in CONTAINMENT.values()]
+        pairs = [(task, program.format(**values) + REFUSED) for program in CONTAINMENT.values()]
         verdicts = judged(folder, pairs, condition)
         for server in (tcp, udp, unix):
             with contextlib.suppress(TimeoutError):

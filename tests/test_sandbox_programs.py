@@ -1,5 +1,4 @@
-# ruff: noqa: E501
-"""Honest programs, however unusual, pass: each case is a program that a strict sandbox is tempted to break."""
+"""Honest programs, however unusual, pass: a strict sandbox is tempted to break each of these."""
 
 import pytest
 import test_sandbox_attacks as attacks
@@ -43,11 +42,13 @@ HONEST = {
     "Counter": (
         "from collections import Counter\ndef f(x): return Counter(x)",
         [
-            "from collections import Counter\nassert f('aab') == Counter('aab') and f('aab').most_common(1) == [('a', 2)]"
+            "from collections import Counter\n"
+            "assert f('aab') == Counter('aab') and f('aab').most_common(1) == [('a', 2)]"
         ],
     ),
     "defaultdict and OrderedDict": (
-        "from collections import *\ndef f(x):\n    d = defaultdict(list)\n    d[x].append(1)\n    return d, OrderedDict(a=x)",
+        "from collections import *\ndef f(x):\n    d = defaultdict(list)\n"
+        "    d[x].append(1)\n    return d, OrderedDict(a=x)",
         ["d, o = f(3)\nassert d == {3: [1]} and d[4] == [] and o == {'a': 3}"],
     ),
     "deque": (
@@ -59,15 +60,19 @@ HONEST = {
         ["assert f(1) == (1, 2)"],
     ),
     "Decimal and Fraction": (
-        "from decimal import *\nfrom fractions import *\ndef f(x): return Decimal('0.1') + x, Fraction(x, 3)",
+        "from decimal import *\nfrom fractions import *\n"
+        "def f(x): return Decimal('0.1') + x, Fraction(x, 3)",
         [
-            "from decimal import *\nfrom fractions import *\nassert f(1) == (Decimal('1.1'), Fraction(1, 3))"
+            "from decimal import *\nfrom fractions import *\n"
+            "assert f(1) == (Decimal('1.1'), Fraction(1, 3))"
         ],
     ),
     "dates": (
-        "from datetime import *\ndef f(d): return d + timedelta(days=1), datetime(2020, 1, 2, 3), date(2020, 1, 1)",
+        "from datetime import *\n"
+        "def f(d): return d + timedelta(days=1), datetime(2020, 1, 2, 3), date(2020, 1, 1)",
         [
-            "from datetime import *\na, b, c = f(date(2020, 2, 28))\nassert a == date(2020, 2, 29) and b.hour == 3 and c.year == 2020"
+            "from datetime import *\na, b, c = f(date(2020, 2, 28))\n"
+            "assert a == date(2020, 2, 29) and b.hour == 3 and c.year == 2020"
         ],
     ),
     "range and slice": (
@@ -125,7 +130,8 @@ HONEST = {
         ["assert f(['aa', 'b'], len) == ['b', 'aa']", "assert f([1, 2], lambda v: -v) == [2, 1]"],
     ),
     "a lambda that raises": (
-        "def f(g):\n    try:\n        return g()\n    except ZeroDivisionError:\n        return 'caught'",
+        "def f(g):\n    try:\n        return g()\n    except ZeroDivisionError:\n"
+        "        return 'caught'",
         ["assert f(lambda: 1 / 0) == 'caught'"],
     ),
     "a callback that calls back": (
@@ -139,7 +145,8 @@ HONEST = {
     "an object of the tests": (
         "def f(p):\n    p.x += 1\n    return p.norm() + p.x",
         [
-            "class P:\n    x = 2\n    def norm(self): return self.x * 10\np = P()\nassert f(p) == 33 and p.x == 3"
+            "class P:\n    x = 2\n    def norm(self): return self.x * 10\np = P()\n"
+            "assert f(p) == 33 and p.x == 3"
         ],
     ),
     "a generator": (
@@ -159,35 +166,42 @@ HONEST = {
         ["assert sorted(f({2: 1, 1: 1})) == [1, 2]"],
     ),
     "a closure": (
-        "def f(n):\n    count = [n]\n    def g():\n        count[0] += 1\n        return count[0]\n    return g",
+        "def f(n):\n    count = [n]\n    def g():\n        count[0] += 1\n"
+        "        return count[0]\n    return g",
         ["g = f(1)\nassert g() == 2 and g() == 3"],
     ),
     "a decorator": (
-        "import functools\ndef f(g):\n    @functools.wraps(g)\n    def h(*a): return g(*a) + 1\n    return h",
+        "import functools\ndef f(g):\n    @functools.wraps(g)\n"
+        "    def h(*a): return g(*a) + 1\n    return h",
         ["assert f(lambda x: x)(1) == 2"],
     ),
     "a class": (
-        "class f:\n    def __init__(self, x): self.x = x\n    def get(self): return self.x\n    def __len__(self): return 3",
+        "class f:\n    def __init__(self, x): self.x = x\n"
+        "    def get(self): return self.x\n    def __len__(self): return 3",
         [
             "o = f(4)\nassert o.get() == 4 and o.x == 4 and len(o) == 3",
             "o = f(1)\no.x = [5]\nassert o.get() == [5]",
         ],
     ),
     "an object passed back": (
-        "class Node:\n    def __init__(self, v): self.v, self.next = v, None\ndef f(n): return n.v if n.next is None else f(n.next)",
+        "class Node:\n    def __init__(self, v): self.v, self.next = v, None\n"
+        "def f(n): return n.v if n.next is None else f(n.next)",
         ["a, b = Node(1), Node(2)\na.next = b\nassert f(a) == 2 and a.next is b"],
     ),
     "objects in containers": (
-        "class Pair:\n    def __init__(self, a, b): self.a, self.b = a, b\ndef f(ps): return max(p.a - p.b for p in ps)",
+        "class Pair:\n    def __init__(self, a, b): self.a, self.b = a, b\n"
+        "def f(ps): return max(p.a - p.b for p in ps)",
         ["assert f([Pair(5, 1), Pair(3, 2)]) == 4"],
     ),
     "operators of a class": (
-        "class V:\n    def __init__(self, x): self.x = x\n    def __add__(self, o): return V(self.x + o.x)\n"
+        "class V:\n    def __init__(self, x): self.x = x\n"
+        "    def __add__(self, o): return V(self.x + o.x)\n"
         "    def __eq__(self, o): return self.x == o.x\ndef f(x): return V(x)",
         ["assert (f(1) + f(2)).x == 3", "assert f(1) == V(1) and f(1) != V(2)"],
     ),
     "a context manager": (
-        "class f:\n    def __enter__(self): return self\n    def __exit__(self, *a): self.done = True",
+        "class f:\n    def __enter__(self): return self\n"
+        "    def __exit__(self, *a): self.done = True",
         ["with f() as c: pass\nassert c.done"],
     ),
     "isinstance of its own class": (
@@ -195,36 +209,43 @@ HONEST = {
         ["assert isinstance(f(), A) and not isinstance(f(), int)"],
     ),
     "a dataclass": (
-        "from dataclasses import dataclass\n@dataclass\nclass D:\n    x: int\ndef f(x): return D(x)",
+        "from dataclasses import dataclass\n@dataclass\nclass D:\n    x: int\n"
+        "def f(x): return D(x)",
         ["assert f(1).x == 1 and f(1) == D(1) and repr(f(2)) == 'D(x=2)'"],
     ),
     "its own exception": (
         "class Bad(ValueError): pass\ndef f(x): raise Bad('no', x)",
         [
-            "try:\n    f(1)\nexcept Bad as e:\n    assert e.args == ('no', 1)\nelse:\n    assert False",
+            "try:\n    f(1)\nexcept Bad as e:\n    assert e.args == ('no', 1)\nelse:\n"
+            "    assert False",
             "try:\n    f(1)\nexcept ValueError:\n    pass",
         ],
     ),
     "a builtin exception": (
         "def f(d, k): return d[k]",
         [
-            "try:\n    f({}, 'k')\nexcept KeyError as e:\n    assert str(e) == \"'k'\"\nelse:\n    assert False"
+            "try:\n    f({}, 'k')\nexcept KeyError as e:\n    assert str(e) == \"'k'\"\n"
+            "else:\n    assert False"
         ],
     ),
     "an exception that it handles": (
-        "import sys\ndef f():\n    try:\n        sys.exit(3)\n    except SystemExit as e:\n        return e.code",
+        "import sys\ndef f():\n    try:\n        sys.exit(3)\n    except SystemExit as e:\n"
+        "        return e.code",
         ["assert f() == 3"],
     ),
     "printed noise": (
-        "import sys\nprint('x' * 100000)\nsys.stderr.write('y' * 100000)\ndef f():\n    print('passed')\n    return 1",
+        "import sys\nprint('x' * 100000)\nsys.stderr.write('y' * 100000)\ndef f():\n"
+        "    print('passed')\n    return 1",
         ["assert f() == 1"],
     ),
     "empty standard input": (
-        "import sys\nraw = sys.stdin.read()\ntry:\n    input()\nexcept EOFError:\n    raw += 'end'\ndef f(): return raw",
+        "import sys\nraw = sys.stdin.read()\ntry:\n    input()\nexcept EOFError:\n"
+        "    raw += 'end'\ndef f(): return raw",
         ["assert f() == 'end'"],
     ),
     "binary standard streams": (
-        "import sys\ndef f():\n    sys.stdout.buffer.write(b'x')\n    return sys.stdin.buffer.read()",
+        "import sys\ndef f():\n    sys.stdout.buffer.write(b'x')\n"
+        "    return sys.stdin.buffer.read()",
         ["assert f() == b''"],
     ),
     "a main guard": (
@@ -242,67 +263,92 @@ HONEST = {
     "a large stack in a thread": (
         "import sys, threading\nsys.setrecursionlimit(10 ** 6)\nthreading.stack_size(1 << 26)\n"
         "def f(n):\n    out = []\n    g = lambda n: n and 1 + g(n - 1)\n"
-        "    t = threading.Thread(target=lambda: out.append(g(n)))\n    t.start()\n    t.join()\n    return out[0]",
+        "    t = threading.Thread(target=lambda: out.append(g(n)))\n    t.start()\n"
+        "    t.join()\n    return out[0]",
         ["assert f(20000) == 20000"],
     ),
     "threads": (
-        "from concurrent.futures import ThreadPoolExecutor\ndef f(x):\n    with ThreadPoolExecutor(4) as pool: return list(pool.map(abs, x))",
+        "from concurrent.futures import ThreadPoolExecutor\ndef f(x):\n"
+        "    with ThreadPoolExecutor(4) as pool: return list(pool.map(abs, x))",
         ["assert f([-1, 2]) == [1, 2]"],
     ),
     "threads and callbacks": (
-        "from concurrent.futures import ThreadPoolExecutor\ndef f(g, x):\n    with ThreadPoolExecutor(4) as pool:\n"
+        "from concurrent.futures import ThreadPoolExecutor\ndef f(g, x):\n"
+        "    with ThreadPoolExecutor(4) as pool:\n"
         "        return list(pool.map(g, x))",
         ["assert f(lambda v: -v, range(20)) == [-v for v in range(20)]"],
     ),
     "a thread that outlives the call": (
-        "import threading, time\ndef f():\n    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n    return 1",
+        "import threading, time\ndef f():\n"
+        "    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+        "    return 1",
         ["assert f() == 1"],
     ),
     "asyncio": (
         "import asyncio\nasync def g(x):\n    await asyncio.sleep(0.001)\n    return x\ndef f(x):\n"
-        "    async def main(): return await asyncio.gather(*map(g, x))\n    return asyncio.run(main())",
+        "    async def main(): return await asyncio.gather(*map(g, x))\n"
+        "    return asyncio.run(main())",
         ["assert f([1, 2]) == [1, 2]"],
     ),
     "an alarm": (
-        "import signal\ndef f():\n    def on(*a): raise TimeoutError\n    signal.signal(signal.SIGALRM, on)\n"
-        "    try:\n        signal.setitimer(0, 0.01)\n        while True: pass\n    except TimeoutError:\n        return 1",
+        "import signal\ndef f():\n    def on(*a): raise TimeoutError\n"
+        "    signal.signal(signal.SIGALRM, on)\n"
+        "    try:\n        signal.setitimer(0, 0.01)\n        while True: pass\n"
+        "    except TimeoutError:\n        return 1",
         ["assert f() == 1"],
     ),
     "temporary files": (
-        "import tempfile, os\ndef f(text):\n    with tempfile.NamedTemporaryFile('w+') as t:\n        t.write(text)\n        t.seek(0)\n"
-        "        with tempfile.TemporaryDirectory() as d:\n            open(d + '/x', 'w').close()\n            return t.read(), os.listdir(d)",
+        "import tempfile, os\ndef f(text):\n"
+        "    with tempfile.NamedTemporaryFile('w+') as t:\n        t.write(text)\n"
+        "        t.seek(0)\n"
+        "        with tempfile.TemporaryDirectory() as d:\n"
+        "            open(d + '/x', 'w').close()\n"
+        "            return t.read(), os.listdir(d)",
         ["assert f('ab') == ('ab', ['x'])"],
     ),
     "files in the working directory": (
-        "import os\ndef f():\n    with open('data.txt', 'w') as o: o.write('1\\n2\\n')\n    os.rename('data.txt', 'b.txt')\n"
-        "    os.makedirs('a/b')\n    return [int(line) for line in open('b.txt')], sorted(os.listdir())",
+        "import os\ndef f():\n    with open('data.txt', 'w') as o: o.write('1\\n2\\n')\n"
+        "    os.rename('data.txt', 'b.txt')\n"
+        "    os.makedirs('a/b')\n"
+        "    return [int(line) for line in open('b.txt')], sorted(os.listdir())",
         ["assert f() == ([1, 2], ['a', 'b.txt'])"],
     ),
     "a database in memory": (
-        "import sqlite3\ndef f(x):\n    c = sqlite3.connect(':memory:')\n    c.execute('create table t(a)')\n"
-        "    c.execute('insert into t values (?)', (x,))\n    return c.execute('select a from t').fetchall()",
+        "import sqlite3\ndef f(x):\n    c = sqlite3.connect(':memory:')\n"
+        "    c.execute('create table t(a)')\n"
+        "    c.execute('insert into t values (?)', (x,))\n"
+        "    return c.execute('select a from t').fetchall()",
         ["assert f(3) == [(3,)]"],
     ),
     "imports of all kinds": (
-        "import array, base64, bisect, csv, ctypes, decimal, difflib, email, fractions, hashlib, heapq, html, io, itertools, json, "
-        "logging, operator, pickle, pprint, queue, random, secrets, statistics, struct, textwrap, time, timeit, typing, unittest, urllib.parse, "
-        "uuid, xml.etree.ElementTree, zlib, zoneinfo, lzma, bz2, ssl\ndef f(x): return hashlib.sha256(x).hexdigest()[:4]",
+        "import array, base64, bisect, csv, ctypes, decimal, difflib, email, fractions, "
+        "hashlib, heapq, html, io, itertools, json, "
+        "logging, operator, pickle, pprint, queue, random, secrets, statistics, struct, "
+        "textwrap, time, timeit, typing, unittest, urllib.parse, "
+        "uuid, xml.etree.ElementTree, zlib, zoneinfo, lzma, bz2, ssl\n"
+        "def f(x): return hashlib.sha256(x).hexdigest()[:4]",
         ["assert f(b'') == 'e3b0'"],
     ),
     "pickle of its own class": (
-        "import pickle, copy\nclass A:\n    x = 1\ndef f():\n    return pickle.loads(pickle.dumps(A())).x + copy.deepcopy(A()).x",
+        "import pickle, copy\nclass A:\n    x = 1\ndef f():\n"
+        "    return pickle.loads(pickle.dumps(A())).x + copy.deepcopy(A()).x",
         ["assert f() == 2"],
     ),
     "random numbers": (
-        "import random, secrets\ndef f():\n    random.seed(1)\n    return random.randint(0, 9) == random.Random(1).randint(0, 9) and secrets.randbelow(5) < 5",
+        "import random, secrets\ndef f():\n    random.seed(1)\n"
+        "    return random.randint(0, 9) == random.Random(1).randint(0, 9) and "
+        "secrets.randbelow(5) < 5",
         ["assert f()"],
     ),
     "time": (
-        "import time, datetime\ndef f():\n    a = time.perf_counter()\n    time.sleep(0.01)\n    return time.perf_counter() - a > 0.005 and datetime.datetime.now().year > 2000",
+        "import time, datetime\ndef f():\n    a = time.perf_counter()\n"
+        "    time.sleep(0.01)\n"
+        "    return time.perf_counter() - a > 0.005 and datetime.datetime.now().year > 2000",
         ["assert f()"],
     ),
     "type hints and future imports": (
-        "from __future__ import annotations\nfrom typing import *\ndef f(x: List[Undefined]) -> Foo: return x[0]",
+        "from __future__ import annotations\nfrom typing import *\n"
+        "def f(x: List[Undefined]) -> Foo: return x[0]",
         ["assert f([1]) == 1"],
     ),
     "CRLF and tabs": (
@@ -334,7 +380,8 @@ HONEST = {
         ["assert abs(f(1) - 0.33) < 1e-9 and round(f(2), 1) == 0.7"],
     ),
     "caching": (
-        "from functools import lru_cache\n@lru_cache(None)\ndef f(n): return n if n < 2 else f(n - 1) + f(n - 2)",
+        "from functools import lru_cache\n@lru_cache(None)\n"
+        "def f(n): return n if n < 2 else f(n - 1) + f(n - 2)",
         ["assert f(200) == 280571172992510140037611932413038677189525"],
     ),
     "a large argument": (
@@ -347,7 +394,8 @@ HONEST = {
     ),
     "many calls": ("def f(x): return x + 1", ["for i in range(2000): assert f(i) == i + 1"]),
     "a program that hides the harness": (
-        "import sys\nfor name in list(sys.modules):\n    if name not in ('sys', 'builtins'): sys.modules.pop(name)\ndef f(): return 1",
+        "import sys\nfor name in list(sys.modules):\n"
+        "    if name not in ('sys', 'builtins'): sys.modules.pop(name)\ndef f(): return 1",
         ["assert f() == 1"],
     ),
     "a class called as call style": (

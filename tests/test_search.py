@@ -1,4 +1,4 @@
-"""Labels by search: the searches on made-up answers, then whole runs in which the truth about each prefix is known."""
+"""Labels by search: searches on made-up answers, then runs where each prefix's truth is known."""
 
 import json
 import math
@@ -9,9 +9,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 import common
-import make_tasks
-import metrics
 import sft
+from benchmarks import micro
 from common import InputError
 from kernels import masking
 from prm_data import search
@@ -19,7 +18,7 @@ from sandbox import Sandbox
 
 
 def drive(steps, recoverable):
-    """Runs a search on the answers of `recoverable(line)`: first_bad, and the lines that it asked for."""
+    """first_bad of a search on the answers of `recoverable(line)`, and the lines it asked for."""
     asked, answer = [], None
     try:
         while True:
@@ -123,8 +122,10 @@ def test_prompts_are_selected_by_what_their_responses_did(counts, kept):
 
 
 class Runner:
-    """Stands in for the sandbox: a text passes when its number of a's is its task's, so that what can still be
-    completed is known: every prefix that has no more than that."""
+    """Stands in for the sandbox: a text passes when its number of a's is its task's.
+
+    So every prefix with no more a's than that can still be completed.
+    """
 
     def __init__(self, broken=lambda program: False, **_):
         self.broken, self.programs = broken, []
@@ -145,7 +146,7 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def random_policy():
-    """A policy with random weights over a few letters; one of its tokens goes on after a newline, one ends two lines."""
+    """A random policy over a few letters; one token goes on after a newline, one ends two lines."""
     vocabulary = {
         c: i for i, c in enumerate(["<pad>", "<eos>", "a", "b", "#", "\n", "\n\n", "\na"])
     }
@@ -185,7 +186,7 @@ def label(random_policy, responses, runner=None, rows=None, **flags):
 
 
 def text_up_to(tokenizer, ids, num_newlines):
-    """The text of the sampled tokens up to and including the one that brings the newline of that number."""
+    """The text of the sampled tokens up to the one that brings the newline of that number."""
     text = ""
     for i in ids:
         text += tokenizer.decode([i], skip_special_tokens=True)
@@ -195,7 +196,7 @@ def text_up_to(tokenizer, ids, num_newlines):
 
 
 def true_first_bad(tokenizer, task, ids, num_lines):
-    """The first line at whose end the response has more a's than its task wants; the last line where none has."""
+    """The first line at whose end the response has too many a's; the last line where none has."""
     prefixes = [text_up_to(tokenizer, ids, m) for m in range(1, num_lines + 1)]
     return next(
         (m for m, text in enumerate(prefixes, 1) if text.count("a") > task["wanted"]), num_lines
@@ -494,27 +495,48 @@ def test_shares_need_the_exhaustive_search(folders):
 
 
 @pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    """Labels of the responses of a small policy that has learned a few micro tasks, from the real sandbox."""
+def labelled(tmp_path_factory):
+    """Labels of a small policy that has learned a few micro tasks, from the real sandbox."""
     folder = tmp_path_factory.mktemp("search")
-    make_tasks.main(
-        make_tasks.Config("micro", str(folder), num_sft_tasks=1, num_train_tasks=12, num_test_tasks=1, min_steps=3,
-                          max_steps=3, train_min_steps=3)
-    )  # fmt: skip
+    micro.main(
+        micro.Config(
+            str(folder),
+            num_sft_tasks=1,
+            num_train_tasks=12,
+            num_test_tasks=1,
+            min_steps=3,
+            max_steps=3,
+            train_min_steps=3,
+        )
+    )
     tasks = common.read_jsonl(folder / "train.jsonl", {})
     sft.main(
-        sft.Config(str(folder / "train.jsonl"), str(folder / "sft"), max_steps=110, train_batch_size=8, hidden_size=64,
-                   num_hidden_layers=1, vocab_size=512, learning_rate=4e-3, warmup_steps=2)
-    )  # fmt: skip
-    config = search.Config(str(folder / "train.jsonl"), [str(folder / "sft")], str(folder / "prm.jsonl"),
-                           num_completions=8, max_completion_length=64)  # fmt: skip
+        sft.Config(
+            str(folder / "train.jsonl"),
+            str(folder / "sft"),
+            max_steps=110,
+            train_batch_size=8,
+            hidden_size=64,
+            num_hidden_layers=1,
+            vocab_size=512,
+            learning_rate=4e-3,
+            warmup_steps=2,
+        )
+    )
+    config = search.Config(
+        str(folder / "train.jsonl"),
+        [str(folder / "sft")],
+        str(folder / "prm.jsonl"),
+        num_completions=8,
+        max_completion_length=64,
+    )
     search.main(config)
     return {task["task_id"]: task for task in tasks}, folder
 
 
-def test_micro_rows_are_labelled_as_execution_says(micro):
-    tasks, folder = micro
-    rows = common.read_jsonl(folder / "prm.jsonl", {}, metrics.check_prm_row)
+def test_micro_rows_are_labelled_as_execution_says(labelled):
+    tasks, folder = labelled
+    rows = common.read_jsonl(folder / "prm.jsonl", {}, common.check_prm_row)
     assert {row["meta"]["steps"] for row in rows} == {3} and {row["origin"] for row in rows} == {
         "search"
     }
@@ -543,8 +565,8 @@ def test_micro_rows_are_labelled_as_execution_says(micro):
     assert failing > 10 and exact > 0.7 * failing  # here nearly every right line is the reference's
 
 
-def test_the_report_counts_what_is_in_the_file(micro):
-    _, folder = micro
+def test_the_report_counts_what_is_in_the_file(labelled):
+    _, folder = labelled
     rows, report = (
         common.read_jsonl(folder / "prm.jsonl", {}),
         json.loads((folder / "prm.report.json").read_text()),

@@ -7,18 +7,10 @@ from pathlib import Path
 import pytest
 
 import common
-import make_tasks
+from benchmarks import micro
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
-import budget_table
-import curves_table
-import gains_table
-import hack_table
-import label_table
-import micro_table
-import pairs_table
-import recode_table
-import seeds_table
+import tables
 
 
 def write_report(folder, **report):
@@ -35,9 +27,69 @@ def rows_of(text):
     return {row[0]: row[1:] for row in rows}
 
 
+def test_students_quantile_is_exact_for_any_degrees_of_freedom():
+    # R: qt(0.975, degrees)
+    published = {
+        1: 12.706204736174698,
+        2: 4.302652729749464,
+        3: 3.182446305284263,
+        4: 2.776445105197793,
+        5: 2.570581835636314,
+        10: 2.228138851964939,
+        30: 2.042272456301238,
+        120: 1.979930405082436,
+        1000: 1.962339080826407,
+    }
+    for degrees, quantile in published.items():
+        assert abs(tables.student_quantile(degrees) - quantile) < 1e-9
+    assert abs(tables.student_quantile(4, 0.99) - 4.604094871349993) < 1e-9
+    assert abs(tables.student_quantile(10_000) - 1.959963984540054) < 3e-4  # the normal one
+    values = [float(i) for i in range(12)]  # standard deviation sqrt(13), 11 degrees of freedom
+    assert tables.half_interval(values) == pytest.approx(2.200985160082949 * (13 / 12) ** 0.5)
+
+
+def test_arms_come_as_words_or_as_the_lines_that_train_them():
+    lines = """
+ppo-tests | PPO, tests          | ppo
+dpo       | DPO, 7.5k=7500      | dpo --pairs response
+shown     | K = 8, another's    |
+"""
+    arms = tables.read_arms([lines, "last=Last = 2 + x", "told=Told=12"])
+    assert arms == {
+        "ppo-tests": ("PPO, tests", None),
+        "dpo": ("DPO, 7.5k", 7500),
+        "shown": ("K = 8, another's", None),
+        "last": ("Last = 2 + x", None),
+        "told": ("Told", 12),
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["seeds", "MISSING", "a", "a=A"], "MISSING: no such folder"),
+        (["micro", "MISSING"], "MISSING: no such folder"),
+        (["labels", "MISSING", "K=x"], "MISSING: no such file"),
+        (["hack", "FOLDER", "arm"], "expected NAME=LABEL or lines"),
+        (["gains", "FOLDER", "a=A"], "expected FIRST:SECOND=LABEL, got 'a=A'"),
+        (["curves", "FOLDER", "nothing", "a=A"], "a's metrics.jsonl has no values of 'nothing'"),
+        (["recode", "TASKS", "FOLDER", "b", "a=A"], "b is not one of the arms a"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, argv, message):
+    common.write_jsonl(tmp_path / "FOLDER" / "0" / "a" / "metrics.jsonl", [{"step": 1}])
+    common.write_text(tmp_path / "FOLDER" / "0" / "a" / "config.json", "{}")
+    common.write_jsonl(tmp_path / "TASKS", [{"task_id": "t", "prompt": "p"}])
+    paths = [str(tmp_path / word) if word.isupper() else word for word in argv]
+    with pytest.raises(SystemExit) as error:
+        tables.main(paths)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
 def test_the_table_quotes_the_reports_and_the_budgets(tmp_path, capsys):
     cell = {"pass@1": 0.5, "low": 0.4, "high": 0.6, "tasks": 10}
-    for number, name in enumerate([*micro_table.POLICIES, "prm"]):
+    policies = ["sft", "grpo-tests", "ppo-tests", "ppo-prm", "sft-references"]
+    for number, name in enumerate([*policies, "prm"]):
         folder = tmp_path / name
         folder.mkdir()
         rows = [
@@ -57,15 +109,15 @@ def test_the_table_quotes_the_reports_and_the_budgets(tmp_path, capsys):
         (tmp_path / f"eval-{name}" / "report.json").write_text(json.dumps(report))
     report = {"eval_accuracy": 0.9, "eval_majority": 0.6, "eval_auc": 0.95, "eval_lines": 123}
     (tmp_path / "prm" / "report.json").write_text(json.dumps(report))
-    micro_table.main(tmp_path)
+    tables.main(["micro", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| policy | 2 steps | 8 steps | all | RL samples | minutes |"
     assert (
         lines[4] == "| SFT | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.00 [0.00, 1.00] | 0 | 1.5 |"
     )
-    assert (
-        lines[7]
-        == "| PPO, test reward + PRM | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.30 [0.00, 1.00] | 256 | 1.5 |"
+    assert lines[7] == (
+        "| PPO, test reward + PRM | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 0.30 [0.00, 1.00] "
+        "| 256 | 1.5 |"
     )
     assert "AUC 0.950, over 123 lines" in lines[-1]
 
@@ -84,7 +136,7 @@ def test_differences_between_arms_are_paired_seed_by_seed(tmp_path, capsys):
             tmp_path / str(seed) / "base" / "metrics.jsonl",
             [{"step": 1, "episode": 64, "rewards/tests/mean": a}],
         )
-    seeds_table.main(tmp_path, "base", ["base=Base", "other=Other=99"])
+    tables.main(["seeds", str(tmp_path), "base", "base=Base", "other=Other=99"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"] == ["all", "all, against Base", "RL samples", "train"]
     assert rows["Base"] == [
@@ -109,11 +161,11 @@ def test_a_seed_that_lacks_an_arm_is_left_out_of_the_table_and_none_left_is_an_e
                 by_steps=steps,
                 **{"pass@1": 0.1},
             )
-    seeds_table.main(tmp_path, "base", ["other=Other"])
+    tables.main(["seeds", str(tmp_path), "base", "other=Other"])
     printed = capsys.readouterr().out
     assert "2 seeds" in printed and rows_of(printed)["Other"][0] == "0.100 ± 1.271"  # seeds 0 and 2
     with pytest.raises(SystemExit, match="no seed has all of"):
-        seeds_table.main(tmp_path, "base", ["third=Third"])
+        tables.main(["seeds", str(tmp_path), "base", "third=Third"])
 
 
 def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_path, capsys):
@@ -123,11 +175,13 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
         tmp_path / "0" / "prm" / "run_config.json",
         json.dumps({"data": str(tmp_path / "0" / "search.jsonl")}),
     )
-    for arm, prm in (("plain", None), ("dense", [str(tmp_path / "0" / "prm")])):
+    prm_folder = str(tmp_path / "0" / "prm")
+    for arm, prm in (("plain", None), ("dense", prm_folder), ("two", [prm_folder, prm_folder])):
         run = tmp_path / "0" / arm
         common.write_text(run / "run_config.json", json.dumps({"prm": prm}))
         refreshed = {"label_samples": 7} if prm else {}
-        # Of 20 batches of 4 samples, the base arm's last ten pass at .5; the other's first do after 15.
+        # Of 20 batches of 4 samples, the base arm's last ten pass at .5; the others' first do after
+        # 15.
         rates = [0.0] * 10 + [0.5] * 10 if prm is None else [0.0] * 10 + [1.0] * 10
         log = [
             {"step": i, "episode": 4 * i, "rewards/tests/mean": rate}
@@ -148,11 +202,12 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
         common.write_text(
             tmp_path / "0" / f"eval-{arm}" / "run_config.json", json.dumps({"num_samples": 4})
         )
-    budget_table.main(tmp_path, ["plain=Plain", "dense=Dense"])
+    tables.main(["budget", str(tmp_path), "plain=Plain", "dense=Dense", "two=Two"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"][-1] == "held-out tasks solved, best of 4"
     assert rows["Plain"] == ["80", "80 ± nan", "0", "0.500 ± nan", "0.250 ± nan"]
     assert rows["Dense"] == ["80", "60 ± nan", "437", "0.500 ± nan", "0.250 ± nan"]
+    assert rows["Two"][2] == "867"  # an ensemble: the labels of each PRM, the refreshed ones once
 
 
 def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
@@ -184,9 +239,8 @@ def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
             tmp_path / "0" / arm / "metrics.jsonl",
             [{"step": 1} | {f"rewards/reasoning/{k}": v for k, v in names.items()}],
         )
-    recode_table.main(
-        str(tmp_path / "test.jsonl"), tmp_path, "base", ["base=Base", "other=Other", "other:base"]
-    )
+    arms = ["base=Base", "other=Other", "other:base"]
+    tables.main(["recode", str(tmp_path / "test.jsonl"), str(tmp_path), "base", *arms])
     printed = capsys.readouterr().out
     assert "pass@1 of 'Other' minus that of 'Base': -0.250" in printed
     rows = rows_of(printed)
@@ -230,7 +284,7 @@ def test_accuracies_of_reward_models_are_means_over_the_seeds_that_have_them(tmp
                     high=0.95,
                     **part,
                 )
-    pairs_table.main(tmp_path, ["rm=Both", "rm-one=One"])
+    tables.main(["pairs", str(tmp_path), "rm=Both", "rm-one=One"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["reward model"] == ["seeds", "all", "strong", "wrong number", "policy samples"]
     assert rows["Both"] == ["2", "0.850 [0.700, 0.950]", "0.850", "0.425", "0.850 [0.700, 0.950]"]
@@ -240,14 +294,22 @@ def test_accuracies_of_reward_models_are_means_over_the_seeds_that_have_them(tmp
 def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path, capsys):
     for arm, falls in (("hacked", True), ("sound", False)):
         rates = [0.4 if not falls else max(0.4 - 0.02 * i, 0.0) for i in range(30)]
-        log = [{"step": i, "rewards/tests/mean": rate, "rewards/prm/mean": 0.01 * i, "completions/mean_lines": 9.0,
-                "completions/comment_ratio": 0.0} for i, rate in enumerate(rates)]  # fmt: skip
+        log = [
+            {
+                "step": i,
+                "rewards/tests/mean": rate,
+                "rewards/prm/mean": 0.01 * i,
+                "completions/mean_lines": 9.0,
+                "completions/comment_ratio": 0.0,
+            }
+            for i, rate in enumerate(rates)
+        ]
         common.write_jsonl(tmp_path / "0" / arm / "metrics.jsonl", log)
         common.write_jsonl(
             tmp_path / "0" / f"gold-{arm}.jsonl", [{"labels": [1.0, None, -1.0, -1.0, -1.0]}]
         )
     common.write_jsonl(tmp_path / "0" / "gold-sft.jsonl", [{"labels": [1.0, None, -1.0]}])
-    hack_table.main(tmp_path, ["hacked=Hacked", "sound=Sound"])
+    tables.main(["hack", str(tmp_path), "hacked=Hacked", "sound=Sound"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["Sound"][-1] == "never" and rows["Sound"][0] == "0.400 → 0.400 ± nan"
     assert (
@@ -259,8 +321,7 @@ def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path,
 
 
 def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, capsys):
-    config = make_tasks.Config(
-        "micro",
+    config = micro.Config(
         "",
         num_sft_tasks=1,
         num_train_tasks=3,
@@ -268,7 +329,7 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
         train_min_steps=3,
         max_steps=3,
     )
-    tasks = make_tasks.make_micro(config)["train"]
+    tasks = micro.make(config)["train"]
     common.write_jsonl(tmp_path / "train.jsonl", tasks)
     rows = []
     for task, first_bad in zip(
@@ -290,7 +351,7 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
         tmp_path / "search.report.json",
         json.dumps({"failed": 3, "completions": 30, "completion_tokens": 300, "executions": 12}),
     )
-    label_table.main(str(tmp_path / "train.jsonl"), [f"K = 8={tmp_path / 'search.jsonl'}"])
+    tables.main(["labels", str(tmp_path / "train.jsonl"), f"K = 8={tmp_path / 'search.jsonl'}"])
     cells = rows_of(capsys.readouterr().out)["K = 8"]
     assert [cell.split(" ±")[0] for cell in cells] == [
         "all",
@@ -318,7 +379,7 @@ def test_a_gain_is_the_first_arm_s_pass_rate_minus_the_second_s_over_tasks_and_s
     common.write_jsonl(
         tmp_path / "3" / "eval-good" / "verdicts.jsonl", rows
     )  # a seed without the other arm
-    gains_table.main(tmp_path, ["good:bad=Good against bad", "bad:good=Bad against good"])
+    tables.main(["gains", str(tmp_path), "good:bad=Good against bad", "bad:good=Bad against good"])
     printed = capsys.readouterr().out
     assert "3 seeds" in printed
     rows = rows_of(printed)
@@ -338,7 +399,7 @@ def test_a_curve_is_the_mean_of_each_ten_batches(tmp_path, capsys):
             [{"step": i, "passed": 0.5} for i in range(20)],
         )
         common.write_text(tmp_path / str(seed) / "more" / "config.json", "{}")
-    curves_table.main(tmp_path, "passed", ["arm=Arm", "more=More"])
+    tables.main(["curves", str(tmp_path), "passed", "arm=Arm", "more=More"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"] == ["1-10", "11-20", "all", "against Arm"]
     assert rows["Arm"][:2] == ["0.100 ± 1.271", "0.200 ± 1.271"]

@@ -1,4 +1,4 @@
-"""Reward models: where the score is read, what each objective's loss is, what is paired, which rows are refused."""
+"""Reward models: where scores are read, each objective's loss, the pairs, the rows refused."""
 
 import json
 import math
@@ -37,9 +37,9 @@ def test_a_line_s_score_is_read_at_the_token_that_ends_it_and_a_text_s_at_its_la
         {"prompt": "add one", "text": text, "eos": False, "labels": [1] * 5},
         {"prompt": "a", "text": lines[0], "eos": False, "labels": [1]},
     ]
-    train_prm.encode(tokenizer, rows)
+    common.encode_examples(tokenizer, rows)
     prompts, texts = [row["prompt_ids"] for row in rows], [row["text_ids"] for row in rows]
-    scores = train_prm.logits_at(PositionScorer(), rows, table).squeeze(-1)  # (2, 5)
+    scores = common.logits_at(PositionScorer(), rows, table).squeeze(-1)  # (2, 5)
     read = ""
     for line, position in zip(lines, scores[0].long().tolist(), strict=True):
         read += line
@@ -48,10 +48,10 @@ def test_a_line_s_score_is_read_at_the_token_that_ends_it_and_a_text_s_at_its_la
         )
         assert tokenizer.decode((prompts[0] + texts[0])[len(prompts[0]) : position]) != read
     assert scores[1, 0] == len(prompts[1]) + len(texts[1]) - 1
-    assert train_prm.logits_at(PositionScorer(), rows).flatten().tolist() == [
+    assert common.logits_at(PositionScorer(), rows, None).flatten().tolist() == [
         len(p) + len(t) - 1 for p, t in zip(prompts, texts, strict=True)
     ]
-    means = train_prm.logits_at(PositionScorer(), rows, table, "lines").flatten()  # (2,)
+    means = common.logits_at(PositionScorer(), rows, table, "lines").flatten()  # (2,)
     assert means.tolist() == pytest.approx([scores[0].mean().item(), scores[1, 0].item()])
 
 
@@ -60,8 +60,8 @@ def test_later_lines_never_change_the_score_of_earlier_ones():
     tokenizer = common.new_tokenizer(texts * 5, 300)
     model = common.new_model(tokenizer, 32, 2, seed=0, num_labels=1).eval()
     rows = [{"prompt": "p", "text": text, "eos": False, "labels": [1, 1]} for text in texts]
-    train_prm.encode(tokenizer, rows)
-    scores = train_prm.logits_at(model, rows, masking.line_table(tokenizer)).detach()  # (2, 2, 1)
+    common.encode_examples(tokenizer, rows)
+    scores = common.logits_at(model, rows, masking.line_table(tokenizer)).detach()  # (2, 2, 1)
     assert scores[0, 0] == pytest.approx(scores[1, 0].item(), abs=1e-6)
     assert scores[0, 1] != pytest.approx(scores[1, 1].item(), abs=1e-6)
 
@@ -78,8 +78,9 @@ def test_the_losses_are_those_of_the_docstring():
     assert terms.tolist() == pytest.approx([(score - label) ** 2 for score, label in labelled])
     terms = train_prm.loss_terms("classification", lines, rows)
     expected = [
-        -(y * math.log(sigmoid(z)) + (1 - y) * math.log(1 - sigmoid(z))) for z, y in ((z, (x + 1) / 2) for z, x in labelled)
-    ]  # fmt: skip
+        -(y * math.log(sigmoid(z)) + (1 - y) * math.log(1 - sigmoid(z)))
+        for z, y in ((z, (x + 1) / 2) for z, x in labelled)
+    ]
     assert terms.tolist() == pytest.approx(expected)
     logits = torch.tensor([[[0.0, 1.0, 2.0, -1.0]], [[3.0, 0.0, 0.0, 1.0]]])  # (2, 1, 4)
     terms = train_prm.loss_terms("outcome", logits, [{"outcome": 2}, {"outcome": 3}])
@@ -121,8 +122,10 @@ OUTCOME = {"task_id": "t", "prompt": "p", "completion": "x", "status": "passed"}
 
 
 def outcome_rows(statuses):
-    return [OUTCOME | {"task_id": task, "status": status, "completion": f"{i}\n"}
-            for i, (task, status) in enumerate(statuses)]  # fmt: skip
+    return [
+        OUTCOME | {"task_id": task, "status": status, "completion": f"{i}\n"}
+        for i, (task, status) in enumerate(statuses)
+    ]
 
 
 def config_for(tmp_path, rows, **flags):
@@ -143,7 +146,7 @@ def test_the_orm_reads_what_it_reads_in_reinforcement_learning(tmp_path):
     rows = [OUTCOME, OUTCOME | {"terminated": True}, OUTCOME | {"terminated": False}]
     examples = train_prm.read_examples(config_for(tmp_path, rows, objective="outcome"))
     tokenizer = common.new_tokenizer(["p\nx\n"] * 3, 300)
-    train_prm.encode(tokenizer, examples)
+    common.encode_examples(tokenizer, examples)
     plain = tokenizer("x").input_ids
     ended = [
         *plain,
@@ -153,15 +156,26 @@ def test_the_orm_reads_what_it_reads_in_reinforcement_learning(tmp_path):
 
 
 def test_a_pair_is_a_passing_and_a_failing_program_of_one_task(tmp_path):
-    rows = outcome_rows([
-        ("a", "passed"), ("a", "failed"), ("a", "error"), ("a", "passed"), ("b", "passed"), ("c", "failed"),
-        ("d", "harness_error"), ("d", "passed"), ("e", "syntax_error"), ("e", "passed"),
-    ])  # fmt: skip
+    rows = outcome_rows(
+        [
+            ("a", "passed"),
+            ("a", "failed"),
+            ("a", "error"),
+            ("a", "passed"),
+            ("b", "passed"),
+            ("c", "failed"),
+            ("d", "harness_error"),
+            ("d", "passed"),
+            ("e", "syntax_error"),
+            ("e", "passed"),
+        ]
+    )
     config = config_for(tmp_path, rows, objective="ranking")
     units = train_prm.units_of(config, train_prm.read_examples(config))
     assert [[[row["text"] for row in side] for side in unit] for unit in units] == [
-        [["0\n", "3\n"], ["1\n", "2\n"]], [["9\n"], ["8\n"]]
-    ]  # fmt: skip
+        [["0\n", "3\n"], ["1\n", "2\n"]],
+        [["9\n"], ["8\n"]],
+    ]
     drawn = {
         tuple(row["text"] for row in train_prm.draw_unit(units[0], 0, step, 0))
         for step in range(60)
@@ -178,17 +192,22 @@ def test_a_row_of_pairs_is_a_group_of_its_own(tmp_path):
     config = config_for(tmp_path, rows, objective="ranking")
     examples = train_prm.read_examples(config)
     assert not any(row["eos"] for row in examples)
-    assert [[row["text"] for side in unit for row in side] for unit in train_prm.units_of(config, examples)] == [
-        ["good 0", "bad 0"], ["good 1", "bad 1"]
-    ]  # fmt: skip
+    assert [
+        [row["text"] for side in unit for row in side]
+        for unit in train_prm.units_of(config, examples)
+    ] == [["good 0", "bad 0"], ["good 1", "bad 1"]]
 
 
 def programs(num_tasks):
-    """Outcome rows of tasks to add a number: a sum passes, a difference fails, others raise or do not parse."""
+    """Outcome rows of tasks to add a number: sums pass, differences fail, others are broken."""
     rows = []
     for i in range(num_tasks):
-        texts = [(f"return x + {i}\n", "passed"), (f"return x - {i}\n", "failed"), (f"return y + {i}\n", "error"),
-                 (f"return (x + {i}\n", "syntax_error")]  # fmt: skip
+        texts = [
+            (f"return x + {i}\n", "passed"),
+            (f"return x - {i}\n", "failed"),
+            (f"return y + {i}\n", "error"),
+            (f"return (x + {i}\n", "syntax_error"),
+        ]
         rows += [
             {"task_id": f"t{i}", "prompt": f"add {i}", "completion": text, "status": status}
             for text, status in texts
@@ -196,8 +215,16 @@ def programs(num_tasks):
     return rows
 
 
-FLAGS = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "max_steps": 40, "train_batch_size": 16,
-         "learning_rate": 5e-3, "warmup_steps": 5, "eval_fraction": 0.3}  # fmt: skip
+FLAGS = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "max_steps": 40,
+    "train_batch_size": 16,
+    "learning_rate": 5e-3,
+    "warmup_steps": 5,
+    "eval_fraction": 0.3,
+}
 
 
 @pytest.mark.parametrize("objective", ["outcome", "ranking"])
@@ -218,14 +245,16 @@ def test_an_orm_ranks_held_out_passing_programs_above_failing_ones(tmp_path, obj
         common.load_tokenizer(tmp_path / "run"),
     )
     examples = train_prm.read_examples(config)
-    train_prm.encode(tokenizer, examples)
+    common.encode_examples(tokenizer, examples)
     with torch.no_grad():
         scores = [
             common.scores_of(model, torch.tensor([row["prompt_ids"] + row["text_ids"]]))
             for row in examples
         ]
-    assert all(score.shape == (1, len(row["prompt_ids"]) + len(row["text_ids"])) and score.abs().max() <= 1
-               for score, row in zip(scores, examples, strict=True))  # fmt: skip
+    assert all(
+        score.shape == (1, len(row["prompt_ids"]) + len(row["text_ids"])) and score.abs().max() <= 1
+        for score, row in zip(scores, examples, strict=True)
+    )
     last = torch.stack([score[0, -1] for score in scores])
     passed = torch.tensor([row["preferred"] for row in examples])
     assert last[passed].mean() > 0.3 + last[~passed].mean()
@@ -241,7 +270,7 @@ def test_ranking_scores_are_centred_on_the_training_texts(tmp_path):
         common.load_tokenizer(tmp_path / "run"),
     )
     examples = train_prm.read_examples(config)
-    train_prm.encode(tokenizer, examples)
+    common.encode_examples(tokenizer, examples)
     held_out = {
         f"t{i}" for i in range(30) if common.seed_of(0, "held-out", f"t{i}") % 10_000 < 3000
     }
@@ -254,7 +283,7 @@ def test_ranking_scores_are_centred_on_the_training_texts(tmp_path):
 
 
 def rated_pairs(num_tasks):
-    """Pairs of texts rated by the number of right words of three: 1 above 2/3, and 2/3 above 1/3."""
+    """Pairs of texts rated by the share of right words of three: 1 above 2/3, 2/3 above 1/3."""
     words, rows = ["one", "two", "three"], []
     for i in range(num_tasks):
         for right in (3, 2):
@@ -262,10 +291,17 @@ def rated_pairs(num_tasks):
                 [word if k < n else "no" for k, word in enumerate(words)]
                 for n in (right, right - 1)
             )
-            rows.append({
-                "task_id": f"t{i}", "prompt": f"count {i}", "chosen": " ".join(chosen), "rejected": " ".join(rejected),
-                "kind": str(right), "chosen_rating": right / 3, "rejected_rating": (right - 1) / 3,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "task_id": f"t{i}",
+                    "prompt": f"count {i}",
+                    "chosen": " ".join(chosen),
+                    "rejected": " ".join(rejected),
+                    "kind": str(right),
+                    "chosen_rating": right / 3,
+                    "rejected_rating": (right - 1) / 3,
+                }
+            )
     return rows
 
 
@@ -357,10 +393,15 @@ def test_a_head_without_bias_cannot_be_centred():
 
 
 LINES = [
-    {"task_id": f"t{i}", "prompt": f"give {i}", "completions": [f"x = {i}\n", "y = x\n", f"return {j}\n"],
-     "labels": [1, None, 1 if i == j else -1 + 0.25 * (j % 2)]}
-    for i in range(12) for j in (i, i + 1, i + 2)
-]  # fmt: skip
+    {
+        "task_id": f"t{i}",
+        "prompt": f"give {i}",
+        "completions": [f"x = {i}\n", "y = x\n", f"return {j}\n"],
+        "labels": [1, None, 1 if i == j else -1 + 0.25 * (j % 2)],
+    }
+    for i in range(12)
+    for j in (i, i + 1, i + 2)
+]
 PAIRS = [
     {
         "task_id": f"t{i}",
@@ -374,9 +415,15 @@ PAIRS = [
 
 @pytest.mark.parametrize(
     ("objective", "rows"),
-    [("regression", LINES), ("classification", LINES), ("outcome", programs(12)), ("ranking", programs(12)), ("ranking", PAIRS),
-     ("score", PAIRS)],
-)  # fmt: skip
+    [
+        ("regression", LINES),
+        ("classification", LINES),
+        ("outcome", programs(12)),
+        ("ranking", programs(12)),
+        ("ranking", PAIRS),
+        ("score", PAIRS),
+    ],
+)
 def test_neither_the_gradient_nor_the_report_depends_on_the_micro_batch(tmp_path, objective, rows):
     logs, weights = [], []
     for size in (2, 16):
@@ -439,23 +486,68 @@ GOOD = {"task_id": "t", "prompt": "p", "completions": ["a = 1\n", "b = 2\n"], "l
 @pytest.mark.parametrize(
     ("objective", "good", "change", "message"),
     [
-        ("regression", GOOD, {"labels": [1]}, "field 'labels' has 1 labels for the 2 lines of field 'completions'"),
+        (
+            "regression",
+            GOOD,
+            {"labels": [1]},
+            "field 'labels' has 1 labels for the 2 lines of field 'completions'",
+        ),
         ("regression", GOOD, {"labels": [None, None]}, "field 'labels' has no label"),
-        ("regression", GOOD, {"labels": [1, "x"]}, "field 'labels': item 1 must be a number or null"),
-        ("regression", GOOD, {"completions": ["a = 1", "b = 2\n"]}, "field 'completions': item 0 must be one line"),
-        ("regression", GOOD, {"completions": ["a = 1\nb\n", "b = 2\n"]}, "field 'completions': item 0 must be one line"),
-        ("regression", GOOD, {"completions": ["a = 1\n", 3]}, "field 'completions': item 1 must be one line"),
+        (
+            "regression",
+            GOOD,
+            {"labels": [1, "x"]},
+            "field 'labels': item 1 must be a number or null",
+        ),
+        (
+            "regression",
+            GOOD,
+            {"completions": ["a = 1", "b = 2\n"]},
+            "field 'completions': item 0 must be one line",
+        ),
+        (
+            "regression",
+            GOOD,
+            {"completions": ["a = 1\nb\n", "b = 2\n"]},
+            "field 'completions': item 0 must be one line",
+        ),
+        (
+            "regression",
+            GOOD,
+            {"completions": ["a = 1\n", 3]},
+            "field 'completions': item 1 must be one line",
+        ),
         ("regression", GOOD, {"prompt": None}, "field 'prompt' must be str, got null"),
-        ("classification", GOOD, {"labels": [1, 2]}, r"field 'labels': item 1 must lie in \[-1, 1\]"),
-        ("outcome", OUTCOME, {"status": "ok"}, "field 'status' must be one of passed, .*, got 'ok'"),
+        (
+            "classification",
+            GOOD,
+            {"labels": [1, 2]},
+            r"field 'labels': item 1 must lie in \[-1, 1\]",
+        ),
+        (
+            "outcome",
+            OUTCOME,
+            {"status": "ok"},
+            "field 'status' must be one of passed, .*, got 'ok'",
+        ),
         ("outcome", OUTCOME, {"completion": None}, "field 'completion' must be str, got null"),
         ("ranking", OUTCOME, {"status": "ok"}, "field 'status' must be one of passed"),
         ("ranking", OUTCOME, {"terminated": 1}, "field 'terminated' must be true or false"),
         ("ranking", PAIRS[0], {"rejected": 3}, "field 'rejected' must be str, got 3"),
-        ("score", rated_pairs(1)[0], {"chosen_rating": 2}, r"field 'chosen_rating' must be a number in \[0, 1\]"),
-        ("score", rated_pairs(1)[0], {"rejected_rating": None}, "field 'rejected_rating' must be a number"),
+        (
+            "score",
+            rated_pairs(1)[0],
+            {"chosen_rating": 2},
+            r"field 'chosen_rating' must be a number in \[0, 1\]",
+        ),
+        (
+            "score",
+            rated_pairs(1)[0],
+            {"rejected_rating": None},
+            "field 'rejected_rating' must be a number",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rows_that_do_not_fit_are_refused_by_place(tmp_path, objective, good, change, message):
     with pytest.raises(InputError, match=r"data\.jsonl:2: " + message):
         train_prm.read_examples(config_for(tmp_path, [good, good | change], objective=objective))

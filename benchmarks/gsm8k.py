@@ -1,0 +1,56 @@
+"""GSM8K (Cobbe et al., 2021): word problems. Nothing is executed, the final answer counts.
+
+    python make_tasks.py --source gsm8k --input test.jsonl --output_dir tasks/gsm8k
+    python make_tasks.py --source gsm8k --input train.jsonl --think true --output_dir tasks/gsm8k
+
+The split is the one that the input file is named after. With --think true each row carries its
+rationale as a `completion` with think and answer tags, and the rationale's lines as `meta.plan`.
+The marks <<48/2=24>> for a calculator, which no stage has, are left out there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks import files
+from common import InputError
+
+
+@dataclass
+class Config:
+    output_dir: str  # one JSONL file a split is written here
+    input: str  # the published file, test.jsonl or train.jsonl
+    source: Literal["gsm8k"] = "gsm8k"
+    think: bool = False  # prompts ask for reasoning between think tags before the answer
+
+
+def make(config: Config) -> dict[str, list[dict]]:
+    """Tasks of the one split that the input file holds."""
+    split, tasks = Path(config.input).name.split(".")[0], []
+    rows = files.read_benchmark(config.input, {"question": str, "answer": str})
+    for number, row in enumerate(rows):
+        _, mark, answer = row["answer"].rpartition("####")
+        if not mark or not answer.strip():
+            raise InputError(
+                f"{config.input}:{number + 1}: field 'answer' must end in '#### ' "
+                "and the final answer"
+            )
+        question = row["question"].strip()
+        tasks.append(
+            {
+                "task_id": f"gsm8k/{split}/{number}",
+                "prompt": f"{question}\nEnd with a line of #### and the final answer.\n",
+                "entry_point": None,
+                "solution": row["answer"],
+                "setup": "",
+                "style": "answer",
+                "tests": [{"answer": answer.strip()}],
+                "timeout": None,
+                "meta": {"split": split},
+            }
+        )
+    return {split: tasks}
+
+
+def main(config: Config) -> None:
+    files.write_splits(make(config), config.output_dir, config.think)

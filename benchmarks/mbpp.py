@@ -1,0 +1,128 @@
+"""MBPP (Austin et al., 2021), full (mbpp.jsonl) or sanitized (sanitized-mbpp.json).
+
+    python make_tasks.py --source mbpp --input mbpp.jsonl --output_dir tasks/mbpp
+    python make_tasks.py --source mbpp --input mbpp.jsonl --plus MbppPlus.jsonl.gz \\
+        --output_dir tasks/mbpp
+
+--plus gives the tasks that MBPP+ covers more tests: the first inputs of MBPP+, in its order.
+MBPP's own program must pass these tests, with a second of CPU time. A task whose program fails
+(some of these programs are wrong) keeps its three tests.
+"""
+
+import ast
+from dataclasses import dataclass
+from typing import Literal
+
+import common
+import sandbox
+from benchmarks import evalplus, files
+from common import InputError
+
+
+@dataclass
+class Config:
+    output_dir: str  # one JSONL file a split is written here
+    input: str  # the published file, mbpp.jsonl or sanitized-mbpp.json
+    source: Literal["mbpp"] = "mbpp"
+    plus: str | None = None  # file of MBPP+, whose inputs strengthen the tests of its tasks
+    max_plus_inputs: int = 20  # with --plus: added tests a task
+    sandbox_workers: int = 1  # with --plus: processes that run programs against the added tests
+    think: bool = False  # prompts ask for reasoning between think tags before the program
+
+
+def make(config: Config) -> dict[str, list[dict]]:
+    """The published splits, by task id."""
+    splits = {"prompt": [], "test": [], "validation": [], "train": []}
+    fields = {"task_id": int, "code": str, "test_list": list}
+    for row in files.read_benchmark(config.input, fields):
+        number, text = row["task_id"], row.get("text") or row.get("prompt")
+        if not isinstance(text, str):
+            raise InputError(f"{config.input}: task {number}: field 'text' must be str")
+        code = common.unix(row["code"]).rstrip("\n") + "\n"  # 972 of 974 have CRLF line ends
+        tests = [common.unix(test) for test in row["test_list"]]
+        setup = row.get("test_setup_code", "") + "\n".join(row.get("test_imports", []))
+        split = split_of(number)
+        splits[split].append(
+            {
+                "task_id": f"mbpp/{number}",
+                "prompt": "You are an expert Python programmer, and here is your task: "
+                f"{text.strip()} Your code should pass these tests:\n\n" + "\n".join(tests) + "\n",
+                "entry_point": called_function(code, tests),
+                "solution": code,
+                "setup": common.unix(setup),
+                "style": "assert",
+                "tests": tests,
+                "timeout": 10,
+                "meta": {"split": split},
+            }
+        )
+    splits = {split: tasks for split, tasks in splits.items() if tasks}
+    if config.plus:
+        strengthen([task for tasks in splits.values() for task in tasks], config)
+    return splits
+
+
+def split_of(number: int) -> str:
+    """The published split of a task id."""
+    for split, last in (("prompt", 10), ("test", 510), ("validation", 600)):
+        if number <= last:
+            return split
+    return "train"
+
+
+def called_function(code: str, tests: list[str]) -> str | None:
+    """The function of `code` that the tests call: the entry point that MBPP does not name."""
+    definitions = ast.FunctionDef | ast.ClassDef
+    defined = {node.name for node in ast.parse(code).body if isinstance(node, definitions)}
+    for test in tests:
+        for node in ast.walk(ast.parse(test)):
+            match node:
+                case ast.Call(func=ast.Name(id=name)) if name in defined:
+                    return name
+    return None
+
+
+def strengthen(tasks: list[dict], config: Config) -> None:
+    """Adds inputs of MBPP+ to the tests of each task, in place, whose own program passes them.
+
+    `meta.plus_tests` counts the added tests.
+    """
+    if config.max_plus_inputs < 1:
+        raise InputError("--max_plus_inputs must be at least 1")
+    plus_rows = {row["task_id"].lower(): row for row in evalplus.read_plus(config.plus)}
+    covered = []  # (task, its setup and tests with those of MBPP+)
+    for task in tasks:
+        row = plus_rows.get(task["task_id"])
+        if not row:
+            continue
+        inputs = evalplus.plus_arguments(row["task_id"], row["plus_input"])
+        added = evalplus.plus_tests(task["entry_point"], inputs[: config.max_plus_inputs])
+        if added:
+            setup = evalplus.plus_setup(row, row["canonical_solution"]) + task["setup"]
+            covered.append((task, {"setup": setup, "tests": task["tests"] + added}))
+    with sandbox.Sandbox(workers=config.sandbox_workers) as runner:
+        # A second at most, for the reference as well: labels by mutation run these tests hundreds
+        # of times.
+        verdicts = runner.judge(
+            [(task | stronger | {"timeout": 1}, task["solution"]) for task, stronger in covered]
+        )
+    failing = []
+    for (task, stronger), verdict in zip(covered, verdicts, strict=True):
+        if verdict["status"] == "passed":
+            task["meta"]["plus_tests"] = len(stronger["tests"]) - len(task["tests"])
+            task.update(stronger)
+        else:
+            failing.append(task["task_id"])
+    print(
+        f"{len(covered)} of {len(tasks)} tasks are covered by MBPP+, "
+        f"{len(covered) - len(failing)} have its tests now"
+    )
+    if failing:
+        print(
+            f"{len(failing)} keep their own alone, since their program fails the others: "
+            f"{' '.join(failing)}"
+        )
+
+
+def main(config: Config) -> None:
+    files.write_splits(make(config), config.output_dir, config.think)

@@ -1,0 +1,147 @@
+"""Examples: the labelled texts that reward models learn from, and how they become token ids.
+
+An example is a text: the fields of its row, with `text`, `eos` (whether an EOS follows the text),
+and a label: `labels`, one a line (prm.jsonl); or `outcome` (outcome rows); or, where texts are
+compared (pairs.jsonl, outcome rows), `group` and `preferred`: any preferred text of a group makes a
+pair with any other text of the group.
+"""
+
+import sandbox
+from common.batches import pad
+from common.files import read_jsonl
+from common.flags import InputError
+from common.models import OUTCOME_REWARDS
+from common.texts import PROMPT_FIELDS, encode_prompt
+from kernels import masking
+
+PRM_FIELDS = {**PROMPT_FIELDS, "completions": list, "labels": list}  # of prm.jsonl
+PAIR_FIELDS = {**PROMPT_FIELDS, "chosen": str, "rejected": str}  # of pairs.jsonl
+OUTCOME_FIELDS = {**PROMPT_FIELDS, "completion": str, "status": str}  # of outcome rows
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_prm_row(row: dict) -> None:
+    """Raises ValueError where lines and labels of a prm.jsonl row do not fit together."""
+    lines, labels = row["completions"], row["labels"]
+    if len(lines) != len(labels):
+        raise ValueError(
+            f"field 'labels' has {len(labels)} labels for the {len(lines)} lines of field "
+            "'completions'"
+        )
+    for index, (line, label) in enumerate(zip(lines, labels, strict=True)):
+        last = index == len(lines) - 1  # the last line alone may lack its newline
+        one_line = isinstance(line, str) and line and "\n" not in line[:-1]
+        if not one_line or not (last or line.endswith("\n")):
+            raise ValueError(
+                f"field 'completions': item {index} must be one line of text with its newline"
+            )
+        if label is not None and not _is_number(label):
+            raise ValueError(f"field 'labels': item {index} must be a number or null")
+    if all(label is None for label in labels):
+        raise ValueError("field 'labels' has no label: every line is null")
+
+
+def check_classification_row(row: dict) -> None:
+    """check_prm_row, and labels that the two classes of a line PRM can have."""
+    check_prm_row(row)
+    for index, label in enumerate(row["labels"]):
+        if label is not None and not -1 <= label <= 1:
+            raise ValueError(
+                f"field 'labels': item {index} must lie in [-1, 1] for --objective classification"
+            )
+
+
+def check_lines_have_tokens(path: str, examples: list[dict], table: masking.LineTable) -> None:
+    """Raises InputError where a labelled line of an encoded example ends in no token, since the
+    tokenizer does not keep newlines. path: of their prm.jsonl; table: common.line_table."""
+    for start in range(0, len(examples), 256):
+        part = examples[start : start + 256]
+        ids = pad([row["text_ids"] for row in part])
+        mask = pad([[1] * len(row["text_ids"]) for row in part]).bool()
+        num_lines = max(len(row["labels"]) for row in part)
+        ends = masking.line_end_positions(ids, mask, table, num_lines).tolist()
+        for number, (row, positions) in enumerate(zip(part, ends, strict=True), start + 1):
+            for line, label in enumerate(row["labels"]):
+                if label is not None and positions[line] < 0:
+                    raise InputError(
+                        f"{path}:{number}: line {line} of field 'completions' ends in no token; "
+                        "does this tokenizer keep newlines?"
+                    )
+
+
+def check_rated_row(row: dict) -> None:
+    """Raises ValueError for a row of pairs.jsonl without its two ratings in [0, 1]."""
+    for field in ("chosen_rating", "rejected_rating"):
+        if not _is_number(row.get(field)) or not 0 <= row[field] <= 1:
+            raise ValueError(
+                f"field {field!r} must be a number in [0, 1], as other rows have ratings"
+            )
+
+
+def check_outcome_row(row: dict) -> None:
+    """Raises ValueError for an outcome row whose status is not a verdict's."""
+    if row["status"] not in sandbox.OUTCOMES:
+        expected = ", ".join(sandbox.OUTCOMES)
+        raise ValueError(f"field 'status' must be one of {expected}, got {row['status']!r}")
+    if not isinstance(row.get("terminated", True), bool):
+        raise ValueError("field 'terminated' must be true or false")
+
+
+def read_labelled_lines(path: str, check=check_prm_row) -> list[dict]:
+    """The examples of a prm.jsonl, with `labels`."""
+    rows = read_jsonl(path, PRM_FIELDS, check)
+    return [row | {"text": "".join(row["completions"]), "eos": False} for row in rows]
+
+
+def read_pairs(path: str, rated: bool = False) -> list[dict]:
+    """The examples of a pairs.jsonl: the two texts of each row, a group of their own.
+
+    rated: with `rating`, from the fields chosen_rating and rejected_rating, which all rows have or
+    no row has. Without these fields chosen texts are rated 1 and rejected texts 0.
+    """
+    rows, examples = read_jsonl(path, PAIR_FIELDS), []
+    has_ratings = any({"chosen_rating", "rejected_rating"} & row.keys() for row in rows)
+    if rated and has_ratings:
+        read_jsonl(path, {}, check_rated_row)
+    for number, row in enumerate(rows):
+        for side in ("chosen", "rejected"):
+            example = {"text": row[side], "eos": False, "group": number}
+            example["preferred"] = side == "chosen"
+            if rated:
+                example["rating"] = float(
+                    row[f"{side}_rating"] if has_ratings else side == "chosen"
+                )
+            examples.append(row | example)
+    return examples
+
+
+def read_outcomes(path: str) -> list[dict]:
+    """The examples of outcome rows, with `outcome`, an index of OUTCOME_REWARDS; those of a task
+    are a group. A row without a verdict (a failure of the sandbox) is left out."""
+    classes, examples = list(OUTCOME_REWARDS), []
+    for row in read_jsonl(path, OUTCOME_FIELDS, check_outcome_row):
+        outcome = sandbox.outcome(row["status"])
+        if outcome is not None:
+            example = {"text": row["completion"], "eos": row.get("terminated", True)}
+            example |= {"group": row["task_id"], "preferred": outcome == "passed"}
+            examples.append(row | example | {"outcome": classes.index(outcome)})
+    if not examples:
+        raise InputError(f"{path}: no row has a verdict")
+    return examples
+
+
+def encode_examples(tokenizer, examples: list[dict]) -> None:
+    """Adds to each example its token ids: `prompt_ids` and `text_ids`."""
+    for row in examples:
+        row["prompt_ids"] = encode_prompt(tokenizer, row)
+        row["text_ids"] = tokenizer(row["text"], add_special_tokens=False).input_ids
+        if row["eos"]:
+            row["text_ids"].append(tokenizer.eos_token_id)
+
+
+def example_length(row: dict) -> int:
+    """Tokens of an encoded example, prompt and text."""
+    return len(row["prompt_ids"]) + len(row["text_ids"])

@@ -1,0 +1,200 @@
+"""A worker: starts a judge and a zygote, hands them their code, passes orders and verdicts.
+
+Runs in the caller's process, in one thread of the pool. Imports judge.py and what judge.py imports,
+seal.py for the scratch directory, and the standard library.
+
+A program can read what lies on sys.path of its interpreter. So neither process gets a folder of the
+project there, nor a path of it at all: this file compiles the files of a role, and the new
+interpreter reads their code from a pipe, runs them as modules of a package `jail`, and forgets the
+package's names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import marshal
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from jail.judge import WALL_FACTOR
+from jail.proxies import HarnessError, ProgramEnd, set_timeout
+from jail.seal import make_scratch, remove_scratch
+from jail.styles import make_verdict
+from jail.wire import Channel, MessageError
+
+# The files that each process loads, each after those that it imports; `main` of the last one runs.
+ROLES = {
+    "judge": ("wire", "syscalls", "proxies", "styles", "judge"),
+    "zygote": ("wire", "syscalls", "seal", "candidate", "zygote"),
+}
+BOOT = """
+import marshal, sys
+
+def boot(descriptor, size, *arguments):
+    with open(int(descriptor), "rb") as pipe:
+        files = marshal.loads(pipe.read(int(size)))
+    package = sys.modules["jail"] = type(sys)("jail")
+    package.__path__ = []
+    for name, code in files:
+        module = sys.modules["jail." + name] = type(sys)("jail." + name)
+        setattr(package, name, module)
+        exec(code, module.__dict__)
+    for name, _ in files:
+        del sys.modules["jail." + name]
+    del sys.modules["jail"], files, code, package
+    module.main(*arguments)
+
+boot(*sys.argv[1:])
+"""
+# As -I, but for the fixed seed of hashes; no site-packages; UTF-8 whatever the locale; no warnings.
+FLAGS = ["-P", "-s", "-S", "-X", "utf8", "-W", "ignore"]
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
+
+
+@functools.cache
+def role_code(role: str) -> bytes:
+    """The marshalled (name, code) pairs of a role's files, without docstrings and paths."""
+    files = []
+    for name in ROLES[role]:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+        with open(path, encoding="utf-8") as file:
+            source = file.read()
+        code = compile(source, f"<jail/{name}.py>", "exec", dont_inherit=True, optimize=2)
+        files.append((name, code))
+    return marshal.dumps(files)
+
+
+class Worker:
+    """A judge and a zygote, started on demand, restarted when one of them dies. For one thread."""
+
+    def __init__(self, memory: int, index: int = 0):
+        self.memory = memory  # bytes of address space of a program
+        self.index = index  # of this worker in its pool
+        self.processes = []  # the zygote's launcher and the judge, while they run
+        self.report = None  # layer -> "" if proved, else the reason of its absence
+        self.scratch = None
+
+    def start(self) -> None:
+        """Start both processes and wait for the self-test. HarnessError if they do not come up."""
+        self.stop()
+        self.scratch = make_scratch()
+        self.connection, orders_there = socket.socketpair()
+        control, control_there = socket.socketpair()
+        self.channel = Channel(self.connection.fileno())
+        set_timeout(self.connection, socket.SO_RCVTIMEO, 1)
+        with orders_there, control, control_there:
+            launcher = self.launch("zygote", [control_there.fileno()], self.scratch, self.memory)
+            self.launch("judge", [orders_there.fileno(), control.fileno()], launcher)
+        self.report = self.receive(60.0, 60.0)
+
+    def launch(self, role: str, descriptors: list[int], *arguments) -> int:
+        """Start the process of a role and send it its code. Returns the process id."""
+        code = role_code(role)
+        reader, writer = os.pipe()
+        values = [reader, len(code), *descriptors, *arguments]
+        with open(writer, "wb") as pipe:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, *FLAGS, "-c", BOOT, *map(str, values)],
+                    env=ENVIRONMENT,
+                    pass_fds=[reader, *descriptors],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            finally:
+                os.close(reader)
+            self.processes.append(process)
+            if hasattr(os, "sched_setaffinity"):
+                # The processes of a worker take turns: they share a processor, so that no wake-up
+                # crosses to another one. The choice depends on the process: ranks of a job differ.
+                processors = sorted(os.sched_getaffinity(0))
+                chosen = processors[(os.getpid() + self.index) % len(processors)]
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(process.pid, {chosen})
+            pipe.write(code)
+        return process.pid
+
+    def receive(self, wall: float, processor: float):
+        """The judge's next message.
+
+        ProgramEnd if the judge used `processor` CPU seconds. HarnessError if the judge is gone or
+        `wall` seconds have passed.
+        """
+        begin = time.monotonic()
+        judge = self.processes[1].pid
+        used = processor_time(judge)
+
+        def on_wait():
+            if processor_time(judge) - used > processor:
+                reason = "the judge's CPU time is used up by what the program returned"
+                raise ProgramEnd("timeout", reason)
+            if time.monotonic() - begin > wall:
+                raise HarnessError(f"no verdict within {wall:g} seconds")
+
+        try:
+            return self.channel.receive(on_wait)
+        except (EOFError, MessageError) as error:
+            raise HarnessError(f"the judge is gone: {error}") from None
+
+    def judge(self, order: dict) -> dict:
+        """The verdict on one program. HarnessError if there is none."""
+        if not self.processes:
+            self.start()
+        try:
+            self.channel.send(order)
+            runs = order["total"] if order["style"] == "stdio" else 1
+            limit = math.ceil(order["timeout"]) + 1
+            verdict = self.receive(60 + 20 * WALL_FACTOR * limit * runs, limit + 1)
+        except ProgramEnd as end:
+            self.stop()
+            return make_verdict(end.status, 0, order["total"], end.message)
+        except (EOFError, OSError, HarnessError) as error:
+            self.stop()
+            raise HarnessError(str(error) or "the judge is gone") from None
+        if "harness" in verdict:
+            self.stop()
+            raise HarnessError(verdict["harness"])
+        return verdict
+
+    def stop(self) -> None:
+        """End both processes and remove the scratch directory."""
+        if not self.processes:
+            return
+        launcher, *judges = self.processes  # there is no judge if it could not be started
+        self.processes = []
+        self.connection.close()
+        for judge in judges:
+            judge.kill()
+            judge.wait()
+        try:
+            launcher.wait(10)  # the zygote sees the judge's end, and ends its candidate and itself
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+            launcher.wait()
+        remove_scratch(self.scratch)
+
+
+def processor_time(pid: int) -> float:
+    """CPU seconds of another process so far; 0 where the system has no such clock."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except (OSError, AttributeError, OverflowError):
+        return 0.0
+
+
+def judge_repeatedly(worker: Worker, order: dict, attempts: int = 3) -> dict:
+    """The verdict. After a failure of the harness, try again; the last failure is the verdict."""
+    for attempt in range(attempts):
+        try:
+            return worker.judge({**order, "attempt": attempt})
+        except (HarnessError, OSError) as error:
+            reason = f"{attempt + 1} attempts: {error}"
+    return make_verdict("harness_error", 0, order["total"], reason)

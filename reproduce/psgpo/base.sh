@@ -1,0 +1,111 @@
+# What the scripts of this folder share; each sources this file first.
+#
+# PSGPO's comparison at micro scale: PPO from tests, and with a process reward model (PRM) whose
+# labels come from binary search over samples of four checkpoints of the run with tests alone, as
+# in the paper. main.sh goes first; labels.sh, safeguards.sh and critic.sh go on from its runs.
+# A seed costs, on one core of two that are both busy: 3 minutes for the supervised policy; for
+# main.sh 25 at 8 steps and 14 at 4; 2 to 3 for each further arm, and 3 more for each PRM.
+#
+#     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>
+#     STUDIES   which of a script's studies
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+source reproduce/lib.sh
+setup requirements.txt
+
+SEEDS="${SEEDS:-0 1 2 3 4}"
+TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
+# 60 batches of 64 samples. The reward's constants are the paper's (ppo.py's defaults).
+PPO=(--max_steps 60 --num_prompts 16 --num_generations 4 --save_steps 15 --save_total_limit 0)
+PRM=(--max_steps 500 --eval_steps 250 --learning_rate 7e-4)
+EVAL=(--num_samples 4)
+mkdir -p "$TASKS" "$RUNS"
+
+# Tasks of the supervised policy, of 2 to 8 steps; then, for reinforcement learning and evaluation,
+# programs of one length. The first 750 training tasks are labelled, or the first 190.
+make_tasks() {
+    local steps
+    [ -f "$TASKS/sft.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS"
+    for steps in $STEPS; do
+        [ -f "$TASKS/$steps/test.jsonl" ] || python make_tasks.py --source micro \
+            --min_steps "$steps" --train_min_steps "$steps" --max_steps "$steps" \
+            --num_sft_tasks 1 --num_test_tasks 300 --output_dir "$TASKS/$steps"
+        head -n 750 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/labelled.jsonl"
+        head -n 190 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/quarter.jsonl"
+    done
+}
+
+after_main() { # arms ...: ends the script unless main.sh has trained them for each length and seed
+    local steps seed arm
+    for steps in $STEPS; do for seed in $SEEDS; do for arm in "$@"; do
+        if [ ! -f "$RUNS/$steps/$seed/$arm/config.json" ]; then
+            echo "$RUNS/$steps/$seed/$arm is missing: run reproduce/psgpo/main.sh first" >&2
+            exit 1
+        fi
+    done; done; done
+}
+
+job() { # study, steps, seed
+    SEED="$3" OUT="$RUNS/$2/$3" SFT="$RUNS/sft/$3"
+    DATA="$TASKS/$2" TRAIN="$TASKS/$2/train.jsonl" TEST="$TASKS/$2/test.jsonl"
+    mkdir -p "$OUT"
+    "$1"
+}
+
+run_studies() { # each of STUDIES, for each length and seed
+    local study steps seed jobs
+    for study in $STUDIES; do
+        jobs=()
+        for steps in $STEPS; do
+            for seed in $SEEDS; do jobs+=("$study $steps $seed"); done
+        done
+        at_once job "${jobs[@]}"
+    done
+}
+
+show_studies() { # each of STUDIES, for each length: <study>_tables <steps>
+    local study steps
+    for study in $STUDIES; do
+        for steps in $STEPS; do "${study}_tables" "$steps"; done | tee "$RUNS/$study.md"
+    done
+}
+
+tables() { # name of a table, its arguments ...: a blank line before
+    echo
+    python reproduce/tables.py "$@"
+}
+
+results() { # steps, arm lines ...: pass@1 on held-out tasks, pass rate in training
+    tables seeds "$RUNS/$1" ppo-tests "${@:2}"
+    tables curves "$RUNS/$1" rewards/tests/mean "${@:2}"
+}
+
+search() { # name, tasks, flags ...: labels of one response of each checkpoint to each prompt
+    python make_prm_data.py --method search --tasks "$DATA/$2.jsonl" --num_generations 1 \
+        --num_completions 8 --seed "$SEED" "${@:3}" --output_file "$OUT/$1.jsonl" \
+        --model_name_or_path "$OUT"/ppo-tests/checkpoint-{15,30,45} "$OUT/ppo-tests"
+}
+
+same_search() { # name, name of a finished search: its completions, so that none is sampled twice
+    [ -f "$OUT/$1.jsonl.progress" ] || cp "$OUT/$2.jsonl.progress" "$OUT/$1.jsonl.progress"
+}
+
+by_search() { # arm, tasks, flags of the labels ...: labels, a PRM, and tests + PRM
+    local kind="${1#ppo-}"
+    search "search-$kind" "$2" "${@:3}"
+    reward_model "prm-$kind" "$OUT/search-$kind.jsonl"
+    ppo "$1" --prm "$OUT/prm-$kind"
+}
+
+relabelled() { # arm, finished search, tasks, flags of the labels ...: the same from its completions
+    same_search "search-${1#ppo-}" "$2"
+    by_search "$1" "${@:3}"
+}
+
+masked() { # arm: of a PRM without labels after the first wrong line
+    relabelled "$1" search labelled --share_completions true --mask_after_first_error true
+}
+
+half_of() { # name, arm: the arm's policy after half of its samples
+    evaluate "$1" "$OUT/$2/checkpoint-30"
+}

@@ -1,0 +1,662 @@
+"""The tables of the scripts in this folder, printed from run folders alone.
+
+    python reproduce/tables.py seeds runs/prlcoder ppo-tests "sft=SFT" "ppo-tests=PPO, tests"
+    python reproduce/tables.py seeds --help
+
+RUNS is a folder with a folder for each seed: 0, 1, 2, ... A seed's folder holds the run folder
+<arm> of each arm, and the folder eval-<arm> of its evaluation. A seed that lacks an arm of the
+table is left out.
+
+An ARM is NAME=LABEL: the name of the folder, and the words that the table has for the arm. It is
+NAME=LABEL=SAMPLES where the run folder does not say how many samples the policy has learned from.
+An ARM may also be arms of lib.sh: lines `name | label | how it is trained`, of which the table
+takes name and label.
+
+"mean ± half" is the mean over seeds and half of its 95 % interval (Student's t over the seeds).
+"""
+
+import argparse
+import functools
+import glob
+import json
+import math
+import re
+import statistics
+import sys
+from collections import Counter, defaultdict
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import common
+import eval as evaluation
+import sandbox
+from benchmarks.micro_operations import VAGUE_PLAN_LINES
+from common import InputError
+from prm_data import gold
+from teachers import reasoning_rules
+
+ARM_LINE = re.compile(r"^ *([\w.-]+) *\| *([^|\n]+?) *\|", re.MULTILINE)  # name | label |
+HACK_COLUMNS = {
+    "pass rate": "rewards/tests/mean",
+    "PRM score": "rewards/prm/mean",
+    "lines": "completions/mean_lines",
+    "comments": "completions/comment_ratio",
+}
+LABEL_COLUMNS = ("line accuracy", "first wrong line found", "early", "late")
+RECODE_COLUMNS = {
+    "R_proc": "rewards/reasoning/mean",
+    "R_proc, passing": "rewards/reasoning/passed",
+    "R_proc, failing": "rewards/reasoning/failed",
+    "no advantage": "frac_reward_zero_std",
+}
+
+
+@functools.cache
+def student_quantile(degrees: int, share: float = 0.95) -> float:
+    """The t for which a Student variable with `degrees` degrees of freedom has P(|T| < t) = share.
+
+    P(|T| < t) is a finite sum in the angle atan(t / sqrt(degrees)): Abramowitz and Stegun,
+    Handbook of Mathematical Functions, 26.7.3 (odd degrees) and 26.7.4 (even degrees). Bisection
+    inverts the sum.
+    """
+
+    def probability(angle: float) -> float:
+        odd, square = degrees % 2, math.cos(angle) ** 2
+        term, total = 1.0, 0.0
+        for k in range(1, (degrees - odd) // 2 + 1):
+            total += term
+            term *= square * (2 * k - 1 + odd) / (2 * k + odd)
+        if odd:
+            return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
+        return math.sin(angle) * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # the angle to the last bit of a float
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < share else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def half_interval(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    return student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def cell(values: list[float], sign: str = "", form: str = ".3f") -> str:
+    """mean ± half of the 95 % interval; sign "+" shows the sign of a positive mean."""
+    return f"{statistics.fmean(values):{sign}{form}} ± {half_interval(values):{form}}"
+
+
+def print_table(header: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
+    """A Markdown table; `right` names the columns that are set to the right."""
+    print(f"| {' | '.join(header)} |")
+    print(f"|{'|'.join('---:' if name in right else '---' for name in header)}|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+class Arm(NamedTuple):
+    label: str
+    samples: int | None  # that the policy has learned from, where its run folder does not say
+
+
+def read_arms(words: list[str]) -> dict[str, Arm]:
+    """Arms by name from the command line's ARM words, in their order."""
+    arms = {}
+    for word in words:
+        found = ARM_LINE.findall(word)
+        if not found and "=" not in word:
+            raise InputError(f"expected NAME=LABEL or lines `name | label | ...`, got {word!r}")
+        for name, label in found or [word.split("=", 1)]:
+            told = re.fullmatch(r"(.*)=(\d+)", label)
+            arms[name] = Arm(told[1], int(told[2])) if told else Arm(label, None)
+    return arms
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def read_report(folder: Path) -> dict:
+    return read_json(folder / "report.json")
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The rows of a run's log, one a batch."""
+    return common.read_jsonl(run / "metrics.jsonl", {})
+
+
+def mean_of(rows: list[dict], column: str) -> float | None:
+    """Mean of a column over the rows that have a value; None if no row has one."""
+    values = [row[column] for row in rows if row.get(column) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def seeds_with(runs: Path, files: list[str]) -> list[Path]:
+    """The seeds' folders that hold every one of the files, by number; InputError if none does."""
+    if not runs.is_dir():
+        raise InputError(f"{runs}: no such folder")
+    seeds = sorted(
+        (path for path in runs.iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+    )
+    complete = [seed for seed in seeds if all((seed / name).is_file() for name in files)]
+    if not complete:
+        raise InputError(f"{runs}: no seed has all of {', '.join(files)}")
+    return complete
+
+
+def arm_of(base: str, arms: dict[str, Arm]) -> str:
+    """Label of the arm that the others are compared with."""
+    return arms[base].label if base in arms else base
+
+
+def seeds(runs: Path, base: str, arms: list[str]) -> None:
+    """pass@1 on held-out tasks, by number of steps, and its difference from one arm's.
+
+    Reads <seed>/eval-<arm>/report.json of eval.py and <seed>/<arm>/metrics.jsonl. BASE is the arm
+    that the others are compared with: differences are paired, seed by seed. "train" is the pass
+    rate of the rollouts in the last ten batches.
+    """
+    arms = read_arms(arms)
+    folders = seeds_with(runs, [f"eval-{arm}/report.json" for arm in [base, *arms]])
+    reports = {
+        arm: [read_report(folder / f"eval-{arm}") for folder in folders] for arm in [base, *arms]
+    }
+    first = reports[base][0]
+    steps = list(first["by_steps"]) if len(first["by_steps"]) > 1 else []  # one length: "all"
+    rows = []
+    for arm, (label, samples) in arms.items():
+        row = [cell([report["by_steps"][n]["pass@1"] for report in reports[arm]]) for n in steps]
+        pass_1 = [report["pass@1"] for report in reports[arm]]
+        against = [a - b["pass@1"] for a, b in zip(pass_1, reports[base], strict=True)]
+        logs = [
+            read_metrics(folder / arm) if (folder / arm / "metrics.jsonl").is_file() else []
+            for folder in folders
+        ]
+        drawn = logs[0][-1].get("episode", 0) if logs[0] else 0
+        passed = [mean_of(log[-10:], "rewards/tests/mean") for log in logs]
+        row += [cell(pass_1), "" if arm == base else cell(against, "+")]
+        row += [f"{drawn if samples is None else samples:,}"]
+        rows.append([label, *row, "" if passed[0] is None else cell(passed)])
+    title = "pass@1 on held-out tasks" + (" by number of steps" if steps else "")
+    print(
+        f"{title}: {len(folders)} seeds, {first['tasks']} tasks, {first['samples']} samples a seed "
+        "at temperature 1; mean ± half of the 95 % interval over seeds\n"
+    )
+    header = ["arm", *(f"{n} steps" for n in steps), "all", f"all, against {arm_of(base, arms)}"]
+    print_table([*header, "RL samples", "train"], rows, right=("RL samples", "train"))
+
+
+def curves(runs: Path, metric: str, arms: list[str]) -> None:
+    """A learning curve as a table: the mean of a metric over each ten batches.
+
+    Reads <seed>/<arm>/metrics.jsonl, of finished runs; plot.py draws the same. METRIC is a column;
+    batches on which it is not defined are left out. "all" is the mean over the whole run, the area
+    under the curve. The last column is the difference from the first arm's, paired seed by seed.
+    """
+    arms = read_arms(arms)
+    folders = seeds_with(runs, [f"{arm}/config.json" for arm in arms])
+    windows, areas = {}, {}  # of an arm: a list a seed
+    for arm in arms:
+        logs = [read_metrics(folder / arm) for folder in folders]
+        areas[arm] = [mean_of(log, metric) for log in logs]
+        if None in areas[arm]:
+            raise InputError(f"{runs}: {arm}'s metrics.jsonl has no values of {metric!r}")
+        windows[arm] = [
+            [mean_of(log[i : i + 10], metric) for i in range(0, len(log), 10)] for log in logs
+        ]
+    length = max(len(row) for each in windows.values() for row in each)
+    base, rows = next(iter(arms)), []
+    for arm, (label, _) in arms.items():
+        columns = [
+            [x for x in column if x is not None] for column in zip(*windows[arm], strict=True)
+        ]
+        row = [cell(column) if column else "" for column in [*columns, areas[arm]]]
+        against = [a - b for a, b in zip(areas[arm], areas[base], strict=True)]
+        rows.append([label, *row, "" if arm == base else cell(against, "+")])
+    print(
+        f"{metric}, mean over ten batches; {len(folders)} seeds, "
+        "mean ± half of the 95 % interval over seeds\n"
+    )
+    ranges = [f"{10 * i + 1}-{10 * i + 10}" for i in range(length)]
+    print_table(["arm", *ranges, "all", f"against {arms[base].label}"], rows)
+
+
+def gains(runs: Path, differences: list[str]) -> None:
+    """Differences in pass@1 between arms, with bootstrap intervals over tasks and seeds.
+
+    Reads <seed>/eval-<arm>/verdicts.jsonl of eval.py, whose paired bootstrap this is. A DIFFERENCE
+    is FIRST:SECOND=LABEL, the first arm's pass@1 less the second's.
+    """
+    pairs = []
+    for word in differences:
+        match = re.fullmatch(r"([^:=]+):([^:=]+)=(.*)", word)
+        if match is None:
+            raise InputError(f"expected FIRST:SECOND=LABEL, got {word!r}")
+        pairs.append(match.groups())
+    names = sorted({arm for first, second, _ in pairs for arm in (first, second)})
+    folders = seeds_with(runs, [f"eval-{arm}/verdicts.jsonl" for arm in names])
+    words = {arm: ",".join(str(folder / f"eval-{arm}") for folder in folders) for arm in names}
+    rates = evaluation.read_arms(list(words.values()))  # (seeds, tasks) each
+    rows = []
+    for first, second, label in pairs:
+        difference, low, high = common.bootstrap(
+            rates[words[second]], rates[words[first]], common.seed_of(0, "bootstrap")
+        )
+        rows.append([label, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]"])
+    print(f"{len(folders)} seeds; 95 % intervals by paired bootstrap over tasks and seeds\n")
+    print_table(["difference in pass@1", "mean", "interval"], rows, right=("mean",))
+
+
+def label_samples(run: Path) -> int:
+    """Samples of a policy that the labels behind an arm's PRMs have cost."""
+    total = read_metrics(run)[-1].get("label_samples", 0)
+    prms = read_json(run / "run_config.json")["prm"] or []
+    for prm in [prms] if isinstance(prms, str) else prms:  # an ensemble has several
+        data = Path(read_json(Path(prm) / "run_config.json")["data"])
+        report = read_json(data.with_suffix(".report.json"))
+        total += report.get("responses", 0) + report.get("completions", 0)
+    return total
+
+
+def ever_solved(run: Path) -> float:
+    """Share of the training tasks drawn so far of which a sample has passed."""
+    rows = common.read_jsonl(run / "completions.jsonl", {})
+    solved = {row["task_id"] for row in rows if row["status"] == "passed"}
+    return len(solved) / len({row["task_id"] for row in rows})
+
+
+def pass_rates(run: Path) -> list[float]:
+    """Pass rate of the rollouts, mean over the ten batches up to each one from the tenth on."""
+    rates = [row["rewards/tests/mean"] for row in read_metrics(run)]
+    return [statistics.fmean(rates[end - 10 : end]) for end in range(10, len(rates) + 1)]
+
+
+def budget(runs: Path, arms: list[str]) -> None:
+    """What each arm has cost in samples of the policy, labels included, and what it has found.
+
+    Reads <seed>/<arm> of ppo.py, its PRM's run folder, the report of the labels that the PRM was
+    trained on (the run folders hold both paths), and <seed>/eval-<arm>. "until" is the number of
+    RL samples after which the mean training pass rate of ten batches first is the first arm's at
+    its end; a run that never gets there counts whole, and is counted. "for labels" are the
+    responses that were labelled by search, their completions, and those of a refreshed PRM. The
+    checkpoints that wrote the responses come from the run with tests alone, whose samples are not
+    counted again. "ever solved" is the share of the training tasks drawn so far of which a sample
+    has passed; "best of n" the share of held-out tasks of which one of the n samples passes.
+    """
+    arms = read_arms(arms)
+    base = next(iter(arms))
+    folders = seeds_with(runs, [f"eval-{arm}/report.json" for arm in arms])
+    num_samples = read_json(folders[0] / f"eval-{base}" / "run_config.json")["num_samples"]
+    rows = []
+    for arm, (label, _) in arms.items():
+        drawn = [read_metrics(folder / arm)[-1]["episode"] for folder in folders]
+        until, never = [], 0
+        for folder, total in zip(folders, drawn, strict=True):
+            target, curve = pass_rates(folder / base)[-1], pass_rates(folder / arm)
+            reached = next((i for i, rate in enumerate(curve) if rate >= target), None)
+            never += reached is None
+            until.append(total if reached is None else total * (reached + 10) / (len(curve) + 9))
+        evaluations = [read_report(folder / f"eval-{arm}") for folder in folders]
+        rows.append(
+            [
+                label,
+                f"{statistics.fmean(drawn):,.0f}",
+                cell(until, form=",.0f") + (f" ({never} never)" if never else ""),
+                f"{statistics.fmean(label_samples(folder / arm) for folder in folders):,.0f}",
+                cell([ever_solved(folder / arm) for folder in folders]),
+                cell([report["solved"] for report in evaluations]),
+            ]
+        )
+    print(f"{len(folders)} seeds, mean ± half of the 95 % interval over seeds\n")
+    header = ["arm", "RL samples", f"until the last pass rate of {arms[base].label}", "for labels"]
+    header += ["training tasks ever solved", f"held-out tasks solved, best of {num_samples}"]
+    print_table(header, rows, right=("RL samples", "for labels"))
+
+
+def right_lines(path: Path) -> float:
+    """Share of the labelled lines that are right."""
+    rows = common.read_jsonl(path, {"labels": list})
+    labels = [label for row in rows for label in row["labels"] if label is not None]
+    return labels.count(1.0) / len(labels)
+
+
+def seen_at(log: list[dict]) -> int | None:
+    """The first batch at which ten batches' PRM score is above the first ten's while their pass
+    rate is below half of the first ten's."""
+
+    def means(end: int) -> tuple[float, float]:
+        rows = log[end - 10 : end]
+        return mean_of(rows, HACK_COLUMNS["PRM score"]), mean_of(rows, HACK_COLUMNS["pass rate"])
+
+    first_score, first_rate = means(10)
+    for end in range(11, len(log) + 1):
+        score, rate = means(end)
+        if score > first_score and rate < first_rate / 2:
+            return end
+    return None
+
+
+def hack(runs: Path, arms: list[str]) -> None:
+    """What a process reward does to the policy: the first ten batches against the last ten.
+
+    Reads <seed>/<arm>/metrics.jsonl of ppo.py, and <seed>/gold-<arm>.jsonl and gold-sft.jsonl, the
+    exact labels of the lines that the last and the starting policy write for held-out tasks. "seen
+    at batch" is the first batch at which the mean PRM score of ten batches is above the first
+    ten's, while their pass rate is below half of the first ten's; one number a seed.
+    """
+    arms = read_arms(arms)
+    folders = seeds_with(runs, [f"gold-{arm}.jsonl" for arm in ["sft", *arms]])
+    start = statistics.fmean(right_lines(folder / "gold-sft.jsonl") for folder in folders)
+    rows = []
+    for arm, (label, _) in arms.items():
+        logs = [read_metrics(folder / arm) for folder in folders]
+        row = []
+        for column in HACK_COLUMNS.values():
+            first = statistics.fmean(mean_of(log[:10], column) for log in logs)
+            row.append(f"{first:.3f} → {cell([mean_of(log[-10:], column) for log in logs])}")
+        right = [right_lines(folder / f"gold-{arm}.jsonl") for folder in folders]
+        row.append(f"{start:.3f} → {cell(right)}")
+        batches = [seen_at(log) for log in logs]
+        row.append(", ".join("never" if batch is None else str(batch) for batch in batches))
+        rows.append([label, *row])
+    print(
+        f"{len(folders)} seeds; first ten batches → last ten, "
+        "mean ± half of the 95 % interval over seeds\n"
+    )
+    header = ["process reward", *HACK_COLUMNS, "right lines, held-out tasks", "seen at batch"]
+    print_table(header, rows)
+
+
+def scores_of_labels(tasks: dict[str, dict], rows: list[dict]) -> dict[str, dict[str, float]]:
+    """LABEL_COLUMNS by number of steps, and "all", over the failing responses of one search."""
+    failing = [row for row in rows if not row["meta"]["passed"]]
+    counts, cache = defaultdict(Counter), {}
+    with sandbox.Sandbox(workers=2) as runner:
+        pending = [
+            gold.submit(runner, tasks[row["task_id"]], "".join(row["completions"]), cache)
+            for row in failing
+        ]
+        for row, executed in zip(failing, pending, strict=True):
+            lines = [label in (None, 1.0) for label in gold.labels(executed)]
+            right = list(accumulate(lines, lambda a, b: a and b))  # each prefix
+            # All lines right, and the program fails: it is too short.
+            first_wrong = right.index(False) + 1 if False in right else len(right)
+            compared = [  # labels that say something: neither 0 nor null
+                (label > 0) == prefix
+                for label, prefix in zip(row["labels"], right, strict=True)
+                if label
+            ]
+            late = row["meta"]["first_bad"] - first_wrong
+            found = (sum(compared), late == 0, late < 0, late > 0)
+            count = dict(zip(LABEL_COLUMNS, found, strict=True))
+            for key in (str(row["meta"]["steps"]), "all"):
+                counts[key].update(count | {"lines": len(compared), "responses": 1})
+    return {
+        key: {
+            column: count[column] / count["lines" if column == LABEL_COLUMNS[0] else "responses"]
+            for column in LABEL_COLUMNS
+        }
+        for key, count in counts.items()
+    }
+
+
+def labels(tasks: str, searches: list[str]) -> None:
+    """Line labels found by search against exact ones, and what they cost, by number of steps.
+
+    TASKS is the tasks.jsonl of the search. A SEARCH is LABEL=FILE,FILE: prm.jsonl files of
+    --method search, one a seed (patterns with * too). A prefix can still be completed when each of
+    its lines is right, which prm_data/gold.py decides by execution. Only failing responses count:
+    a passing one is right on every line. "late" is a search that finds the first wrong line after
+    the place where it is: the completions of a wrong prefix would have to pass.
+    """
+    by_id = {task["task_id"]: task for task in common.read_jsonl(tasks, common.PROMPT_FIELDS)}
+    costs = ("completions", "completion_tokens", "executions")
+    rows = []
+    for word in searches:
+        label, _, files = word.rpartition("=")
+        paths = [path for file in files.split(",") for path in sorted(glob.glob(file)) or [file]]
+        found = [scores_of_labels(by_id, common.read_jsonl(path, {})) for path in paths]
+        reports = [read_json(Path(path).with_suffix(".report.json")) for path in paths]
+        cost = [
+            f"{statistics.fmean(report[name] / report['failed'] for report in reports):.1f}"
+            for name in costs
+        ]
+        steps = sorted(set.intersection(*map(set, found)), key=lambda n: (n == "all", n))
+        for n in steps[-1:] if len(steps) == 2 else steps:  # one length: "all" alone
+            cells = [cell([scores[n][column] for scores in found]) for column in LABEL_COLUMNS]
+            rows.append([label, n, *cells, *cost])
+    print(
+        "Labels by search against exact ones, on responses that fail; "
+        "mean ± half of the 95 % interval over seeds\n"
+    )
+    right = ("completions", "tokens", "programs")
+    print_table(["labels", "steps", *LABEL_COLUMNS, *right], rows, right)
+    print("\ncompletions, their tokens, and executed programs: a failing response")
+
+
+def micro(runs: Path, arms: list[str]) -> None:
+    """The table of micro.sh, of one seed. RUNS holds the run folders; ARMs default to micro.sh's.
+
+    Reads <arm>/metrics.jsonl and eval-<arm>/report.json, and prm/ for the line below the table.
+    Intervals are Wilson's over the samples.
+    """
+    arms = read_arms(arms or [Path(__file__).with_name("micro.sh").read_text(encoding="utf-8")])
+    if not runs.is_dir():
+        raise InputError(f"{runs}: no such folder")
+    reports = {arm: read_report(runs / f"eval-{arm}") for arm in arms}
+    minutes = {
+        arm: sum(row["step_time"] for row in read_metrics(runs / arm)) / 60
+        for arm in [*arms, "prm"]
+    }
+    first = next(iter(reports.values()))
+    steps, rows = list(first["by_steps"]), []
+    for arm, (label, _) in arms.items():
+        rates = [reports[arm]["by_steps"][n] for n in steps] + [reports[arm]]
+        cells = [f"{rate['pass@1']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]" for rate in rates]
+        drawn = read_metrics(runs / arm)[-1].get("episode", 0)
+        rows.append([label, *cells, f"{drawn:,}", f"{minutes[arm]:.1f}"])
+    prm = read_report(runs / "prm")
+    print(
+        f"pass@1 on held-out tasks, by number of steps; {first['tasks']} tasks, "
+        f"{first['samples']} samples at temperature 1, 95 % intervals\n"
+    )
+    header = ["policy", *(f"{n} steps" for n in steps), "all", "RL samples", "minutes"]
+    print_table(header, rows, right=("RL samples", "minutes"))
+    print(
+        f"\nPRM: held-out line accuracy {prm['eval_accuracy']:.3f} "
+        f"(majority {prm['eval_majority']:.3f}), AUC {prm['eval_auc']:.3f}, "
+        f"over {prm['eval_lines']} lines; trained in {minutes['prm']:.1f} minutes "
+        "on lines that the policy did not sample"
+    )
+
+
+def pairs(runs: Path, arms: list[str]) -> None:
+    """Reasoning reward models on held-out pairs, and on sound against unsound samples.
+
+    Reads <seed>/eval-<name>-pairs and <seed>/eval-<name>-benchmark of eval_prm.py for each ARM
+    NAME=LABEL; pairs are told apart by what has been done to the worse text. Means over the seeds
+    that have the reward model. The interval is that of a proportion, Wilson's, over the pairs of
+    the first seed.
+    """
+
+    def with_interval(reports: list[dict]) -> str:
+        mean = statistics.fmean(report["accuracy"] for report in reports)
+        return f"{mean:.3f} [{reports[0]['low']:.3f}, {reports[0]['high']:.3f}]"
+
+    rows, parts = [], []
+    for name, (label, _) in read_arms(arms).items():
+        sets = (f"eval-{name}-pairs", f"eval-{name}-benchmark")
+        folders = seeds_with(runs, [f"{each}/report.json" for each in sets])
+        held_out, benchmark = ([read_report(folder / each) for folder in folders] for each in sets)
+        if not rows:
+            first = held_out[0]
+            parts = [(by, part) for by in ("by_kind", "by_operator") for part in first[by]]
+        means = [
+            statistics.fmean(report[by][part]["accuracy"] for report in held_out)
+            for by, part in parts
+        ]
+        row = [with_interval(held_out), *(f"{mean:.3f}" for mean in means)]
+        rows.append([label, str(len(folders)), *row, with_interval(benchmark)])
+    print(
+        "Share of held-out pairs in which the better reasoning has the higher score; "
+        f"{first['pairs']} pairs a seed\n"
+    )
+    names = [part.replace("_", " ") for _, part in parts]
+    print_table(["reward model", "seeds", "all", *names, "policy samples"], rows, right=("seeds",))
+
+
+def prm(runs: Path, names: list[str]) -> None:
+    """The PRM against exact line labels, by number of steps.
+
+    Reads <seed>/eval-<name>/report.json of eval_prm.py for each NAME.
+    """
+    folders = seeds_with(runs, [f"eval-{name}/report.json" for name in names])
+    reports = {name: [read_report(folder / f"eval-{name}") for folder in folders] for name in names}
+    steps = list(reports[names[0]][0]["by_steps"])
+    steps = steps if len(steps) > 1 else []  # one length: "all" says it
+    rows = []
+    for name, each in reports.items():
+        cells = [cell([report["by_steps"][n]["auc"] for report in each]) for n in steps]
+        cells.append(cell([report["eval_auc"] for report in each]))
+        cells.append(cell([report["to_first_error"]["auc"] for report in each]))
+        cells.append(cell([report["eval_accuracy"] for report in each]))
+        rows.append([name, *cells])
+    print(
+        f"AUC of the PRM against exact labels of held-out lines, {len(folders)} seeds, "
+        "mean ± half of the 95 % interval\n"
+    )
+    header = ["PRM, on lines of", *(f"{n} steps" for n in steps), "all"]
+    print_table([*header, "to the first error", "accuracy"], rows)
+
+
+def measures_of_plans(folder: Path, arm: str, tasks: dict[str, dict]) -> dict[str, float]:
+    """The columns of one arm's row in the recode table, on one seed."""
+    samples = folder / f"eval-{arm}"
+    tokenizer = common.load_tokenizer(read_json(samples / "run_config.json")["model_name_or_path"])
+    rows = common.read_jsonl(samples / "samples.jsonl", {"task_id": str, "completion": str})
+    plans = [common.reasoning_of(row["completion"]) or "" for row in rows]
+    lines = [line for plan in plans for line in reasoning_rules.plan_lines(plan)]
+    accuracies = [
+        reasoning_rules.plan_accuracy(tasks[row["task_id"]]["meta"]["plan"], plan)
+        for row, plan in zip(rows, plans, strict=True)
+    ]
+    token_ids = tokenizer([row["completion"] for row in rows])["input_ids"]
+    found = {
+        "pass@1": read_report(samples)["pass@1"],
+        "plan accuracy": statistics.fmean(accuracies),
+        "vague": sum(line in VAGUE_PLAN_LINES for line in lines) / max(len(lines), 1),
+        "tokens": statistics.fmean(len(ids) for ids in token_ids),
+    }
+    if (folder / arm / "metrics.jsonl").is_file():
+        log = read_metrics(folder / arm)[-10:]
+        means = {name: mean_of(log, column) for name, column in RECODE_COLUMNS.items()}
+        found |= {name: mean for name, mean in means.items() if mean is not None}
+    return found
+
+
+def recode(tasks: str, runs: Path, base: str, arms: list[str]) -> None:
+    """What each reward does to programs, plans and lengths: the table of recode.sh.
+
+    Reads <seed>/<arm> of grpo.py and <seed>/eval-<arm> of eval.py on TASKS. BASE is the arm that
+    pass@1 is compared with, seed by seed; an ARM of the form FIRST:SECOND prints one more
+    difference in pass@1. "plan accuracy" is the share of plan lines that are the reference's, place
+    by place; "vague" the share that state no step. R_proc is the mean over the rollouts of the last
+    ten batches; an arm that does not pay R_proc may still log it. "no advantage" is the share of
+    groups in those batches whose samples all have the same reward.
+    """
+    by_id = {task["task_id"]: task for task in common.read_jsonl(tasks, common.PROMPT_FIELDS)}
+    differences = [word.split(":") for word in arms if re.fullmatch(r"[^:=|\n]+:[^:=|\n]+", word)]
+    arms = read_arms([word for word in arms if word.split(":") not in differences])
+    if base not in arms:
+        raise InputError(f"{base} is not one of the arms {', '.join(arms)}")
+    folders = seeds_with(runs, [f"eval-{arm}/report.json" for arm in arms])
+    columns = {arm: defaultdict(list) for arm in arms}
+    for arm in arms:
+        for folder in folders:
+            for name, value in measures_of_plans(folder, arm, by_id).items():
+                columns[arm][name].append(value)
+
+    def difference(first: str, second: str) -> str:
+        both = zip(columns[first]["pass@1"], columns[second]["pass@1"], strict=True)
+        return cell([a - b for a, b in both], "+")
+
+    names, rows = [name for name in columns[base] if name != "pass@1"], []
+    for arm, (label, _) in arms.items():
+        row = [cell(columns[arm]["pass@1"]), "" if arm == base else difference(arm, base)]
+        values = [columns[arm][name] for name in names]
+        rows.append(
+            [label, *row, *(cell(each) if len(each) == len(folders) else "" for each in values)]
+        )
+    print(
+        f"{len(folders)} seeds, {len(by_id)} held-out tasks; "
+        "mean ± half of the 95 % interval over seeds\n"
+    )
+    print_table(["reward", "pass@1", f"against {arms[base].label}", *names], rows)
+    for first, second in differences:
+        print(
+            f"\npass@1 of {arms[first].label!r} minus that of {arms[second].label!r}: "
+            f"{difference(first, second)}"
+        )
+
+
+ARGUMENTS = {  # of the subcommands: how many, and what they are
+    "tasks": (None, "tasks.jsonl"),
+    "runs": (None, "folder with the run folders"),
+    "base": (None, "name of the arm to compare with"),
+    "metric": (None, "column of metrics.jsonl, such as rewards/tests/mean"),
+    "arms": ("+", "NAME=LABEL, NAME=LABEL=SAMPLES, or lines `name | label | ...`"),
+    "differences": ("+", "FIRST:SECOND=LABEL"),
+    "searches": ("+", "LABEL=FILE,FILE"),
+    "names": ("+", "evaluations, without eval-"),
+}
+TABLES = {
+    seeds: ("runs", "base", "arms"),
+    curves: ("runs", "metric", "arms"),
+    gains: ("runs", "differences"),
+    budget: ("runs", "arms"),
+    hack: ("runs", "arms"),
+    labels: ("tasks", "searches"),
+    prm: ("runs", "names"),
+    pairs: ("runs", "arms"),
+    recode: ("tasks", "runs", "base", "arms"),
+    micro: ("runs", "arms"),
+}
+
+
+def main(argv: list[str]) -> None:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="tables.py", description=__doc__, formatter_class=style)
+    commands = parser.add_subparsers(metavar="TABLE", required=True)
+    for table, names in TABLES.items():
+        summary = table.__doc__.partition("\n")[0]
+        text = "\n".join(line.removeprefix("    ") for line in table.__doc__.splitlines())
+        command = commands.add_parser(
+            table.__name__, help=summary, description=text, formatter_class=style
+        )
+        command.set_defaults(table=table)
+        for name in names:
+            count, what = ARGUMENTS[name]
+            count = "*" if table is micro and name == "arms" else count
+            kind = Path if name == "runs" else str
+            metavar = (name.removesuffix("s") if count else name).upper()
+            command.add_argument(name, nargs=count, type=kind, metavar=metavar, help=what)
+    arguments = vars(parser.parse_args(argv))
+    table = arguments.pop("table")
+    try:
+        table(**arguments)
+    except InputError as error:
+        sys.exit(f"tables.py: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

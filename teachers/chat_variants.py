@@ -1,0 +1,149 @@
+"""A language model as the teacher for code: changed versions of a program's lines or blocks.
+
+PRLCoder's teacher is DeepSeek-Coder-V2. Its prompts are not public; those below stand in. Comments
+are cut out of the answers: models like to say there what they broke.
+"""
+
+import ast
+import contextlib
+import io
+import re
+import textwrap
+import tokenize
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import common
+from teachers.chat import Teacher
+from teachers.program import Program, source_lines
+from teachers.units import Unit, Variant, block_units, compiles, line_units
+
+PROMPT = """Here are a programming problem and a correct Python program for it, with line numbers.
+
+Problem:
+{problem}
+
+Program:
+{program}
+These are the lines to rewrite:
+```python
+{unit}```
+
+{goal}
+
+Answer with the new version of these lines alone, in one code fence. Do not repeat the rest of the \
+program, and write no
+comments."""
+
+GOALS = {
+    "mutate": """Rewrite {place} so that the program becomes wrong: plant one bug that a \
+programmer could have made by
+mistake. The program must still compile, and must give a wrong result for some input.""",
+    "refactor": """Rewrite {place} in a different way so that the program stays correct: it must \
+still give the same
+result for every input.""",
+}
+
+
+def prompts_of(
+    task: dict, unit: str, intents: Sequence[str], num_variants: int
+) -> list[tuple[Unit, str, str]]:
+    """(unit, intent, prompt) of everything that is asked about a task with a `solution`.
+
+    unit: "line" or "block". Lines that the task gives away (`prefix`) are not asked about.
+    """
+    asked, lines = [], source_lines(task["solution"])
+    program = "".join(f"{number:>3}  {line}" for number, line in enumerate(lines, 1))
+    given, units = task.get("prefix", "").count("\n"), line_units if unit == "line" else block_units
+    for piece in units(Program(task["solution"])):
+        if piece.start <= given:
+            continue
+        one_line = piece.start == piece.end
+        place = f"line {piece.start}" if one_line else f"lines {piece.start} to {piece.end}"
+        text = "".join(lines[piece.start - 1 : piece.end])
+        for intent in intents:
+            goal = GOALS[intent].format(place=place)
+            prompt = PROMPT.format(
+                problem=task["prompt"].strip(), program=program, unit=text, goal=goal
+            )
+            asked += [(piece, intent, prompt)] * num_variants
+    return asked
+
+
+def chat_variants(
+    teacher: Teacher, tasks: list[dict], unit: str, intents: Sequence[str], num_variants: int
+) -> dict[str, tuple[list[Variant], Counter]]:
+    """By task_id: the teacher's distinct variants of the task, and counts of useless answers.
+
+    An answer is of no use when it is missing, unparsable, unchanged, or a duplicate.
+    """
+    asked = []  # (task, unit, intent, prompt)
+    for task in tasks:
+        asked += [(task, *rest) for rest in prompts_of(task, unit, intents, num_variants)]
+    answers = teacher.ask([prompt for *_, prompt in asked], "teacher's answers")
+    found = {task["task_id"]: ([], Counter()) for task in tasks}
+    seen = {task["task_id"]: [meaning(task["solution"])] for task in tasks}
+    for (task, piece, intent, _), answer in zip(asked, answers, strict=True):
+        (variants, dropped), known = found[task["task_id"]], seen[task["task_id"]]
+        text = read_answer(task["solution"], piece, answer) if answer else None
+        variant = Variant(piece.start, piece.end, text or "", "llm", intent)
+        form = meaning(variant.apply(task["solution"])) if text else None
+        if form is None:
+            dropped["unparsable" if answer else "missing"] += 1
+        elif form in known:
+            dropped["unchanged" if form == known[0] else "duplicate"] += 1
+        else:
+            known.append(form)
+            variants.append(variant)
+    return found
+
+
+def read_answer(source: str, unit: Unit, answer: str) -> str | None:
+    """The lines that an answer puts in the unit's place, at its indentation; None for no lines.
+
+    The code is that of the first whole fence after the reasoning (`</think>`). Where the code
+    repeats the whole program around the unit, the unit's part is taken. Dropped are answers that
+    repeat the function around the unit with other changes, or a body below what was a header alone.
+    """
+    answer = common.unix(answer.rpartition("</think>")[2])
+    fence = re.search(r"```[^\n]*\n(.*?)^[ \t]*```", answer, re.DOTALL | re.M)
+    if not fence:
+        return None
+    program, lines = source_lines(source), source_lines(textwrap.dedent(fence[1]))
+    before, after = program[: unit.start - 1], program[unit.end :]
+    old = "".join(program[unit.start - 1 : unit.end])
+    last = len(lines) - len(after)
+    if last > len(before) and lines[: len(before)] == before and lines[last:] == after:
+        lines = lines[len(before) : last]
+    text = textwrap.indent(textwrap.dedent(without_comments("".join(lines))), unit.indent)
+    if not text or defined_in("".join(before)) & defined_in(text):
+        return None
+    is_header, was_header = (code.rstrip().endswith(":") for code in (text, without_comments(old)))
+    return text if is_header == was_header else None
+
+
+def defined_in(code: str) -> set[str]:
+    """The names of functions and classes that some lines define."""
+    return set(re.findall(r"^\s*(?:def|class) (\w+)", code, re.M))
+
+
+def without_comments(code: str) -> str:
+    """Code without its comments and without blank lines; it need not be a whole program."""
+    lines = source_lines(code)
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
+    return "".join(line for line in lines if line.strip())
+
+
+def meaning(source: str) -> str | None:
+    """What a program parses to, whatever its formatting; None where it does not compile."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.dump(ast.parse(source)) if compiles(source) else None
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            return None

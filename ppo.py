@@ -32,7 +32,7 @@ import torch
 import common
 import sandbox
 from common import InputError
-from kernels import masking
+from kernels import lexer, masking
 from kernels.advantages import explained_variance, gae, whiten
 
 
@@ -193,7 +193,7 @@ def main(config: Config) -> None:
             if orm:
                 outcome = orm_scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)
             line_ends = masking.line_ends(rollout.ids, rollout.mask, line_table)  # (N, T)
-            code_ends = masking.code_ends(rollout.ids, rollout.mask, line_table)  # (N, T)
+            code_ends = lexer.code_ends(rollout.ids, rollout.mask, line_table)  # (N, T)
             rewards = compose_rewards(
                 outcome, passed, prm_scores, line_ends, code_ends, rollout.mask, config
             )

@@ -1,11 +1,11 @@
-"""Time and peak memory of the kernels next to their naive forms and TRL's own: one table, in Markdown.
+"""Time and peak memory of the kernels next to naive forms and TRL's: tables, in Markdown.
 
     python bench/kernels.py [--device cuda] [--rounds 5] [--only logprobs]
 
-TRL's rows appear where it is installed (`pip install trl`). The candidates of a table take turns, so that a busy
-machine hurts all of them alike; the figure is the median, of CPU time on a CPU (one thread) and of wall time on a GPU.
-Memory is what a run of the candidate adds, in a process of its own, to the peak of a small run that came before it
-(on a CPU read from /proc, so on Linux only).
+TRL's rows appear where TRL is installed (`pip install trl`). The candidates of a table take turns:
+a busy machine then hurts all of them alike. A figure is the median, of CPU time on a CPU (one
+thread) and of wall time on a GPU. Memory is what a run on all tokens adds to the peak of a run on 8
+tokens, in a process of its own (on a CPU read from /proc, so on Linux alone).
 """
 
 import argparse
@@ -24,13 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1]
-)  # this file's own folder would hide the package `kernels`
+# Before the folder of this file, which would hide the package `kernels`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kernels.advantages import gae, group_advantages  # noqa: E402
-from kernels.logprobs import token_logprobs  # noqa: E402
-from kernels.masking import line_end_positions, line_index, line_table  # noqa: E402
+from kernels.advantages import gae, group_advantages
+from kernels.logprobs import token_logprobs
+from kernels.masking import line_end_positions, line_index, line_table
 
 try:
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
@@ -47,7 +46,7 @@ def naive_logprobs(hidden, weight, targets):
 
 
 def selective_logprobs(hidden, weight, targets):
-    """The logits whole, but no log_softmax of them: gather minus logsumexp; without an entropy."""
+    """z_y - logsumexp(z) of whole logits z, without log_softmax(z) and without an entropy."""
     logits = (hidden @ weight.T).float()
     return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1), None
 
@@ -61,10 +60,9 @@ def checkpointed_logprobs(hidden, weight, targets, chunk=128):
 
 
 def trl_logprobs(hidden, weight, targets, columns=32768):
-    """TRL's kernel; 32768 is the width that its trainers call it with."""
-    return ChunkedLogProbFunction.apply(
-        hidden, weight, None, targets, 1.0, columns, None, 1.0, ("entropy",)
-    )[:2]
+    """TRL's kernel. TRL's trainers call the kernel with tiles of 32768 columns."""
+    settings = (1.0, columns, None, 1.0, ("entropy",))
+    return ChunkedLogProbFunction.apply(hidden, weight, None, targets, *settings)[:2]
 
 
 LOGPROBS: dict[str, Callable] = {
@@ -100,13 +98,14 @@ def loop_group_advantages(rewards, groups):
 def decoded_line_index(tokenizer, ids, mask):
     """The line of each token by decoding every prefix of a completion."""
     rows = []
-    for row, on in zip(ids.tolist(), mask.tolist(), strict=True):
-        n = sum(on)
-        rows.append([len(re.findall(r"\r\n|\r|\n", tokenizer.decode(row[:t]))) for t in range(n)])
+    for row, length in zip(ids.tolist(), mask.sum(1).tolist(), strict=True):
+        prefixes = [tokenizer.decode(row[:t]) for t in range(length)]
+        rows.append([len(re.findall(r"\r\n|\r|\n", prefix)) for prefix in prefixes])
     return rows
 
 
 def clock(device: torch.device) -> float:
+    """Seconds: of CPU time on a CPU, of wall time on a GPU."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -116,7 +115,7 @@ def clock(device: torch.device) -> float:
 def interleaved(
     candidates: dict[str, Callable], rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each candidate over `rounds` turns, after one turn that does not count."""
+    """Median seconds of each candidate over `rounds` turns. A turn before these does not count."""
     seconds = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for name, run in candidates.items():
@@ -127,15 +126,14 @@ def interleaved(
     return {name: sorted(s)[len(s) // 2] for name, s in seconds.items()}
 
 
-def logprob_inputs(
-    tokens: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def logprob_inputs(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """hidden (TOKENS, HIDDEN), weight (VOCAB, HIDDEN), targets (TOKENS,)."""
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, HIDDEN, generator=generator).to(device).requires_grad_()
-    weight = (
-        (torch.randn(VOCAB, HIDDEN, generator=generator) / HIDDEN**0.5).to(device).requires_grad_()
-    )
-    return hidden, weight, torch.randint(0, VOCAB, (tokens,), generator=generator).to(device)
+    hidden = torch.randn(TOKENS, HIDDEN, generator=generator)
+    weight = torch.randn(VOCAB, HIDDEN, generator=generator) / HIDDEN**0.5
+    targets = torch.randint(0, VOCAB, (TOKENS,), generator=generator)
+    hidden, weight = (x.to(device).requires_grad_() for x in (hidden, weight))
+    return hidden, weight, targets.to(device)
 
 
 def forward_backward(function: Callable, hidden, weight, targets) -> None:
@@ -143,42 +141,40 @@ def forward_backward(function: Callable, hidden, weight, targets) -> None:
     function(hidden, weight, targets)[0].sum().backward()
 
 
+def peak_memory(device: torch.device) -> float:
+    """MB at the peak of this process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not ru_maxrss: a child process starts with its parent's.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 2**10
+
+
 def extra_memory(name: str, device: torch.device) -> float:
-    """MB that a full run of the candidate adds to the peak of a run on 8 tokens."""
-
-    def peak() -> float:
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
-        # not ru_maxrss: a child process starts with that of its parent
-        return (
-            int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))
-            / 2**10
-        )
-
-    inputs = logprob_inputs(TOKENS, device)
-    hidden, weight, targets = inputs
+    """MB that a run on all tokens adds to the peak of a run on 8 tokens."""
+    hidden, weight, targets = logprob_inputs(device)
     forward_backward(LOGPROBS[name], hidden[:8].detach().requires_grad_(), weight, targets[:8])
-    before = peak()
-    forward_backward(LOGPROBS[name], *inputs)
-    return peak() - before
+    before = peak_memory(device)
+    forward_backward(LOGPROBS[name], hidden, weight, targets)
+    return peak_memory(device) - before
 
 
 def logprobs_table(rounds: int, device: torch.device) -> None:
-    inputs = logprob_inputs(TOKENS, device)
+    inputs = logprob_inputs(device)
+    forward = {name: partial(f, *inputs) for name, f in LOGPROBS.items()}
+    both = {name: partial(forward_backward, f, *inputs) for name, f in LOGPROBS.items()}
     with torch.no_grad():
-        reference = naive_logprobs(*inputs)[0]
-        for name, function in LOGPROBS.items():
-            torch.testing.assert_close(function(*inputs)[0], reference, rtol=0, atol=1e-4, msg=name)
-        forward = interleaved({n: partial(f, *inputs) for n, f in LOGPROBS.items()}, rounds, device)
-    both = interleaved(
-        {n: partial(forward_backward, f, *inputs) for n, f in LOGPROBS.items()}, rounds, device
-    )
+        expected = naive_logprobs(*inputs)[0]
+        for name, run in forward.items():
+            torch.testing.assert_close(run()[0], expected, rtol=0, atol=1e-4, msg=name)
+        forward_s = interleaved(forward, rounds, device)
+    both_s = interleaved(both, rounds, device)
     print(f"\nLog-probs of {TOKENS} tokens, hidden size {HIDDEN}, vocabulary {VOCAB}, fp32\n")
     print("| | forward s | forward + backward s | extra MB |\n|---|---|---|---|")
     for name in LOGPROBS:
         command = [sys.executable, __file__, "--device", str(device), "--memory", name]
         memory = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"| {name} | {forward[name]:.2f} | {both[name]:.2f} | {memory:.0f} |", flush=True)
+        print(f"| {name} | {forward_s[name]:.2f} | {both_s[name]:.2f} | {memory:.0f} |", flush=True)
 
 
 def gae_table(rounds: int, device: torch.device) -> None:
@@ -197,9 +193,8 @@ def gae_table(rounds: int, device: torch.device) -> None:
         }
         columns.append(interleaved(candidates, 4 * rounds, device))
     for name in columns[0]:
-        print(
-            f"| {name} | " + " | ".join(f"{1e3 * c[name]:.3f}" for c in columns) + " |", flush=True
-        )
+        cells = " | ".join(f"{1e3 * c[name]:.3f}" for c in columns)
+        print(f"| {name} | {cells} |", flush=True)
 
 
 def other_table(rounds: int, device: torch.device) -> None:
@@ -221,14 +216,12 @@ def other_table(rounds: int, device: torch.device) -> None:
         line_end_positions(ids, mask, table, 64)
         return line_index(ids, mask, table)
 
+    decode = partial(decoded_line_index, tokenizer, ids, mask)
+    loop = partial(loop_group_advantages, rewards, groups)
     candidates = {
-        "lines of 64 x 128 tokens: decode every prefix": partial(
-            decoded_line_index, tokenizer, ids, mask
-        ),
+        "lines of 64 x 128 tokens: decode every prefix": decode,
         "lines of 64 x 128 tokens: ours, with the line ends": lines,
-        "advantages of 64 groups of 8: loop over groups": partial(
-            loop_group_advantages, rewards, groups
-        ),
+        "advantages of 64 groups of 8: loop over groups": loop,
         "advantages of 64 groups of 8: ours": partial(group_advantages, rewards, groups),
     }
     print("\n| | ms a call |\n|---|---|")

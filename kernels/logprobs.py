@@ -1,20 +1,29 @@
 """Token log-probabilities and entropies straight from hidden states and the output matrix.
 
-The (N, V) logits never exist as a whole: forward and backward walk over tiles of tokens x vocabulary, and backward
-computes each tile of logits again instead of keeping it. Forward adds the tiles up by the running maximum and sum of
-Milakov and Gimelshein (2018). With z = h W^T / T, p = softmax(z) and H the entropy of p:
+N tokens, hidden size H, V vocabulary entries. The (N, V) logits never exist as a whole: forward
+and backward walk over tiles of tokens x vocabulary entries, and backward computes each tile of
+logits again. Forward adds the tiles up by a running maximum and sum (Milakov and Gimelshein, 2018).
+With logits z = h W^T / temperature, p = softmax(z) and entropy S = -sum_j p_j log p_j:
 
-    d log p_y / d z_j = 1[j = y] - p_j          d H / d z_j = -p_j (log p_j + H)
+    d log p_y / d z_j = 1[j = y] - p_j
+    d S / d z_j = -p_j (log p_j + S)
 
-The same idea, in other tiles: TRL `chunked_logprob`, verl `FusedLinearForPPO`, Liger `fused_linear_ppo`.
+The same idea in other tiles: TRL `chunked_logprob`, verl `FusedLinearForPPO`, Liger
+`fused_linear_ppo`.
 """
 
 import torch
 from torch import Tensor, nn
 
-# Tokens and vocabulary entries of a tile. On a CPU its 2 MB stay in the cache between the operations on it; a GPU
-# wants fewer and larger ones.
+# Tokens and vocabulary entries of a tile. On a CPU the 2 MB of a tile stay in the cache between
+# the operations on the tile; a GPU wants fewer and larger tiles.
 CPU_TILE, GPU_TILE = (1024, 512), (2048, 16384)
+
+
+def _two_buffers(hidden: Tensor, weight: Tensor, tile: tuple[int, int], dtype: torch.dtype):
+    """Room for two tiles: (2, entries of a tile)."""
+    size = min(tile[0], len(hidden)) * min(tile[1], len(weight))
+    return torch.empty(2, size, dtype=dtype, device=hidden.device)
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float, buffer: Tensor) -> Tensor:
@@ -26,7 +35,11 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float, buffer: Tensor) 
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b without rounding the product to the dtype of b first: hundreds of such roundings would add up."""
+    """total += a @ b, in the dtype of `total` and `a`.
+
+    The product is not rounded to the dtype of b: the rounding errors of hundreds of tiles would
+    add up.
+    """
     if b.dtype == total.dtype:
         total.addmm_(a, b)
     elif total.is_cuda:
@@ -36,50 +49,40 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _at_target(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Column (n, 1) of each target in the tile that starts at `start`, clamped into it, and whether it is in it (n, 1)."""
+    """Where targets (n,) stand in the tile of vocabulary entries start, ..., start + width - 1.
+
+    Column (n, 1) long, clamped into the tile, and whether the target is in the tile (n, 1) bool.
+    """
     column = targets[:, None] - start
     return column.clamp(0, width - 1), (column >= 0) & (column < width)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        temperature: float,
-        tile: tuple[int, int],
-    ):
+    def forward(ctx, hidden, weight, targets, temperature, tile):
         ctx.set_materialize_grads(False)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         logprobs, entropy, logz = torch.empty(3, len(hidden), dtype=dtype, device=hidden.device)
-        buffers = torch.empty(
-            2,
-            min(tile[0], len(hidden)) * min(tile[1], len(weight)),
-            dtype=dtype,
-            device=hidden.device,
-        )
+        buffers = _two_buffers(hidden, weight, tile, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for i in range(0, len(hidden), tile[0]):
                 rows = slice(i, i + tile[0])
                 h, y = hidden[rows], targets[rows]
+                # Over the tiles so far, with z' = z - peak: the maximum of z, the sums of e^z' and
+                # z' e^z', and z at the target. All (n, 1).
                 peak = h.new_full((len(h), 1), torch.finfo(dtype).min, dtype=dtype)
-                total, weighted, z_y = torch.zeros(
-                    3, len(h), 1, dtype=dtype, device=h.device
-                )  # sums of e^z, z e^z
+                total, weighted, z_y = torch.zeros(3, len(h), 1, dtype=dtype, device=h.device)
                 for j in range(0, len(weight), tile[1]):
                     w = weight[j : j + tile[1]]
                     z = _logits(h, w, temperature, buffers[0])
-                    column, here = _at_target(y, j, len(w))
-                    z_y = torch.where(here, z.gather(1, column), z_y)
+                    column, in_tile = _at_target(y, j, len(w))
+                    z_y = torch.where(in_tile, z.gather(1, column), z_y)
                     old, peak = peak, torch.maximum(peak, z.amax(1, keepdim=True))
                     z -= peak
                     e = torch.exp(z, out=buffers[1][: z.numel()].view_as(z))
                     shift = old - peak
-                    weighted = (weighted + total * shift) * shift.exp() + torch.linalg.vecdot(e, z)[
-                        :, None
-                    ]
+                    weighted = (weighted + total * shift) * shift.exp()
+                    weighted = weighted + torch.linalg.vecdot(e, z)[:, None]
                     total = total * shift.exp() + e.sum(1, keepdim=True)
                 log_total = total.log()
                 logz[rows] = (log_total + peak).squeeze(1)
@@ -98,12 +101,7 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_logprobs = torch.zeros_like(logz)
         grad_hidden = torch.zeros_like(hidden, dtype=dtype) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=dtype) if ctx.needs_input_grad[1] else None
-        buffers = torch.empty(
-            2,
-            min(tile[0], len(hidden)) * min(tile[1], len(weight)),
-            dtype=dtype,
-            device=hidden.device,
-        )
+        buffers = _two_buffers(hidden, weight, tile, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for i in range(0, len(hidden), tile[0]):
                 rows = slice(i, i + tile[0])
@@ -113,19 +111,15 @@ class _TokenLogprobs(torch.autograd.Function):
                     w = weight[columns]
                     z = _logits(h, w, ctx.temperature, buffers[0])
                     z -= logz[rows, None]  # log p
+                    # dz = -p g, or with a gradient g_S of the entropy -p ((log p + S) g_S + g)
                     if grad_entropy is None:
                         dz = z.exp_().mul_(-g)
                     else:
                         p = torch.exp(z, out=buffers[1][: z.numel()].view_as(z))
-                        dz = (
-                            z.add_(entropy[rows, None])
-                            .mul_(grad_entropy[rows, None])
-                            .add_(g)
-                            .mul_(p)
-                            .neg_()
-                        )
-                    column, here = _at_target(y, j, len(w))
-                    dz.scatter_add_(1, column, torch.where(here, g, 0))
+                        dz = z.add_(entropy[rows, None]).mul_(grad_entropy[rows, None])
+                        dz.add_(g).mul_(p).neg_()
+                    column, in_tile = _at_target(y, j, len(w))
+                    dz.scatter_add_(1, column, torch.where(in_tile, g, 0))
                     dz /= ctx.temperature
                     if grad_hidden is not None:
                         _add_product(grad_hidden[rows], dz, w)
@@ -143,11 +137,12 @@ def token_logprobs(
     temperature: float = 1.0,
     tile: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target and entropy (in nats) of each distribution softmax(hidden @ weight.T / temperature).
+    """Log-prob of each target and entropy of each distribution softmax(hidden W^T / temperature).
 
-    hidden (N, H), weight (V, H) of the same dtype, targets (N,) long -> logprobs (N,), entropy (N,) in fp32 (float64
-    for float64 input). Both outputs have exact gradients for `hidden` and `weight`; N = 0 is fine. `weight` may be
-    tied to the embedding: autograd adds the two contributions. ValueError if temperature is not positive.
+    hidden (N, H) and weight W (V, H) of one dtype, targets (N,) long -> logprobs (N,), entropy
+    (N,), in nats, float32 (float64 for float64 input). Both outputs have exact gradients for
+    `hidden` and `weight`. N = 0 is fine. `weight` may be tied to the embedding: autograd adds the
+    two contributions. `tile` is tokens x vocabulary entries. ValueError unless temperature > 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
@@ -158,23 +153,26 @@ def token_logprobs(
 def completion_logprobs(
     model: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies of the tokens that count, under a Hugging Face causal LM with a plain head.
+    """Log-probs and entropies of the tokens that count, under a Hugging Face causal LM.
 
-    input_ids (B, L) right-padded rows, mask (B, L) bool: mask[b, t] says that token t, predicted from position t - 1,
-    counts. Returns logprobs (B, L), entropy (B, L), fp32, 0 where the mask is off. Right padding needs no attention
-    mask: a causal model never looks right. If nothing counts, the result is a zero that is connected to the parameters.
+    The model's head must be plain (`check_plain_head`). input_ids (B, L) long, right-padded; mask
+    (B, L) bool: token t counts where mask[b, t] is on, and position t - 1 predicts token t. Returns
+    logprobs (B, L) and entropy (B, L), float32, 0 where the mask is off. Right padding needs no
+    attention mask: a causal model never looks right. If no token counts, both results are zeros
+    that are connected to the parameters.
 
     Under FSDP2 bind this function to the sharded model, so that its hooks gather the parameters:
     `model.completion_logprobs = types.MethodType(completion_logprobs, model)`, then
     `torch.distributed.fsdp.register_fsdp_forward_method(model, "completion_logprobs")`.
-    ValueError if the first token of a row is said to count: nothing predicts it.
+
+    ValueError if the first token of a row is said to count: nothing predicts that token.
     """
     if mask[:, 0].any():
         raise ValueError("mask[:, 0] must be off: nothing predicts the first token of a row")
     hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, L, H)
     counted = mask[:, 1:]
     weight = model.get_output_embeddings().weight
-    hidden = hidden[:, :-1][counted].to(weight.dtype)  # (N, H), N tokens count
+    hidden = hidden[:, :-1][counted].to(weight.dtype)  # (N, H) of the N tokens that count
     logprobs, entropy = token_logprobs(hidden, weight, input_ids[:, 1:][counted], temperature)
     zeros = logprobs.new_zeros(mask.shape)
     return zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
@@ -182,15 +180,17 @@ def completion_logprobs(
 
 @torch.no_grad()
 def check_plain_head(model: nn.Module) -> None:
-    """Refuse a causal LM whose logits are more than hidden @ W^T. Call it once, after loading, before sharding.
+    """Refuse a causal LM whose logits are more than hidden W^T; before sharding.
 
-    ValueError if the head has a bias, if something stands between the backbone and the head, or if the logits are
-    changed after it (softcapping, a scale). Large made-up logits are sent through the rest of the forward pass, since
-    the small ones of an untrained model would slip under a soft cap unnoticed.
+    ValueError if the head has a bias, if something stands between backbone and head, or if the
+    logits are changed after the head (softcapping, a scale). For the last of these, large made-up
+    logits are sent through the rest of the forward pass: an untrained model's logits are so small
+    that a soft cap would leave them nearly unchanged.
     """
+    name = type(model).__name__
     head = model.get_output_embeddings()
     if head is None:
-        raise ValueError(f"{type(model).__name__} has no output embeddings")
+        raise ValueError(f"{name} has no output embeddings")
     seen = {}
 
     def probe(module, args, output):
@@ -198,35 +198,34 @@ def check_plain_head(model: nn.Module) -> None:
         seen["planted"] = torch.linspace(-100, 100, output.numel()).to(output).view_as(output)
         return seen["planted"]
 
-    device = head.weight.device
-    ids = torch.arange(4, device=device)[None] % head.weight.shape[0]
+    ids = torch.arange(4, device=head.weight.device)[None] % head.weight.shape[0]
     mode = model.training
     model.eval()
-    handle = head.register_forward_hook(probe)
+    hook = head.register_forward_hook(probe)
     try:
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
-        handle.remove()
+        hook.remove()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     model.train(mode)
-    name = type(model).__name__
+
+    def close(x: Tensor, y: Tensor, scale: float) -> bool:
+        return torch.allclose(x.float(), y.float(), rtol=1e-2, atol=1e-2 * scale)
+
     if getattr(head, "bias", None) is not None:
         raise ValueError(
-            f"the output layer of {name} has a bias; completion_logprobs needs logits = hidden @ W^T"
+            f"the output layer of {name} has a bias; "
+            "completion_logprobs needs logits = hidden @ W^T"
         )
-    if "planted" not in seen or not torch.allclose(
-        logits.float(), seen["planted"].float(), rtol=1e-2, atol=1e-2
-    ):
+    if "planted" not in seen or not close(logits, seen["planted"], 1.0):
         raise ValueError(
-            f"{name} changes its logits after the output layer (softcapping or a scale): not supported"
+            f"{name} changes its logits after the output layer (softcapping or a scale): "
+            "not supported"
         )
-    close = {"rtol": 1e-2, "atol": 1e-2 * hidden.float().abs().max().item()}
-    if not torch.allclose(seen["hidden"].float(), hidden.float(), **close):
+    if not close(seen["hidden"], hidden, hidden.float().abs().max().item()):
         raise ValueError(
             f"{name} changes the hidden states between backbone and output layer: not supported"
         )
     plain = (hidden @ head.weight.T).float()
-    if not torch.allclose(
-        seen["logits"].float(), plain, rtol=1e-2, atol=1e-2 * plain.abs().max().item()
-    ):
+    if not close(seen["logits"], plain, plain.abs().max().item()):
         raise ValueError(f"the output layer of {name} is not hidden @ W^T; this is not supported")

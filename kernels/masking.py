@@ -1,9 +1,13 @@
-"""Which tokens count, and which source line each belongs to, from token ids alone: text is decoded once per vocabulary.
+"""Which tokens count, and which line each token belongs to, from token ids alone.
 
-A line is a line of Python source: it ends with "\\n", "\\r\\n" or a lone "\\r". The text after the last of these, if
-there is any, is a line too. So the lines are those of `str.splitlines`, except that Python source, unlike splitlines,
-does not break at form feeds and the rarer separators of Unicode. A newline can sit anywhere inside a token, a token
-can hold several, and "\\r\\n" can be split over two.
+`line_table` decodes each id of the vocabulary once; all other functions work on ids. A line is a
+line of Python source: a line ends with "\\n", "\\r\\n" or a lone "\\r", and text after the last of
+these is a line too. So the lines are those of `str.splitlines`, except that form feeds and the
+rarer separators of Unicode do not end a line. A terminator can stand anywhere in a token, a token
+can hold several terminators, and "\\r\\n" can be split over two tokens.
+
+B rows, T tokens, V ids in the vocabulary. ids (B, T) long and mask (B, T) bool are completions; a
+token counts where the mask is on.
 """
 
 import re
@@ -14,9 +18,9 @@ from torch import Tensor
 
 
 class LineTable(NamedTuple):
-    """What masking needs to know about the text of each id: tensors (V + 1,), the last entry for unknown ids."""
+    """The text of each id, as far as lines go: tensors (V + 1,), the last entry for unknown ids."""
 
-    breaks: Tensor  # long: line terminators inside the token's text
+    breaks: Tensor  # long: line terminators in the text
     starts_lf: Tensor  # bool: the text starts with "\n"
     ends_cr: Tensor  # bool: the text ends with "\r"
     closed: Tensor  # bool: the text ends with a terminator
@@ -29,15 +33,14 @@ class LineTable(NamedTuple):
 
 
 def line_table(tokenizer) -> LineTable:
-    """Decode each id of a Hugging Face tokenizer once (about a second for 150k ids); every other function works on ids."""
+    """The table of a Hugging Face tokenizer: decodes each id once, about a second for 150k ids."""
     size = max(tokenizer.get_vocab().values(), default=-1) + 1
     special = set(tokenizer.all_special_ids)
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    # Alone, a part of a multi-byte character decodes to U+FFFD, which breaks no line, as the whole character does not.
-    texts = [
-        tokenizer.decode([i], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        for i in range(size)
-    ]
+    # A part of a multi-byte character decodes to U+FFFD. Neither U+FFFD nor the whole character
+    # ends a line.
+    as_it_is = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    texts = [tokenizer.decode([i], **as_it_is) for i in range(size)]
     texts.append("")  # ids beyond the tokenizer: models pad their vocabulary
     return LineTable(
         breaks=torch.tensor([len(re.findall(r"\r\n|\r|\n", t)) for t in texts]),
@@ -51,107 +54,116 @@ def line_table(tokenizer) -> LineTable:
 
 
 def completion_mask(ids: Tensor, eos_ids: list[int]) -> Tensor:
-    """ids (B, T) -> (B, T) bool: on up to and including the first of `eos_ids`, whatever the padding id is."""
+    """On up to and including the first of `eos_ids` in a row: (B, T) -> (B, T) bool.
+
+    Without an EOS the whole row is on. The padding id plays no part: the padding may be an EOS.
+    """
     is_eos = torch.isin(ids, torch.tensor(eos_ids, dtype=ids.dtype, device=ids.device))
     return is_eos.cumsum(1) - is_eos.long() == 0
 
 
-def _breaks(ids: Tensor, mask: Tensor, table: LineTable) -> tuple[Tensor, Tensor, Tensor]:
-    """Per token (B, T): content bool, terminators that end in it, and its id in the table."""
+def line_breaks(ids: Tensor, mask: Tensor, table: LineTable) -> tuple[Tensor, Tensor, Tensor]:
+    """What each token adds to the text: three tensors (B, T).
+
+    content, bool: the token counts, has text and is not special. breaks, long: line terminators
+    that end in the token, 0 without content. known, long: the token's index in the table.
+    """
     known = ids.clamp(max=len(table.content) - 1)
     content = mask & table.content[known]
     breaks = torch.where(content, table.breaks[known], 0)
-    # "\r" then "\n" in the next token is one terminator, and it ends in that next token.
-    joined = (
-        content[:, :-1]
-        & content[:, 1:]
-        & table.ends_cr[known[:, :-1]]
-        & table.starts_lf[known[:, 1:]]
-    )
-    breaks[:, :-1] -= joined.long()
+    # "\r" and then "\n" in the next token is one terminator. The terminator ends in the next token.
+    ends_cr = content & table.ends_cr[known]
+    starts_lf = content & table.starts_lf[known]
+    breaks[:, :-1] -= (ends_cr[:, :-1] & starts_lf[:, 1:]).long()
     return content, breaks, known
 
 
 def line_index(ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
-    """Index, from 0, of the line in which each token begins. ids, mask (B, T) -> (B, T) long, -1 where there is none.
+    """Index, from 0, of the line in which each token begins: (B, T) -> (B, T) long.
 
-    Masked positions and special tokens (EOS among them) belong to no line.
+    -1 for tokens that belong to no line: masked tokens and special tokens, EOS among them.
     """
-    content, breaks, _ = _breaks(ids, mask, table)
+    content, breaks, _ = line_breaks(ids, mask, table)
     return torch.where(content, breaks.cumsum(1) - breaks, -1)
 
 
-def _ended(ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
-    """Lines that end in each token (B, T), an unfinished last line ending in the last token with text."""
-    content, breaks, known = _breaks(ids, mask, table)
+def lines_ended(ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
+    """How many lines end in each token: (B, T) -> (B, T) long.
+
+    A last line without a terminator ends in the last token with text.
+    """
+    content, breaks, known = line_breaks(ids, mask, table)
     position = torch.arange(1, ids.shape[1] + 1, device=ids.device)
     last = content & (position == (content * position).amax(1, keepdim=True))
     return breaks + (last & ~table.closed[known])
 
 
 def line_ends(ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
-    """Tokens in which at least one line ends. ids, mask (B, T) -> (B, T) bool.
-
-    That is a token whose text holds a line terminator, or the last token with text if no terminator follows it.
-    """
-    return _ended(ids, mask, table) > 0
+    """Tokens in which at least one line ends: (B, T) -> (B, T) bool."""
+    return lines_ended(ids, mask, table) > 0
 
 
 def line_end_positions(ids: Tensor, mask: Tensor, table: LineTable, num_lines: int) -> Tensor:
-    """Position of the token in which line i ends. ids, mask (B, T) -> (B, num_lines) long, -1 beyond the row's lines.
+    """Position of the token in which line i ends: (B, T) -> (B, num_lines) long.
 
-    Two lines share a position if one token ends both. Lines beyond num_lines are left out.
+    -1 beyond the last line of the row. Lines from num_lines on are left out. Two lines have the
+    same position if both end in one token.
     """
-    ended = _ended(ids, mask, table).cumsum(1)
-    line = (
-        torch.arange(1, num_lines + 1, device=ids.device).expand(len(ids), num_lines).contiguous()
-    )
+    ended = lines_ended(ids, mask, table).cumsum(1)
+    line = torch.arange(1, num_lines + 1, device=ids.device)
+    line = line.expand(len(ids), num_lines).contiguous()
     return torch.where(line <= ended[:, -1:], torch.searchsorted(ended, line), -1)
 
 
 def mean_over_lines(values: Tensor, ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
-    """Mean over a row's lines of what stands at the token in which each ends. values (B, T, ...) -> (B, ...); 0 for none."""
-    ended = _ended(ids, mask, table).to(values.dtype)  # (B, T) lines that end in each token
+    """(1 / M) sum_m values[end of line m] over the M lines of each row: (B, T, ...) -> (B, ...).
+
+    The end of a line is the token in which the line ends. 0 for a row without lines.
+    """
+    ended = lines_ended(ids, mask, table).to(values.dtype)  # (B, T)
     return torch.einsum("bt,bt...->b...", ended / ended.sum(1, keepdim=True).clamp(min=1), values)
 
 
 def line_tokens(ids: Tensor, mask: Tensor, table: LineTable, lines: Tensor) -> Tensor:
-    """Tokens with at least one character of the given lines. ids, mask (B, T), lines (B, L) bool -> (B, T) bool.
+    """Tokens with at least one character of the given lines: (B, T), lines (B, L) bool -> (B, T).
 
-    A line's terminator is a part of it. Lines from L on are not given.
+    A terminator belongs to the line that it ends. Lines from L on are not given.
     """
-    content, breaks, known = _breaks(ids, mask, table)
-    first = breaks.cumsum(1) - breaks
-    last = first + breaks - (table.closed[known] & (breaks > 0)).long()
-    before = torch.cat([lines.new_zeros(len(lines), 1), lines], 1).cumsum(
-        1
-    )  # (B, L + 1) given lines before line i
+    content, breaks, known = line_breaks(ids, mask, table)
+    first = breaks.cumsum(1) - breaks  # (B, T) line in which the token begins
+    last = first + breaks - (table.closed[known] & (breaks > 0)).long()  # (B, T)
+    # given[:, i] is the number of given lines before line i: (B, L + 1).
+    given = torch.cat([lines.new_zeros(len(lines), 1), lines], 1).cumsum(1)
+    begin = first.clamp(max=lines.shape[1])
     end = (last + 1).clamp(max=lines.shape[1])
-    return content & (before.gather(1, end) > before.gather(1, first.clamp(max=lines.shape[1])))
+    return content & (given.gather(1, end) > given.gather(1, begin))
 
 
-def _characters(ids: Tensor, mask: Tensor, table: LineTable) -> tuple[Tensor, Tensor]:
-    """Text of the masked tokens: code points (B, C), -1 after the end, and the token that each is of (B, C)."""
+def characters(ids: Tensor, mask: Tensor, table: LineTable) -> tuple[Tensor, Tensor]:
+    """The text of the tokens that count: codes (B, C) long and owner (B, C) long.
+
+    codes are code points, -1 after the end of a row's text; C is the length of the longest text.
+    owner is the token (0 to T - 1) that the character is of, 0 after the end.
+    """
     num_rows, num_tokens = ids.shape
     known = ids.clamp(max=len(table.content) - 1)
     size = torch.where(mask, table.start[known + 1] - table.start[known], 0)  # (B, T)
+    # First the texts of all rows in one sequence of N characters, then each at its row and column.
     flat = size.flatten()
-    token = torch.arange(len(flat), device=ids.device).repeat_interleave(
-        flat
-    )  # (N,) of N characters in all
+    token = torch.arange(len(flat), device=ids.device).repeat_interleave(flat)  # (N,)
     index = torch.arange(len(token), device=ids.device)
-    code = table.codes[table.start[known.flatten()[token]] + index - (flat.cumsum(0) - flat)[token]]
+    in_token = index - (flat.cumsum(0) - flat)[token]
     row, in_row = token // max(num_tokens, 1), size.sum(1)
     column = index - (in_row.cumsum(0) - in_row)[row]
     codes = ids.new_full((num_rows, int(in_row.max()) if num_rows else 0), -1)
     owner = torch.zeros_like(codes)
-    codes[row, column] = code
+    codes[row, column] = table.codes[table.start[known.flatten()[token]] + in_token]
     owner[row, column] = token % max(num_tokens, 1)
     return codes, owner
 
 
 def _find(codes: Tensor, text: str, at_least: Tensor) -> Tensor:
-    """First column >= at_least (B,) at which `text` begins in codes (B, C); C where it does not -> (B,)."""
+    """First column >= at_least (B,) at which `text` begins in codes (B, C), or C: (B,) long."""
     if not text.isascii() or not text:
         raise ValueError(f"a marker must be ASCII and not empty, not {text!r}")
     width = codes.shape[1]
@@ -165,198 +177,79 @@ def _find(codes: Tensor, text: str, at_least: Tensor) -> Tensor:
 def span(
     ids: Tensor, mask: Tensor, table: LineTable, opening: str | None, closing: str | None
 ) -> Tensor:
-    """Tokens of the text between two markers, as "<think>" and "</think>". ids, mask (B, T) -> (B, T) bool.
+    """Tokens of the text between two markers, as "<think>" and "</think>": (B, T) -> (B, T) bool.
 
-    On for tokens with at least one character after the first `opening` (None: the beginning) and before the first
-    `closing` after it (None, or none there: the end). Markers may be split over tokens in any way. Special tokens are
-    never on, though their text can be a marker. ValueError for a marker that is empty or not ASCII.
+    The text begins after the first `opening`, or with the row if `opening` is None; without an
+    `opening` in the row the text is empty. The text ends before the first `closing` after its
+    beginning, or with the row if `closing` is None or not found. A token is on if at least one
+    character of the token is in the text. Markers may be split over tokens in any way. Special
+    tokens are never on, but their text can be a marker.
+
+    ValueError for a marker that is empty or not ASCII.
     """
-    codes, owner = _characters(ids, mask, table)
+    codes, owner = characters(ids, mask, table)
     width = codes.shape[1]
     begin = ids.new_zeros(len(ids))
     if opening is not None:
         begin = (_find(codes, opening, begin) + len(opening)).clamp(max=width)
     end = torch.full_like(begin, width) if closing is None else _find(codes, closing, begin)
     column = torch.arange(width, device=ids.device)
-    inside = (codes >= 0) & (column >= begin[:, None]) & (column < end[:, None])
-    content, _, _ = _breaks(ids, mask, table)
+    inside = (codes >= 0) & (column >= begin[:, None]) & (column < end[:, None])  # (B, C)
+    content, _, _ = line_breaks(ids, mask, table)
     return content & (torch.zeros_like(ids).scatter_add_(1, owner, inside.long()) > 0)
 
 
-def stop_table(table: LineTable, strings: list[str]) -> Tensor:
-    """Transition table (S, V + 1) long with which sampling ends a completion at the first of `strings`.
+def _stop_automaton(strings: list[str], alphabet: list[str]) -> Tensor:
+    """Transitions (S, len(alphabet) + 1) long by characters; the last column is any other one.
 
-    States are how much of a string the text so far ends with (Aho and Corasick, 1975), followed over whole tokens:
-    state 0 is the beginning, table[state, id] the state after a token, and S - 1 means that a string is complete.
-    ValueError for a string that is empty or not ASCII.
+    A state is the longest prefix of a string with which the text so far ends (Aho and Corasick,
+    1975). State 0 is the empty prefix; S - 1, which is never left, is a complete string.
+    """
+    prefixes = sorted({s[:i] for s in strings for i in range(len(s))}, key=len)
+    state = {p: i for i, p in enumerate(prefixes)}
+    final = len(prefixes)
+    step = torch.zeros(final + 1, len(alphabet) + 1, dtype=torch.long)
+    step[final] = final
+    for p in prefixes:
+        for k, c in enumerate(alphabet):
+            suffixes = [(p + c)[i:] for i in range(len(p) + 2)]  # longest first
+            if set(suffixes) & set(strings):
+                step[state[p], k] = final
+            else:
+                step[state[p], k] = next(state[x] for x in suffixes if x in state)
+    return step
+
+
+def stop_table(table: LineTable, strings: list[str]) -> Tensor:
+    """Transitions (S, V + 1) long with which `sampling.sample` stops at the first of `strings`.
+
+    State 0 is the beginning of a completion, result[state, id] is the state after a token, and
+    state S - 1 means that a string is complete. ValueError for a string that is empty or not ASCII.
     """
     for s in strings:
         if not s.isascii() or not s:
             raise ValueError(f"a stop string must be ASCII and not empty, not {s!r}")
-    prefixes = sorted({s[:i] for s in strings for i in range(len(s))}, key=len)
-    state = {p: i for i, p in enumerate(prefixes)}
-    final = len(prefixes)
     alphabet = sorted(set("".join(strings)))
-    step = torch.zeros(
-        final + 1, len(alphabet) + 1, dtype=torch.long
-    )  # per character; the last one is any other
-    step[final] = final
-    for p in prefixes:
-        for k, c in enumerate(alphabet):
-            suffixes = [(p + c)[i:] for i in range(len(p) + 2)]
-            step[state[p], k] = (
-                final
-                if set(suffixes) & set(strings)
-                else next(state[x] for x in suffixes if x in state)
-            )
+    step = _stop_automaton(strings, alphabet)
     letter = torch.full((int(table.codes.max()) + 1 if len(table.codes) else 1,), len(alphabet))
     for k, c in enumerate(alphabet):
         if ord(c) < len(letter):
             letter[ord(c)] = k
     start, codes = table.start.cpu(), table.codes.cpu()
     size = start.diff()
-    result = torch.arange(final + 1)[:, None].repeat(1, len(size))
-    for i in range(int(size.max())):
+    result = torch.arange(len(step))[:, None].repeat(1, len(size))
+    for i in range(int(size.max())):  # the i-th character of all texts that have one
         longer = (size > i).nonzero().squeeze(1)
         result[:, longer] = step[result[:, longer], letter[codes[start[longer] + i]]]
     return result.to(table.start.device)
 
 
-CODE, COMMENT, BLANK, DOCSTRING = range(4)  # kinds of line
-_OTHER, _SPACE, _NEWLINE, _SKIP, _HASH, _SINGLE, _DOUBLE, _BACKSLASH, _OPEN, _CLOSE, _PREFIX = (
-    range(11)
-)
-_IN_CODE, _IN_COMMENT, _JOINED, _STRINGS = range(4)  # states; those of strings are _STRINGS and up
-
-
-def _lexer() -> Tensor:
-    """Transition table (states, classes of characters) long of Python's strings and comments.
-
-    Per quote there are eight states: one quote seen, two seen, in a string, after a backslash in it, in a
-    triple-quoted string, after a backslash in it, one and two closing quotes seen in it.
-    """
-    fresh = [_IN_CODE] * 11  # what a character leads to outside of strings and comments
-    fresh[_HASH], fresh[_BACKSLASH] = _IN_COMMENT, _JOINED
-    fresh[_SINGLE], fresh[_DOUBLE] = _STRINGS, _STRINGS + 8
-    rows = [list(fresh), [_IN_COMMENT] * 11, list(fresh)]
-    rows[_IN_COMMENT][_NEWLINE] = _IN_CODE
-    for quote, first in ((_SINGLE, _STRINGS), (_DOUBLE, _STRINGS + 8)):
-        two, text, escape, triple, triple_escape, close_one, close_two = range(first + 1, first + 8)
-        for default, on_quote, on_backslash, on_newline in (
-            (text, two, escape, _IN_CODE),  # one: the first quote
-            (
-                None,
-                triple,
-                _JOINED,
-                _IN_CODE,
-            ),  # two: the empty string, or the beginning of a triple quote
-            (text, _IN_CODE, escape, _IN_CODE),
-            (text, text, text, text),
-            (triple, close_one, triple_escape, triple),
-            (triple, triple, triple, triple),
-            (triple, close_two, triple_escape, triple),
-            (triple, _IN_CODE, triple_escape, triple),
-        ):
-            row = list(fresh) if default is None else [default] * 11
-            row[quote], row[_BACKSLASH], row[_NEWLINE] = on_quote, on_backslash, on_newline
-            rows.append(row)
-    for state, row in enumerate(rows):
-        row[_SKIP] = state
-    return torch.tensor(rows)
-
-
-def _character_classes() -> Tensor:
-    """Class of each ASCII character (128,)."""
-    classes = torch.full((128,), _OTHER)
-    for chars, kind in (
-        (" \t\f", _SPACE), ("\r\n", _NEWLINE), ("#", _HASH), ("'", _SINGLE), ('"', _DOUBLE), ("\\", _BACKSLASH),
-        ("([{", _OPEN), (")]}", _CLOSE), ("rRuU", _PREFIX),
-    ):  # fmt: skip
-        classes[[ord(c) for c in chars]] = kind
-    return classes
-
-
-def line_kinds(ids: Tensor, mask: Tensor, table: LineTable, num_lines: int) -> Tensor:
-    """Kind of each line: CODE, COMMENT, BLANK or DOCSTRING. ids, mask (B, T) -> (B, num_lines) long, -1 beyond the end.
-
-    DOCSTRING is every line of a statement that is nothing but string literals, wherever it stands; COMMENT and BLANK
-    lines have nothing but a comment or white space, also between brackets. As in Python's own lexer strings hide `#`
-    and statements go on in brackets, in triple quotes and after a backslash. Programs that do not parse get the kinds
-    that this reading gives. (B, C) characters are read in C steps of (B,).
-    """
-    content, _, _ = _breaks(ids, mask, table)
-    codes, _ = _characters(ids, content, table)
-    num_rows, width = codes.shape
-    kinds = ids.new_full((num_rows, num_lines), -1)
-    if width == 0 or num_lines == 0:
-        return kinds
-    here = codes >= 0
-    classes = (
-        _character_classes().to(ids.device)[codes.clamp(0, 127)].masked_fill(codes > 127, _OTHER)
-    )
-    classes = classes.masked_fill(~here, _SKIP)
-    classes[:, :-1][(codes[:, :-1] == ord("\r")) & (codes[:, 1:] == ord("\n"))] = _SKIP
-    lexer = _lexer().to(ids.device)
-    states = [ids.new_full((num_rows,), _IN_CODE)]
-    for c in classes.T.contiguous():
-        states.append(lexer[states[-1], c])
-    states = torch.stack(states, 1)  # (B, C + 1)
-    before, after = states[:, :-1], states[:, 1:]
-
-    newline = classes == _NEWLINE
-    is_quote = (classes == _SINGLE) | (classes == _DOUBLE)
-    in_string = (after >= _STRINGS) | (before >= _STRINGS) & is_quote
-    in_comment = (after == _IN_COMMENT) | (before == _IN_COMMENT)
-    in_string[:, :-1] |= (classes[:, :-1] == _PREFIX) & is_quote[:, 1:] & ~in_comment[:, :-1]
-    joins = after == _JOINED
-    in_code = (
-        here
-        & ~in_string
-        & ~in_comment
-        & ~newline
-        & ~joins
-        & (classes != _SPACE)
-        & (classes != _SKIP)
-    )
-    in_string &= here & (classes != _SKIP)
-    depth = ((in_code & (classes == _OPEN)).long() - (in_code & (classes == _CLOSE)).long()).cumsum(
-        1
-    )
-    ends_statement = newline & (after == _IN_CODE) & (before != _JOINED) & (depth <= 0)
-
-    def any_per(
-        group: Tensor, flag: Tensor
-    ) -> Tensor:  # (B, C), (B, C) -> (B, C + 1): is the flag on in the group
-        return torch.zeros_like(states).scatter_add_(1, group, flag.long()) > 0
-
-    statement = ends_statement.cumsum(1) - ends_statement.long()
-    line = newline.cumsum(1) - newline.long()
-    of_code = any_per(statement, in_code).gather(1, statement)
-    solid = in_code | in_string | joins & here
-    kind = torch.full_like(states, BLANK)
-    kind[any_per(line, in_comment)] = COMMENT
-    kind[any_per(line, solid)] = DOCSTRING
-    kind[any_per(line, solid & of_code)] = CODE
-    kind.masked_fill_(~any_per(line, here), -1)
-    size = min(num_lines, width + 1)
-    kinds[:, :size] = kind[:, :size]
-    return kinds
-
-
-def code_ends(ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
-    """Tokens in which a line of kind CODE ends. ids, mask (B, T) -> (B, T) bool."""
-    num_lines = int(_ended(ids, mask, table).sum(1).amax()) if len(ids) else 0
-    kinds = line_kinds(ids, mask, table, num_lines)  # (B, num_lines)
-    ends = line_end_positions(ids, mask, table, num_lines)  # (B, num_lines), -1 where there is none
-    is_code = ((kinds == CODE) & (ends >= 0)).long()
-    return torch.zeros_like(ids).scatter_reduce(1, ends.clamp(min=0), is_code, "amax") > 0
-
-
 def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Indices of rows in micro-batches of at most `budget` tokens, padding included, longest rows first.
+    """Indices of rows in micro-batches of at most `budget` tokens, padding included.
 
-    Rows of like length share a micro-batch, so little is padding; the longest come first, so a run that will exhaust
-    the memory does so at once. A row longer than the budget is a micro-batch of its own.
+    The rows are sorted by length: rows of like length share a micro-batch, so padding is little.
+    The longest rows come first: a run that will exhaust the memory does so at once. A row longer
+    than the budget is a micro-batch of its own.
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,8 +1,12 @@
-"""Sampling from a Hugging Face causal LM: one prefill per prompt, and one KV cache for several samples of a prompt.
+"""Sampling from a Hugging Face causal LM: one prefill a prompt, a KV cache that samples share.
 
-A row of the decoding batch holds `slots` samples of one prompt side by side: each step feeds it one token per sample,
-and an attention mask lets a sample see the prompt and its own tokens only. So the keys and values of the prompt are
-kept and read once per row and not once per sample, which is what decoding on long prompts costs.
+A row of the decoding batch holds `slots` samples of one prompt side by side. Each step feeds the
+row one token per sample, and an attention mask lets a sample see the prompt and its own tokens
+alone. So the keys and values of the prompt are kept and read once per row and not once per sample;
+on long prompts, reading them is what decoding costs.
+
+P prompts, G samples of each, T new tokens at most, L tokens of the longest prompt, V vocabulary
+entries; R rows of S slots, at first R S = P G.
 """
 
 import inspect
@@ -11,7 +15,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-COMPACT = 0.8  # drop finished samples once this share of the batch, or less, is left: dropping copies the cache
+# Drop finished samples once this share of the batch, or less, is left. Dropping copies the cache.
+COMPACT = 0.8
 
 
 @torch.no_grad()
@@ -26,45 +31,43 @@ def sample(
     pad_id: int = 0,
     stop: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample `num_samples` completions of each prompt; the samples of a prompt are next to each other.
+    """Sample `num_samples` completions of each prompt.
 
-    prompts: P lists of token ids; a prompt may include the start of an answer, to be continued. seeds: one per sample,
-    P * G of them; a sample's randomness comes from its own seed alone, so it does not depend on the batch around it.
-    temperature 0 is greedy decoding. stop: a table of masking.stop_table; a completion also ends with the token that
-    completes one of its strings.
+    prompts: P lists of token ids; a prompt may include the start of an answer.
+    temperature: of the softmax; 0 is greedy decoding.
+    eos_ids: a completion ends with the first of these ids.
+    seeds: P * G, one a sample. The randomness of a sample comes from its own seed alone, so a
+        sample does not depend on the batch around it.
+    stop: a table of `masking.stop_table`. A completion also ends with the token that completes one
+        of the table's strings.
 
-    Returns, right-padded to the longest completion: ids (P * G, T) long, padded with pad_id; mask (P * G, T) bool, on
-    up to and including the first of `eos_ids`; logprobs (P * G, T) fp32 of the sampled ids under the distribution
-    that they were drawn from (greedy: temperature 1), 0 where the mask is off.
+    Returns ids (P * G, T) long, padded on the right with pad_id; mask (P * G, T) bool, on up to and
+    including the token that ends the completion; logprobs (P * G, T) float32, log-probs of the ids
+    under the distribution that they were drawn from (greedy: temperature 1), 0 where the mask is
+    off. The samples of a prompt are next to each other. T is the longest completion's length.
 
-    The model must be in eval mode. Ranks leave the loop at different steps, so a model sharded by FSDP2 must be
-    unsharded first. ValueError for an empty prompt, a wrong number of seeds, a negative temperature, a model without cache.
+    The model must be in eval mode. A model sharded by FSDP2 must be unsharded first: ranks leave
+    the loop at different steps. ValueError for an empty prompt, a wrong number of seeds, a negative
+    temperature, and a model without KV cache.
     """
-    rows = len(prompts) * num_samples
-    if len(seeds) != rows:
+    total = len(prompts) * num_samples
+    if len(seeds) != total:
         raise ValueError(
-            f"{len(prompts)} prompts x {num_samples} samples need {rows} seeds, not {len(seeds)}"
+            f"{len(prompts)} prompts x {num_samples} samples need {total} seeds, not {len(seeds)}"
         )
     if not all(prompts):
         raise ValueError("a prompt has no tokens")
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, not {temperature}")
     device = model.get_input_embeddings().weight.device
-    if rows == 0:
+    if total == 0:
         empty = torch.zeros((0, 0), device=device)
         return empty.long(), empty.bool(), empty
     eos = torch.tensor(eos_ids, dtype=torch.long, device=device)
 
-    longest = max(map(len, prompts))
-    prompt_ids = torch.tensor(
-        [[pad_id] * (longest - len(p)) + p for p in prompts], device=device
-    )  # (P, L)
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    real = (
-        torch.arange(longest, device=device) >= longest - lengths[:, None]
-    )  # (P, L), False at the padding
+    # Releases of transformers differ in the cache's name. A forward pass that ignores the cache
+    # would let each token see itself alone.
     accepted = inspect.signature(model.forward).parameters
-    # transformers has renamed it; a cache that a model's forward drops would leave each token alone with itself
     cache_name = next((name for name in ("cache", "past_key_values") if name in accepted), None)
     if cache_name is None:
         raise ValueError(f"{type(model).__name__} takes no KV cache")
@@ -74,91 +77,94 @@ def sample(
         kwargs = {name: x for name, x in kwargs.items() if name in accepted}
         return model(input_ids=ids, attention_mask=attention, use_cache=True, **kwargs)
 
+    # Prefill: all prompts, padded on the left.
+    longest = max(map(len, prompts))
+    padded = [[pad_id] * (longest - len(p)) + p for p in prompts]
+    prompt_ids = torch.tensor(padded, device=device)  # (P, L)
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    real = torch.arange(longest, device=device) >= longest - lengths[:, None]  # (P, L) no padding
     out = forward(prompt_ids, real.long(), (real.cumsum(1) - 1).clamp(min=0), logits_to_keep=1)
     kv = getattr(out, cache_name)
+
+    # Samples share rows where we can write the attention mask: every layer sees all the past, the
+    # attention code takes a mask, and the forward pass takes positions.
     full = [type(layer).__name__ == "DynamicLayer" for layer in kv.layers]
-    # A mask of our own needs attention to all the past, by code that takes one, and positions that we can name.
-    explicit = (
-        all(full)
-        and model.config._attn_implementation in ("sdpa", "eager")
-        and "position_ids" in accepted
-    )
-    slots = _slots(longest, num_samples, max_new_tokens) if explicit else 1
-    kv.batch_repeat_interleave(num_samples // slots)
-    for layer, plain in zip(kv.layers, full, strict=True):
-        if plain:
+    takes_mask = model.config._attn_implementation in ("sdpa", "eager")
+    shared = all(full) and takes_mask and "position_ids" in accepted
+    slots = _slots(longest, num_samples, max_new_tokens) if shared else 1
+    rows_each = num_samples // slots
+    kv.batch_repeat_interleave(rows_each)
+    for layer, is_full in zip(kv.layers, full, strict=True):
+        if is_full:
             _reserve(layer, slots * max_new_tokens)
 
-    # The layout of the batch: R rows of S slots. `row` (R, S) is the result that a slot belongs to; a finished sample
-    # writes to one result too many, which is cut off at the end.
-    row = torch.arange(rows, device=device).view(-1, slots)
-    logits = out.logits[:, -1].repeat_interleave(num_samples, 0).view(*row.shape, -1)  # (R, S, V)
-    position = lengths.repeat_interleave(num_samples // slots)[:, None]  # (R, 1)
-    real = real.repeat_interleave(num_samples // slots, 0)
-    if explicit:
+    # The batch. `owner` is the sample (0 to P * G - 1) whose tokens a slot holds. A finished slot
+    # has owner P * G, an entry more than there are samples, which is cut off at the end.
+    owner = torch.arange(total, device=device).view(-1, slots)  # (R, S)
+    logits = out.logits[:, -1].repeat_interleave(num_samples, 0).view(*owner.shape, -1)  # (R, S, V)
+    position = lengths.repeat_interleave(rows_each)[:, None]  # (R, 1)
+    real = real.repeat_interleave(rows_each, 0)  # (R, L)
+    if shared:  # (R, 1, S, L + S T), added to the scores: 0 where a slot sees a key
         dtype = kv.layers[0].keys.dtype
-        unseen = torch.finfo(dtype).min
-        size = (len(row), 1, slots, longest + slots * max_new_tokens)
-        attention = torch.full(
-            size, unseen, dtype=dtype, device=device
-        )  # added to the scores; 0 where a slot sees a key
+        size = (len(owner), 1, slots, longest + slots * max_new_tokens)
+        attention = torch.full(size, torch.finfo(dtype).min, dtype=dtype, device=device)
         attention[..., :longest].masked_fill_(real[:, None, None], 0)
-    else:
-        attention = torch.cat([real, real.new_ones(len(row), max_new_tokens)], 1).long()
-    state = torch.zeros_like(row)
-    uniforms = torch.zeros(rows + 1, max_new_tokens, dtype=torch.float64)
+    else:  # (R, L + T): 1 where the row's slot sees a key
+        attention = torch.cat([real, real.new_ones(len(owner), max_new_tokens)], 1).long()
+    state = torch.zeros_like(owner)  # (R, S) of `stop`
+    uniforms = torch.zeros(total + 1, max_new_tokens, dtype=torch.float64)
     for i, seed in enumerate(seeds):
         uniforms[i].uniform_(generator=torch.Generator().manual_seed(seed))
     uniforms = uniforms.to(device)
-    ids = torch.full((rows + 1, max_new_tokens), pad_id, dtype=torch.long, device=device)
-    mask = torch.zeros((rows + 1, max_new_tokens), dtype=torch.bool, device=device)
-    logprobs = torch.zeros((rows + 1, max_new_tokens), device=device)
+    ids = torch.full((total + 1, max_new_tokens), pad_id, dtype=torch.long, device=device)
+    mask = torch.zeros((total + 1, max_new_tokens), dtype=torch.bool, device=device)
+    logprobs = torch.zeros((total + 1, max_new_tokens), device=device)
 
-    length = longest
+    length = longest  # of the cache
     for t in range(max_new_tokens):
-        token, logprob = _draw(logits, temperature, uniforms[row, t])  # (R, S)
-        ids[row, t], logprobs[row, t], mask[row, t] = token, logprob, True
+        token, logprob = _draw(logits, temperature, uniforms[owner, t])  # (R, S)
+        ids[owner, t], logprobs[owner, t], mask[owner, t] = token, logprob, True
         ended = torch.isin(token, eos)
         if stop is not None:
             state = stop[state, token.clamp(max=stop.shape[1] - 1)]
             ended |= state == len(stop) - 1
-        row = row.masked_fill(ended, rows)
-        alive = row < rows
-        left = alive.sum(1).tolist()
+        owner = owner.masked_fill(ended, total)
+        alive = owner < total
+        left = alive.sum(1).tolist()  # samples of each row
         if t + 1 == max_new_tokens or not any(left):
             break
+
+        # Drop rows without samples, and slots that no row needs.
         width = max(left)
-        if width * sum(n > 0 for n in left) <= COMPACT * row.numel():
+        if width * sum(n > 0 for n in left) <= COMPACT * owner.numel():
             keep = torch.tensor([i for i, n in enumerate(left) if n], device=device)
-            order = (
-                (~alive[keep]).int().argsort(dim=1, stable=True)[:, :width]
-            )  # the samples still alive first
-            row, token, state = (x[keep].gather(1, order) for x in (row, token, state))
+            order = (~alive[keep]).int().argsort(dim=1, stable=True)[:, :width]  # the alive first
+            owner, token, state = (x[keep].gather(1, order) for x in (owner, token, state))
             position = position[keep]
             attention = attention[keep]
-            if explicit:
-                attention = attention.gather(
-                    2, order[:, None, :, None].expand(-1, 1, -1, attention.shape[3])
-                )
+            if shared:
+                index = order[:, None, :, None].expand(-1, 1, -1, attention.shape[3])
+                attention = attention.gather(2, index)
             if len(keep) < len(left):
                 kv.batch_select_indices(keep)
-        width = row.shape[1]
+
+        # One more token a slot, which the slot itself alone sees.
+        width = owner.shape[1]
         length += width
-        if explicit:
+        if shared:
             attention[..., length - width : length].diagonal(dim1=2, dim2=3).fill_(0)
-        out = forward(
-            token, attention[..., :length], (position + t).expand_as(token), **{cache_name: kv}
-        )
+        positions = (position + t).expand_as(token)
+        out = forward(token, attention[..., :length], positions, **{cache_name: kv})
         logits = out.logits
-    return ids[:rows, : t + 1], mask[:rows, : t + 1], logprobs[:rows, : t + 1]
+    return ids[:total, : t + 1], mask[:total, : t + 1], logprobs[:total, : t + 1]
 
 
 def _slots(prompt: int, num_samples: int, max_new_tokens: int) -> int:
-    """How many samples share a row: a divisor of num_samples.
+    """How many samples share a row: the divisor of num_samples with the least cost.
 
-    A row scores each of its samples against the prompt and all its samples' tokens, so sharing costs arithmetic on
-    scores that the mask then hides, and saves memory traffic. Both are per key, and on CPU the traffic of one key
-    measured as the arithmetic of about 12.
+    A row scores each of its s samples against the prompt and the tokens of all s samples: prompt +
+    s * max_new_tokens / 2 keys on average. A key costs each sample its arithmetic, 1, and its
+    memory traffic, which the s samples share: measured on a CPU, 12 / s.
     """
     divisors = [s for s in range(1, num_samples + 1) if num_samples % s == 0]
     return min(divisors, key=lambda s: (prompt + s * max_new_tokens / 2) * (1 + 12 / s))
@@ -166,7 +172,7 @@ def _slots(prompt: int, num_samples: int, max_new_tokens: int) -> int:
 
 @cache
 def _in_place(layer_class: type) -> type:
-    """A class of cache layer that writes new keys and values into room reserved for them, and copies no others."""
+    """A cache layer class that writes new keys and values into reserved room, without a copy."""
 
     class InPlace(layer_class):
         def update(self, keys, values, *args, **kwargs):
@@ -185,7 +191,7 @@ def _in_place(layer_class: type) -> type:
 
 
 def _reserve(layer, room: int) -> None:
-    """Give a layer of the KV cache room for `room` more tokens. The model goes on with its own cache, and sees nothing."""
+    """Give a layer of the KV cache room for `room` more tokens. To the model nothing changes."""
     layer.buffers = [
         torch.cat([x, x.new_empty(*x.shape[:2], room, x.shape[3])], 2)
         for x in (layer.keys, layer.values)
@@ -194,13 +200,17 @@ def _reserve(layer, room: int) -> None:
 
 
 def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Next tokens and their log-probs, shaped as uniform (...), from logits (..., V) by inverse CDF in float64."""
+    """Next tokens and their log-probs, each (...): logits (..., V), uniform (...) in [0, 1).
+
+    By inverse CDF in float64.
+    """
     logp = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
     if temperature == 0:
         token = logp.argmax(-1, keepdim=True)
     else:
         cdf = logp.double().exp_().cumsum_(-1)
-        # 1 - uniform is in (0, 1]: the first entry to reach that share of the total has a probability above 0.
+        # 1 - uniform is in (0, 1]. The first entry that reaches this share of the total has a
+        # probability above 0.
         token = torch.searchsorted(cdf, (1 - uniform[..., None]) * cdf[..., -1:])
         token.clamp_(max=logits.shape[-1] - 1)  # NaN logits: an id in range, whose log-prob is NaN
     return token.squeeze(-1), logp.gather(-1, token).squeeze(-1)

@@ -1,4 +1,4 @@
-"""Advantages against float64 loops that follow the definitions, and against the published formulas of TRL and verl."""
+"""Advantages against float64 loops that follow the definitions, and formulas of TRL and verl."""
 
 import socket
 
@@ -7,11 +7,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from kernels.advantages import discounted_returns, explained_variance, gae, group_advantages, whiten
+from kernels.advantages import explained_variance, gae, group_advantages, whiten
 
 
 def random_mask(rows: int, width: int, holes: bool, generator: torch.Generator) -> torch.Tensor:
-    """Ragged rows (B, T): a prompt that is off, a completion that is on, padding; with or without holes in the middle."""
+    """Ragged rows (B, T): a prompt that is off, a completion that is on, padding that is off.
+
+    With holes, tokens in the middle of the completion are off.
+    """
     start = torch.randint(0, width + 1, (rows, 1), generator=generator)
     end = torch.randint(0, width + 1, (rows, 1), generator=generator)
     position = torch.arange(width)
@@ -37,10 +40,11 @@ def loop_gae(rewards, values, mask, gamma, lam):
 SHAPES = [(1, 1), (3, 2), (4, 7), (2, 64), (5, 65), (3, 200), (0, 5), (2, 0)]
 
 
+GAMMA_LAM = [(1.0, 0.95), (1.0, 1.0), (0.9, 0.5), (0.0, 1.0), (1.0, 0.0)]
+
+
 @pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize(
-    ("gamma", "lam"), [(1.0, 0.95), (1.0, 1.0), (0.9, 0.5), (0.0, 1.0), (1.0, 0.0)]
-)
+@pytest.mark.parametrize(("gamma", "lam"), GAMMA_LAM)
 def test_gae_and_returns_are_those_of_the_reverse_loop_over_valid_tokens(gamma, lam, holes):
     generator = torch.Generator().manual_seed(0)
     for rows, width in SHAPES:
@@ -53,9 +57,6 @@ def test_gae_and_returns_are_those_of_the_reverse_loop_over_valid_tokens(gamma, 
         torch.testing.assert_close(returns.double(), expected_returns, rtol=1e-4, atol=1e-4)
         exact, _ = gae(rewards.double(), values.double(), mask, gamma, lam)
         torch.testing.assert_close(exact, expected_advantages, rtol=1e-12, atol=1e-12)
-        sums, _ = loop_gae(rewards, torch.zeros_like(values), mask, gamma, 1.0)
-        got = discounted_returns(rewards.double() + junk, mask, gamma)
-        torch.testing.assert_close(got, sums, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("holes", [False, True])
@@ -64,31 +65,25 @@ def test_gae_with_a_lambda_per_token_is_the_reverse_loop_with_it(gamma, holes):
     generator = torch.Generator().manual_seed(0)
     for rows, width in SHAPES:
         rewards, values = torch.randn(2, rows, width, generator=generator)
-        lam = torch.tensor([1.0, 0.8, 0.0, 0.5])[
-            torch.randint(0, 4, (rows, width), generator=generator)
-        ]
+        which = torch.randint(0, 4, (rows, width), generator=generator)
+        lam = torch.tensor([1.0, 0.8, 0.0, 0.5])[which]
         mask = random_mask(rows, width, holes, generator)
         expected_advantages, expected_returns = loop_gae(rewards, values, mask, gamma, lam)
         junk = torch.where(mask, 0, torch.nan)  # what is masked must not be read
         advantages, returns = gae(rewards + junk, values + junk, mask, gamma, lam + junk)
         torch.testing.assert_close(advantages.double(), expected_advantages, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(returns.double(), expected_returns, rtol=1e-4, atol=1e-4)
-        exact, _ = gae(rewards.double(), values.double(), mask, gamma, lam.double())
+        rewards, values = rewards.double(), values.double()
+        exact, _ = gae(rewards, values, mask, gamma, lam.double())
         torch.testing.assert_close(exact, expected_advantages, rtol=1e-12, atol=1e-12)
-        same, _ = gae(
-            rewards.double(), values.double(), mask, gamma, torch.full_like(rewards, 0.5).double()
-        )
-        torch.testing.assert_close(
-            same, gae(rewards.double(), values.double(), mask, gamma, 0.5)[0]
-        )
+        one, _ = gae(rewards, values, mask, gamma, 0.5)
+        same, _ = gae(rewards, values, mask, gamma, torch.full_like(rewards, 0.5))
+        torch.testing.assert_close(same, one)
 
 
 def test_gae_leaves_its_inputs_alone():
-    rewards, values, mask = (
-        torch.ones(2, 5),
-        torch.ones(2, 5),
-        torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]).bool(),
-    )
+    rewards, values = torch.ones(2, 5), torch.ones(2, 5)
+    mask = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]).bool()
     gae(rewards, values, mask, 0.9, 0.9)
     assert (rewards == 1).all() and (values == 1).all() and mask.sum() == 7
 
@@ -123,17 +118,13 @@ def test_gae_equals_trl_on_full_rows_and_verl_on_rows_with_holes():
     generator = torch.Generator().manual_seed(1)
     rewards, values = torch.randn(2, 6, 33, generator=generator, dtype=torch.float64)
     full = torch.ones(6, 33, dtype=torch.bool)
-    for ours, theirs in zip(
-        gae(rewards, values, full, 0.99, 0.95), trl_gae(rewards, values, 0.99, 0.95), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs)
+    ours, theirs = gae(rewards, values, full, 0.99, 0.95), trl_gae(rewards, values, 0.99, 0.95)
+    torch.testing.assert_close(ours, theirs)
     mask = random_mask(6, 33, True, generator)
-    for ours, theirs in zip(
-        gae(rewards, values, mask, 0.99, 0.95),
-        verl_gae(rewards, values, mask, 0.99, 0.95),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours[mask], theirs[mask])
+    ours = gae(rewards, values, mask, 0.99, 0.95)
+    theirs = verl_gae(rewards, values, mask, 0.99, 0.95)
+    for x, y in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x[mask], y[mask])
 
 
 def naive_group(rewards, groups, scale, eps=1e-4):
@@ -162,9 +153,8 @@ def test_group_advantages_follow_their_definition_for_groups_in_any_order(scale)
         groups = torch.randint(-3, max(1, n // 4), (n,), generator=generator) * 1_000_003
         got = group_advantages(rewards, groups, scale)
         assert got.dtype == rewards.dtype
-        torch.testing.assert_close(
-            got.double(), naive_group(rewards, groups, scale), rtol=1e-5, atol=1e-6
-        )
+        expected = naive_group(rewards, groups, scale)
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_group_advantages_equal_trl_and_verl():
@@ -174,9 +164,8 @@ def test_group_advantages_equal_trl_and_verl():
     mean, std = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
     trl = (rewards - mean) / (std + 1e-4)  # grpo_trainer.py, scale_rewards="group"
     verl = (rewards - mean) / (std + 1e-6)  # core_algos.py, compute_grpo_outcome_advantage
-    rloo = (
-        rewards * 8 / 7 - mean * 8 / 7
-    )  # core_algos.py, compute_rloo_outcome_advantage; TRL, rloo_trainer.py
+    # core_algos.py, compute_rloo_outcome_advantage; TRL, rloo_trainer.py
+    rloo = rewards * 8 / 7 - mean * 8 / 7
     flat = rewards.flatten()
     torch.testing.assert_close(group_advantages(flat, groups), trl.flatten())
     torch.testing.assert_close(group_advantages(flat, groups, eps=1e-6), verl.flatten())
@@ -211,7 +200,8 @@ def test_whiten_has_unit_variance_and_moves_the_mean_only_if_asked():
     mask = random_mask(5, 9, True, generator)
     valid = x[mask].double()
     shifted = whiten(x, mask)
-    # TRL, core `masked_whiten`, and verl, torch_functional.py, the same: Bessel's correction and 1e-8 under the root
+    # TRL, core, `masked_whiten`, and verl, torch_functional.py: Bessel's correction, 1e-8 under
+    # the root
     trl = (valid - valid.mean()) * torch.rsqrt(valid.var() + 1e-8)
     torch.testing.assert_close(shifted[mask].double(), trl, rtol=1e-5, atol=1e-5)
     assert (shifted[~mask] == 0).all()
@@ -234,9 +224,8 @@ def test_explained_variance_is_one_for_perfect_values_and_zero_for_constant_ones
     mask = random_mask(4, 6, False, generator)
     mask[0] = True
     assert explained_variance(returns, returns, mask) == 1
-    torch.testing.assert_close(
-        explained_variance(torch.ones(4, 6), returns, mask), torch.tensor(0.0)
-    )
+    constant = explained_variance(torch.ones(4, 6), returns, mask)
+    torch.testing.assert_close(constant, torch.tensor(0.0))
     values = torch.randn(4, 6, generator=generator)
     expected = 1 - (returns - values)[mask].var() / returns[mask].var()
     torch.testing.assert_close(explained_variance(values, returns, mask), expected)

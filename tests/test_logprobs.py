@@ -1,4 +1,4 @@
-"""Log-probs and entropies against log_softmax in float64, their gradients, and the model-level function."""
+"""Log-probs, entropies and their gradients against log_softmax in float64; of models too."""
 
 import types
 from functools import partial
@@ -32,35 +32,33 @@ def naive(hidden, weight, targets, temperature):
     return logp.gather(1, targets[:, None]).squeeze(1), -(logp.exp() * logp).sum(1)
 
 
+SHAPES = [  # tokens, hidden size, vocabulary entries, tile
+    (0, 4, 7, (3, 3)),
+    (1, 1, 1, (1, 1)),
+    (5, 8, 33, (2, 8)),
+    (64, 16, 50, (64, 50)),
+    (130, 8, 300, None),
+]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_values_and_gradients_are_those_of_log_softmax_in_float64(temperature):
     generator = torch.Generator().manual_seed(0)
-    shapes = [
-        (0, 4, 7, (3, 3)),
-        (1, 1, 1, (1, 1)),
-        (5, 8, 33, (2, 8)),
-        (64, 16, 50, (64, 50)),
-        (130, 8, 300, None),
-    ]
-    for n, width, vocab, tile in shapes:
+    for n, width, vocab, tile in SHAPES:
         hidden = torch.randn(n, width, generator=generator) * 3
         weight = torch.randn(vocab, width, generator=generator)
         targets = torch.randint(0, vocab, (n,), generator=generator)
-        g_logprobs, g_entropy = torch.randn(2, n, generator=generator)
+        gradients = torch.randn(2, n, generator=generator)
+        tiled = partial(token_logprobs, tile=tile)
         results = []
-        for function, dtype in (
-            (partial(token_logprobs, tile=tile), torch.float32),
-            (naive, torch.float64),
-        ):
+        for function, dtype in ((tiled, torch.float32), (naive, torch.float64)):
             h, w = (x.detach().to(dtype, copy=True).requires_grad_() for x in (hidden, weight))
-            logprobs, entropy = function(h, w, targets, temperature)
-            torch.autograd.backward(
-                (logprobs, entropy), (g_logprobs.to(dtype), g_entropy.to(dtype))
-            )
-            results.append((logprobs, entropy, h.grad, w.grad))
-        for ours, oracle in zip(*results, strict=True):
+            outputs = function(h, w, targets, temperature)
+            torch.autograd.backward(outputs, gradients.to(dtype).unbind())
+            results.append((*outputs, h.grad, w.grad))
+        for ours, expected in zip(*results, strict=True):
             assert ours.dtype == torch.float32
-            torch.testing.assert_close(ours.double(), oracle, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tile", [(1, 4), (3, 4), (100, 100)])
@@ -70,14 +68,13 @@ def test_gradcheck_with_ragged_last_tiles(tile):
     weight = torch.randn(11, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 11, (7,), generator=generator)
     logprobs = partial(token_logprobs, targets=targets, temperature=0.7, tile=tile)
-    for pick in (
-        slice(0, 2),
-        slice(0, 1),
-        slice(1, 2),
-    ):  # both outputs, and each without a gradient for the other
-        assert torch.autograd.gradcheck(
-            lambda h, w, pick=pick: logprobs(h, w)[pick], (hidden, weight)
-        )
+    # Both outputs, and each without a gradient for the other.
+    for picked in (slice(0, 2), slice(0, 1), slice(1, 2)):
+
+        def outputs(h, w, picked=picked):
+            return logprobs(h, w)[picked]
+
+        assert torch.autograd.gradcheck(outputs, (hidden, weight))
     assert torch.autograd.gradcheck(lambda h: logprobs(h, weight.detach()), hidden)
     assert torch.autograd.gradcheck(lambda w: logprobs(hidden.detach(), w), weight)
 
@@ -94,16 +91,13 @@ def test_extreme_logits_stay_finite():
 
 def test_equals_trl_selective_log_softmax_and_verl_entropy():
     generator = torch.Generator().manual_seed(2)
-    hidden, weight = (
-        torch.randn(20, 8, generator=generator),
-        torch.randn(40, 8, generator=generator),
-    )
+    hidden = torch.randn(20, 8, generator=generator)
+    weight = torch.randn(40, 8, generator=generator)
     targets = torch.randint(0, 40, (20,), generator=generator)
     logits = hidden @ weight.T / 0.9
     # TRL, trainer/utils.py, `selective_log_softmax`
-    trl = logits.gather(-1, targets[:, None]).squeeze(-1) - torch.stack(
-        [torch.logsumexp(row, -1) for row in logits]
-    )
+    logsumexp = torch.stack([torch.logsumexp(row, -1) for row in logits])
+    trl = logits.gather(-1, targets[:, None]).squeeze(-1) - logsumexp
     # verl, torch_functional.py, `entropy_from_logits`
     verl = torch.logsumexp(logits, dim=-1) - torch.sum(F.softmax(logits, dim=-1) * logits, dim=-1)
     logprobs, entropy = token_logprobs(hidden, weight, targets, 0.9)
@@ -122,11 +116,12 @@ def test_bf16_input_is_reduced_in_fp32():
     expected, expected_entropy = naive(h, w, targets, 1.0)
     (expected.sum() + 0.1 * expected_entropy.sum()).backward()
     assert logprobs.dtype == entropy.dtype == torch.float32 and weight.grad.dtype == torch.bfloat16
-    # a logit of size 8 rounds to 2^-6 in bf16; the sums over 500 entries and 300 tokens must add nothing to that
+    # A logit of size 8 rounds to 2^-6 in bf16. The sums over 500 entries and 300 tokens must not
+    # add to this error.
     torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=2**-5)
     torch.testing.assert_close(entropy.double(), expected_entropy, rtol=0, atol=2**-5)
-    for ours, oracle in ((hidden.grad, h.grad), (weight.grad, w.grad)):
-        assert (ours.double() - oracle).norm() < 0.01 * oracle.norm()
+    for ours, expected in ((hidden.grad, h.grad), (weight.grad, w.grad)):
+        assert (ours.double() - expected).norm() < 0.01 * expected.norm()
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
@@ -136,18 +131,17 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
 
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+LLAMA = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
+GPT2 = {"vocab_size": 60, "n_embd": 32, "n_head": 4, "n_layer": 2}
 
 
 def llama(**kwargs) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        **SIZES, intermediate_size=64, num_key_value_heads=2, initializer_range=0.3, **kwargs
-    )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**LLAMA, initializer_range=0.3, **kwargs))
 
 
 def ragged_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded prompt + completion rows (B, L) whose padding is a real id, and the mask of the completions."""
+    """Right-padded prompt + completion rows (B, L), padded with ids, and the completions' mask."""
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(0, 60, (6, 17), generator=generator)
     mask = torch.zeros(6, 17, dtype=torch.bool)
@@ -170,12 +164,11 @@ def test_completion_logprobs_and_all_gradients_equal_the_models_own_logits(tied)
             logprobs = F.pad(logp.gather(2, ids[:, 1:, None]).squeeze(2), (1, 0)) * mask
             entropy = F.pad(-(logp.exp() * logp).sum(-1), (1, 0)) * mask
         (logprobs.sum() - 0.3 * entropy.sum()).backward()
-        gradients.append(
-            [logprobs.double(), entropy.double()] + [p.grad.double() for p in model.parameters()]
-        )
+        outputs = [logprobs, entropy, *(p.grad for p in model.parameters())]
+        gradients.append([x.double() for x in outputs])
     assert (gradients[0][0][~mask] == 0).all() and (gradients[0][1][~mask] == 0).all()
-    for ours, oracle in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, oracle, rtol=1e-4, atol=1e-4)
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_padded_does_not_matter():
@@ -233,10 +226,8 @@ def test_works_as_a_method_of_a_sharded_model(tmp_path):
         fully_shard(model, mesh=mesh)
         model.completion_logprobs = types.MethodType(completion_logprobs, model)
         register_fsdp_forward_method(model, "completion_logprobs")
-        for batch_mask in (
-            mask,
-            torch.zeros_like(mask),
-        ):  # gradients add up, and nothing is left gathered
+        # The second batch adds no gradients, and finds the parameters sharded again.
+        for batch_mask in (mask, torch.zeros_like(mask)):
             logprobs, _ = model.completion_logprobs(ids, batch_mask)
             logprobs.sum().backward()
             torch.testing.assert_close(logprobs, expected * batch_mask)
@@ -249,10 +240,8 @@ def test_works_as_a_method_of_a_sharded_model(tmp_path):
 
 def plain_models():
     yield llama()
-    yield Qwen2ForCausalLM(
-        Qwen2Config(**SIZES, intermediate_size=64, num_key_value_heads=2, tie_word_embeddings=True)
-    )
-    yield GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_head=4, n_layer=2))
+    yield Qwen2ForCausalLM(Qwen2Config(**LLAMA, tie_word_embeddings=True))
+    yield GPT2LMHeadModel(GPT2Config(**GPT2))
 
 
 def test_plain_heads_pass_the_check_and_keep_their_mode():
@@ -264,18 +253,10 @@ def test_plain_heads_pass_the_check_and_keep_their_mode():
 
 
 def test_heads_that_do_more_are_refused():
-    gemma = Gemma2Config(
-        **SIZES,
-        intermediate_size=64,
-        num_key_value_heads=2,
-        head_dim=8,
-        final_logit_softcapping=30.0,
-    )
-    cohere = CohereConfig(**SIZES, intermediate_size=64, num_key_value_heads=2, logit_scale=0.0625)
+    gemma = Gemma2Config(**LLAMA, head_dim=8, final_logit_softcapping=30.0)
+    cohere = CohereConfig(**LLAMA, logit_scale=0.0625)
     for model in (Gemma2ForCausalLM(gemma), CohereForCausalLM(cohere)):
         with pytest.raises(ValueError, match="after the output layer"):
             check_plain_head(model)
     with pytest.raises(ValueError, match="bias"):
-        check_plain_head(
-            GPTJForCausalLM(GPTJConfig(vocab_size=60, n_embd=32, n_head=4, n_layer=2, rotary_dim=8))
-        )
+        check_plain_head(GPTJForCausalLM(GPTJConfig(**GPT2, rotary_dim=8)))

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import common
 import ppo
-from kernels import masking
 
 
 def config_of(**flags):
@@ -209,34 +208,9 @@ def test_the_warning_needs_a_higher_score_and_a_lower_pass_rate_over_ten_updates
     assert not warns(up[:9], down[:9])
 
 
-TEXTS = [
-    'def f(xs):\n    # a comment\n\n    """Says nothing."""\n    xs = xs[1:]  # code too\n    return xs\n',
-    "# only\n# comments",
-    "x = 1\n\n\n",
-    "",
-]
-
-
-def rollout_of(texts, tokenizer):
-    ids = [common.encode_completion(tokenizer, text) for text in texts]
-    mask = common.pad([[1] * len(row) for row in ids]).bool()
-    return common.Rollout([[] for _ in ids], ids, texts, common.pad(ids), mask, None)
-
-
 @pytest.fixture(scope="module")
 def tokenizer():
-    return common.new_tokenizer([*TEXTS, "if x:\n    y = 2\n"], 320)
-
-
-def test_code_ends_are_the_ends_of_lines_that_are_code(tokenizer):
-    table = masking.line_table(tokenizer)
-    rollout = rollout_of(TEXTS, tokenizer)
-    code = masking.code_ends(rollout.ids, rollout.mask, table)
-    lines = [[0, 4, 5], [], [0], []]  # of code
-    ends = masking.line_end_positions(rollout.ids, rollout.mask, table, 8)
-    for b, expected in enumerate(lines):
-        assert code[b].nonzero().flatten().tolist() == [int(ends[b, i]) for i in expected]
-    assert not (code & ~masking.line_ends(rollout.ids, rollout.mask, table)).any()
+    return common.new_tokenizer(["x = 1\n", "if x:\n    y = 2\n"], 320)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The sampling loop against teacher forcing, `generate`, and itself in other batches and layouts."""
+"""Sampling against teacher forcing, `generate`, and itself in other batches and layouts."""
 
 import inspect
 from types import SimpleNamespace
@@ -35,6 +35,8 @@ SIZES = {
     "num_hidden_layers": 2,
     "initializer_range": 0.2,
 }
+LLAMA = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
+EAGER = {**SIZES, "intermediate_size": 64, "attn_implementation": "eager"}
 GPT2 = {
     "vocab_size": VOCAB,
     "n_embd": 32,
@@ -43,24 +45,21 @@ GPT2 = {
     "n_positions": 64,
     "initializer_range": 0.2,
 }
+BLOOM = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "n_head": 4,
+    "n_layer": 2,
+    "initializer_range": 0.2,
+}
 
 MODELS = {
-    "llama": lambda: LlamaForCausalLM(
-        LlamaConfig(**SIZES, intermediate_size=64, num_key_value_heads=2)
-    ),
-    "qwen3": lambda: Qwen3ForCausalLM(
-        Qwen3Config(**SIZES, intermediate_size=64, num_key_value_heads=2, head_dim=8)
-    ),
-    "eager": lambda: LlamaForCausalLM(
-        LlamaConfig(**SIZES, intermediate_size=64, attn_implementation="eager")
-    ),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LLAMA, head_dim=8)),
+    "eager": lambda: LlamaForCausalLM(LlamaConfig(**EAGER)),
     "absolute_positions": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
-    "sliding_window": lambda: MistralForCausalLM(
-        MistralConfig(**SIZES, intermediate_size=64, num_key_value_heads=2, sliding_window=6)
-    ),
-    "no_position_ids": lambda: BloomForCausalLM(
-        BloomConfig(vocab_size=VOCAB, hidden_size=32, n_head=4, n_layer=2, initializer_range=0.2)
-    ),
+    "sliding_window": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=6)),
+    "no_position_ids": lambda: BloomForCausalLM(BloomConfig(**BLOOM)),
 }
 PROMPTS = [[5, 6, 7], [9], [3, 3, 8, 11, 12, 13, 14], [20, 21], [5, 6, 7]]
 EOS = [1, 2, 17, 18]
@@ -95,32 +94,25 @@ def teacher_forced(model, prompts, num_samples, ids, mask, temperature) -> torch
 def test_rollout_logprobs_equal_teacher_forced_ones(model, temperature):
     ids, mask, logprobs = sample(model, PROMPTS, 4, 12, temperature, EOS, list(range(20)))
     lengths = mask.sum(1)
-    assert (
-        lengths.min() < 6 and lengths.max() == 12
-    )  # some finish early, and rows are dropped on the way
+    assert lengths.min() < 6 and lengths.max() == 12  # rows are dropped on the way
     expected = teacher_forced(model, PROMPTS, 4, ids, mask, temperature)
     torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-5)
 
 
 def test_greedy_equals_generate_prompt_by_prompt(model):
     ids, mask, logprobs = sample(model, PROMPTS, 2, 10, 0.0, EOS, [0] * 10)
+    settings = {"do_sample": False, "eos_token_id": EOS, "pad_token_id": 0}
     for i, prompt in enumerate(PROMPTS):
-        expected = model.generate(
-            torch.tensor([prompt]),
-            max_new_tokens=10,
-            do_sample=False,
-            eos_token_id=EOS,
-            pad_token_id=0,
-        )[0, len(prompt) :]
+        whole = model.generate(torch.tensor([prompt]), max_new_tokens=10, **settings)
+        expected = whole[0, len(prompt) :]
         for row in (2 * i, 2 * i + 1):
             assert ids[row, mask[row]].tolist() == expected.tolist()
-    torch.testing.assert_close(
-        logprobs, teacher_forced(model, PROMPTS, 2, ids, mask, 1.0), rtol=0, atol=1e-5
-    )
+    expected = teacher_forced(model, PROMPTS, 2, ids, mask, 1.0)
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-5)
 
 
 def cut(ids, mask):
-    return [row[on].tolist() for row, on in zip(ids, mask, strict=True)]
+    return [row[counted].tolist() for row, counted in zip(ids, mask, strict=True)]
 
 
 def test_a_sample_depends_on_its_own_seed_and_not_on_the_batch(model):
@@ -128,15 +120,9 @@ def test_a_sample_depends_on_its_own_seed_and_not_on_the_batch(model):
     ids, mask, logprobs = sample(model, PROMPTS, 4, 12, 1.0, EOS, seeds)
     together = cut(ids, mask)
     order = [3, 0, 4, 1, 2]
-    shuffled = sample(
-        model,
-        [PROMPTS[p] for p in order],
-        4,
-        12,
-        1.0,
-        EOS,
-        [seeds[4 * p + g] for p in order for g in range(4)],
-    )
+    prompts = [PROMPTS[p] for p in order]
+    shuffled_seeds = [seeds[4 * p + g] for p in order for g in range(4)]
+    shuffled = sample(model, prompts, 4, 12, 1.0, EOS, shuffled_seeds)
     assert cut(*shuffled[:2]) == [together[4 * p + g] for p in order for g in range(4)]
     for i in (0, 6, 11):
         alone = sample(model, [PROMPTS[i // 4]], 1, 12, 1.0, EOS, [seeds[i]])
@@ -187,9 +173,8 @@ def test_frequencies_of_token_pairs_are_their_probabilities_at_that_temperature(
     n, temperature, prompt = 20_000, 0.7, [5, 6, 7]
     ids, _, _ = sample(model, [prompt], n, 2, temperature, [], list(range(n)))
     with torch.no_grad():
-        logits = (
-            model(torch.tensor([[*prompt, a] for a in range(VOCAB)])).logits[:, -2:].double()
-        )  # (V, 2, V)
+        rows = torch.tensor([[*prompt, a] for a in range(VOCAB)])
+        logits = model(rows).logits[:, -2:].double()  # (V, 2, V)
     first, second = (logits / temperature).softmax(-1).unbind(1)
     p = first[0][:, None] * second  # (V, V)
     counts = torch.bincount(ids[:, 0] * VOCAB + ids[:, 1], minlength=VOCAB**2).view(VOCAB, VOCAB)
@@ -200,9 +185,8 @@ def test_frequencies_of_token_pairs_are_their_probabilities_at_that_temperature(
 
 def test_a_token_without_probability_is_never_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(3, 4)
-    token, logprob = sampling._draw(
-        logits, 1.0, torch.tensor([0.0, 0.25, 1 - 2**-53], dtype=torch.float64)
-    )
+    uniform = torch.tensor([0.0, 0.25, 1 - 2**-53], dtype=torch.float64)
+    token, logprob = sampling._draw(logits, 1.0, uniform)
     assert set(token.tolist()) == {1, 2}
     torch.testing.assert_close(logprob, torch.full((3,), 0.5).log())
 
@@ -217,78 +201,58 @@ def test_a_continued_prefix_goes_on_as_the_whole():
 
 def test_a_stop_string_ends_the_sample_with_the_token_that_completes_it():
     letters = [*"<>/abcdefghijk\n", "ab", "b<", "/a"]
-    vocabulary = {
-        w: i for i, w in enumerate(letters + [f"w{i}" for i in range(VOCAB - 8 - len(letters))])
-    }
+    # The tokenizer does not know the model's last 8 ids.
+    words = letters + [f"w{i}" for i in range(VOCAB - 8 - len(letters))]
+    vocabulary = {w: i for i, w in enumerate(words)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
     backend.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend
-    )  # the model's last 8 ids are unknown to it
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     stops = ["ab", "<", "a/a", "\n"]
     model = build("llama")
-    ids, mask, _ = sample(
-        model,
-        PROMPTS,
-        8,
-        20,
-        1.5,
-        [],
-        list(range(40)),
-        stop=stop_table(line_table(tokenizer), stops),
-    )
+    stop = stop_table(line_table(tokenizer), stops)
+    ids, mask, _ = sample(model, PROMPTS, 8, 20, 1.5, [], list(range(40)), stop=stop)
     free, _, _ = sample(model, PROMPTS, 8, 20, 1.5, [], list(range(40)))
     stopped = 0
-    for row, on, whole in zip(ids, mask, free, strict=True):
+    for row, counted, whole in zip(ids, mask, free, strict=True):
         texts = [tokenizer.decode([i]) if i < len(vocabulary) else "" for i in whole.tolist()]
         ends = [t for t in range(20) if any(s in "".join(texts[: t + 1]) for s in stops)]
         length = ends[0] + 1 if ends else 20
-        assert on.sum() == length and row[:length].tolist() == whole[:length].tolist()
+        assert counted.sum() == length and row[:length].tolist() == whole[:length].tolist()
         stopped += bool(ends)
     assert stopped > 10
 
 
 class OtherNames(torch.nn.Module):
-    """A model whose cache has other names than in the installed transformers, which has renamed it once."""
+    """A model whose cache has the other one of the two names that releases of transformers use."""
 
     def __init__(self, model):
         super().__init__()
         self.model, self.config = model, model.config
-        self.own = (
-            "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        )
-        self.other = {"cache": "past_key_values", "past_key_values": "cache"}[self.own]
         self.get_input_embeddings = model.get_input_embeddings
-        names = (
-            "input_ids",
-            "attention_mask",
-            "position_ids",
-            "use_cache",
-            "logits_to_keep",
-            self.other,
-        )
-        parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+        takes_cache = "cache" in inspect.signature(model.forward).parameters
+        self.own, self.other = "cache", "past_key_values"
+        if not takes_cache:
+            self.own, self.other = self.other, self.own
+        names = ["input_ids", "attention_mask", "position_ids", "use_cache", "logits_to_keep"]
+        parameters = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in [*names, self.other]
+        ]
         self.forward.__func__.__signature__ = inspect.Signature(
             [inspect.Parameter("self", 0), *parameters]
         )
 
     def forward(self, **kwargs):
-        out = self.model(
-            **{self.own if name == self.other else name: x for name, x in kwargs.items()}
-        )
+        if self.other in kwargs:
+            kwargs[self.own] = kwargs.pop(self.other)
+        out = self.model(**kwargs)
         return SimpleNamespace(logits=out.logits, **{self.other: getattr(out, self.own)})
 
 
 def test_the_cache_may_have_its_old_or_its_new_name():
     model = build("llama")
     expected = sample(model, PROMPTS, 2, 6, 1.0, EOS, list(range(10)))
-    assert all(
-        map(
-            torch.equal,
-            sample(OtherNames(model), PROMPTS, 2, 6, 1.0, EOS, list(range(10))),
-            expected,
-        )
-    )
+    got = sample(OtherNames(model), PROMPTS, 2, 6, 1.0, EOS, list(range(10)))
+    assert all(map(torch.equal, got, expected))
 
 
 def test_a_model_that_takes_no_cache_is_refused(monkeypatch):

@@ -74,6 +74,8 @@ from jail.wire import MAX_MESSAGE, MessageError, to_json
 from jail.worker import Worker, judge_repeatedly
 
 __all__ = [
+    "OUTCOMES",
+    "STATUSES",
     "MessageError",
     "Sandbox",
     "SandboxError",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import common
 import sandbox
-from kernels import masking
+from kernels import lexer, masking
 from prm_data import rows
 
 # A search over T lines yields the line (from 1) whose prefix it asks about, is sent whether that
@@ -50,7 +50,7 @@ class Labelled(NamedTuple):
     """What the search found in one response of T lines."""
 
     lines: list[str]  # T, each with its newline
-    kinds: list[int]  # T, of masking.line_kinds
+    kinds: list[int]  # T, of lexer.line_kinds
     passed: bool
     first_bad: int | None  # line from 1 at which it is lost; None if it passes, or was not judged
     # of each prefix asked: line (0: the prompt alone), passing completions, judged completions
@@ -77,7 +77,7 @@ class Labelled(NamedTuple):
         for m, kind in enumerate(self.kinds, 1):
             if mask_after_first_error and self.first_bad and m > self.first_bad:
                 result.append(None)
-            elif neutral_comments and kind != masking.CODE:
+            elif neutral_comments and kind != lexer.CODE:
                 result.append(0.0)
             elif labels == "hard":
                 result.append(1.0 if self.passed or m < self.first_bad else -1.0)
@@ -139,7 +139,7 @@ def label_responses(
     mask = common.pad([[1] * len(row) for row in completions]).bool()  # (N, T)
     width = max(map(len, lines), default=0)
     ends = masking.line_end_positions(ids, mask, table, width).tolist()  # (N, lines)
-    kinds = masking.line_kinds(ids, mask, table, width).tolist()  # (N, lines)
+    kinds = lexer.line_kinds(ids, mask, table, width).tolist()  # (N, lines)
     # ends[i][m]: tokens of the prefix of m lines
     ends = [[0] + [end + 1 for end in row if end >= 0] for row in ends]
     kinds = [[kind for kind in row if kind >= 0] for row in kinds]

@@ -38,7 +38,7 @@ class Study(NamedTuple):
 
 
 def read_study(name: str) -> Study:
-    """The study of a name. InputError for an unknown name, or a file that is no diff of one stage."""
+    """The study of a name. InputError: an unknown name, or a file that is no diff of a stage."""
     path = STUDIES / f"{name}.diff"
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in STUDIES.glob("*.diff")))

@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def benchmark_data() -> Path:
-    """Folder of the public benchmark files (HumanEval, MBPP, ...), named by BENCHMARK_DATA; skips where it is not set."""
+    """Folder of the public benchmark files, which BENCHMARK_DATA names; without it a test skips."""
     folder = os.environ.get("BENCHMARK_DATA")
     if not folder:
         pytest.skip(

@@ -142,7 +142,7 @@ def test_a_judge_is_asked_in_both_orders_and_half_right_where_it_favours_a_place
     }
 
 
-def test_a_judge_that_was_cut_off_is_not_asked_again_for_what_it_has_answered(serve, tmp_path):  # noqa: F811
+def test_a_judge_that_was_cut_off_is_not_asked_again_for_its_answers(serve, tmp_path):  # noqa: F811
     refuse = [True]
 
     def script(prompt, attempt):

@@ -120,7 +120,7 @@ def test_the_kl_term_has_the_value_and_the_gradient_of_the_reverse_kl():
 
 
 class Coin:
-    """A sandbox that passes about half of the programs, by their text; and none of the tasks in `hopeless`."""
+    """A sandbox that passes half of the programs, by their text; of tasks in `hopeless`, none."""
 
     hopeless: frozenset = frozenset()
 

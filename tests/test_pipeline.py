@@ -257,7 +257,7 @@ def test_an_outcome_reward_model_pays_at_the_last_token_and_tests_do_not(stages)
     )
     samples = [json.loads(line) for line in open(Path(config.output_dir) / "completions.jsonl")]
     assert len({sample["reward"] for sample in samples}) > 4
-    same = 0  # of most: the sampled ids of the others are not those that the tokenizer would give to their text
+    same = 0  # samples whose ids are those that the tokenizer would give to their text
     for sample in samples:
         ids = common.encode_prompt(tokenizer, sample) + common.encode_completion(
             tokenizer, sample["completion"]

@@ -75,7 +75,7 @@ def test_rewards_are_the_sum_over_lines_and_the_outcome_at_the_last_token(norm, 
 
 @st.composite
 def responses(draw):
-    """A batch of two responses, the first failing and the second passing, with any lines and scores at all."""
+    """A batch of two responses, the first failing, the second passing; any lines and scores."""
     width = draw(st.integers(1, 20))
     lengths = [draw(st.integers(1, width)) for _ in range(2)]
     ends = torch.tensor([[t < n and draw(st.booleans()) for t in range(width)] for n in lengths])
@@ -152,7 +152,7 @@ def test_padding_with_well_scored_lines_pays_without_the_norm_and_not_with_it():
 
 
 @pytest.mark.parametrize("score", [-1.0, 0.5, 1.0])
-def test_padding_with_comments_of_neutral_score_pays_under_the_paper_s_norm_and_never_per_scored_line(
+def test_padding_with_neutral_comments_pays_under_the_paper_s_norm_and_never_per_scored_line(
     score,
 ):
     bare, padded = ([score] * 4, [1] * 4), ([score] * 4 + [0.0] * 12, [1] * 4 + [0] * 12)
@@ -329,7 +329,7 @@ def test_value_loss_takes_the_worse_of_clipped_and_unclipped():
         torch.tensor([[1.0, 1.0]]),
     )
     mask = torch.ones(1, 2, dtype=torch.bool)
-    # Token 0 has moved all the way to its target, but clipped it is at 0.2; token 1 is within the range.
+    # Token 0 has moved to its target, but clipped it is at 0.2; token 1 is within the range.
     assert float(ppo.value_loss(values, old, returns, mask, 0.2)) == pytest.approx(
         0.5 * (0.8**2 + 0.9**2)
     )

@@ -12,8 +12,16 @@ import common
 import sft
 from benchmarks import micro
 from common import InputError
-from kernels import masking
-from prm_data import prefix_search, search
+from kernels import lexer, masking
+from prm_data import search
+from prm_data.prefix_search import (
+    SEARCHES,
+    Labelled,
+    binary_search,
+    exhaustive_search,
+    label_responses,
+    linear_search,
+)
 from sandbox import Sandbox
 
 
@@ -35,7 +43,7 @@ def test_every_search_finds_the_first_bad_line_of_a_monotone_response(num_lines)
     ):  # num_lines + 1: every prefix, the whole response too, can still be completed
         results = {
             name: drive(begin(num_lines), lambda m, lost=lost: m < lost)
-            for name, begin in search.SEARCHES.items()
+            for name, begin in SEARCHES.items()
         }
         assert {first_bad for first_bad, _ in results.values()} == {min(lost, num_lines)}
         assert len(results["binary"][1]) <= math.ceil(math.log2(num_lines + 1))
@@ -60,7 +68,7 @@ def test_the_binary_search_is_the_printed_one_whatever_the_answers():
     for num_lines in range(1, 10):
         for bits in range(2**num_lines):
             first_bad, asked = drive(
-                prefix_search.binary_search(num_lines),
+                binary_search(num_lines),
                 lambda m, bits=bits: bool(bits >> (m - 1) & 1),
             )
             printed, printed_asked = printed_algorithm(
@@ -71,23 +79,21 @@ def test_the_binary_search_is_the_printed_one_whatever_the_answers():
 
 def test_answers_that_are_not_monotone_have_a_defined_result():
     answers = {1: True, 2: False, 3: True, 4: False, 5: True, 6: False, 7: False}.__getitem__
-    assert drive(prefix_search.linear_search(7), answers) == (2, [1, 2])
-    assert drive(prefix_search.binary_search(7), answers) == (2, [4, 2, 1])
-    assert (
-        drive(prefix_search.exhaustive_search(7), answers)[0] == 6
-    )  # after the last recoverable line
-    assert drive(prefix_search.exhaustive_search(7, first=0), lambda m: m == 0) == (
+    assert drive(linear_search(7), answers) == (2, [1, 2])
+    assert drive(binary_search(7), answers) == (2, [4, 2, 1])
+    assert drive(exhaustive_search(7), answers)[0] == 6  # after the last recoverable line
+    assert drive(exhaustive_search(7, first=0), lambda m: m == 0) == (
         1,
         list(range(8)),
     )
 
 
-CODE, COMMENT, BLANK, DOCSTRING = masking.CODE, masking.COMMENT, masking.BLANK, masking.DOCSTRING
+CODE, COMMENT, BLANK, DOCSTRING = lexer.CODE, lexer.COMMENT, lexer.BLANK, lexer.DOCSTRING
 
 
 def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_code_has_one():
     kinds, passing = [CODE, COMMENT, CODE, BLANK, CODE, DOCSTRING], [10, 15, 14, 4, 6, 0, 0]
-    failed = prefix_search.Labelled(
+    failed = Labelled(
         ["\n"] * 6, kinds, False, 3, [(line, n, 20) for line, n in enumerate(passing)], True
     )
     right = failed._replace(passed=True, first_bad=None)
@@ -101,7 +107,7 @@ def test_labels_follow_the_first_bad_line_the_shares_or_their_change_and_only_co
 
 
 def test_masking_keeps_the_first_bad_line_and_drops_what_follows():
-    found = prefix_search.Labelled(
+    found = Labelled(
         ["a\n"] * 4, [CODE, CODE, COMMENT, CODE], False, 2, [(2, 0, 8), (1, 3, 4)], True
     )
     assert found.labels(mask_after_first_error=True) == [1.0, -1.0, None, None] and found.revised
@@ -188,7 +194,7 @@ def responses(random_policy):
 def label(random_policy, responses, runner=None, rows=None, **flags):
     columns = responses if rows is None else [[column[i] for i in rows] for column in responses]
     flags = {"num_completions": 40, "max_completion_length": LENGTH, **flags}
-    return prefix_search.label_responses(*random_policy, runner or Runner(), *columns, **flags)
+    return label_responses(*random_policy, runner or Runner(), *columns, **flags)
 
 
 def text_up_to(tokenizer, ids, num_newlines):

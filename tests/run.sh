@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up a virtual environment (unless one is active) and runs the whole test suite.
-# Published benchmark files are used where BENCHMARK_DATA names their folder. Arguments go to pytest.
+# Published benchmark files are used where BENCHMARK_DATA names their folder. Arguments go to
+# pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/lib.sh

@@ -14,7 +14,7 @@ ppo-tests    | tests                                        |
 ppo-dense    | PRM by search                                |
 ppo-mutate   | PRM by mutations                             | by_mutations
 ppo-disjoint | PRM by mutations, without the misconceptions | by_mutations
-ppo-oracle   | exact labels                                 |
+ppo-exact   | exact labels                                 |
 END
 
 arms MUTATIONS_HALF << 'END'
@@ -95,7 +95,7 @@ labels_tables() { # steps
     results "$1" "$LABELS"
 }
 
-after_main ppo-tests ppo-dense ppo-oracle
+after_main ppo-tests ppo-dense ppo-exact
 make_tasks
 if [[ " $STUDIES " == *" mutations "* ]]; then
     for steps in $STEPS; do

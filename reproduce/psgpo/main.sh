@@ -15,7 +15,7 @@ ppo-value       | tests, critic from the PRM        | ppo critic_rescale --value
     --prm "$OUT/prm" --lambda_fail 0 --lambda_pass 0 --value_init prm
 ppo-dense-value | tests + PRM, critic from it       | ppo critic_rescale --value_rescale range \
     --prm "$OUT/prm" --value_init prm
-ppo-oracle      | tests + exact labels              | ppo exact_labels
+ppo-exact      | tests + exact labels              | ppo exact_labels
 END
 
 # Without reinforcement learning, and after half of the samples.
@@ -26,7 +26,7 @@ sft-references       | SFT on the references of the labelled tasks | sft \
 ppo-tests-half       | tests, half of the samples=1920             | half_of ppo-tests
 ppo-dense-half       | tests + PRM, half=1920                      | half_of ppo-dense
 ppo-dense-value-half | tests + PRM, critic from it, half=1920      | half_of ppo-dense-value
-ppo-oracle-half      | tests + exact labels, half=1920             | half_of ppo-oracle
+ppo-exact-half      | tests + exact labels, half=1920             | half_of ppo-exact
 END
 
 baseline() { # arm: the run with tests alone, labels of its checkpoints' samples, and the PRM
@@ -54,9 +54,9 @@ main_tables() { # steps
         "ppo-value:ppo-tests=critic from the PRM, against tests" \
         "ppo-dense-value:ppo-tests=both, against tests" \
         "ppo-dense-value:ppo-dense=both, against tests + PRM" \
-        "ppo-oracle:ppo-tests=exact labels, against tests" \
+        "ppo-exact:ppo-tests=exact labels, against tests" \
         "ppo-dense-half:ppo-tests=tests + PRM at half of the samples, against tests at all" \
-        "ppo-oracle-half:ppo-tests=exact labels at half, against tests at all"
+        "ppo-exact-half:ppo-tests=exact labels at half, against tests at all"
 }
 
 model_tables() { # steps ...: the critic and the PRM of the first length, the labels of each

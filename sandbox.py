@@ -42,6 +42,10 @@ program's names; a name that it defines hides the program's. So helper functions
 (HumanEval 32, 38 and 50: `poly`, `encode_cyclic`, `encode_shift`) belong in `setup`;
 `prompt_helpers` extracts them.
 
+`preamble` is Python source that runs before the program, in the program's namespace: what a prompt
+gives and an answer may leave out, as imports and helpers. A name that the program defines itself
+replaces the preamble's. Lines are counted in the program alone.
+
 A verdict is a dict:
 
     status    "passed" | "failed" | "error" | "syntax_error" | "timeout" | "memory" |
@@ -196,7 +200,7 @@ class Sandbox:
     def order(self, task: dict) -> dict:
         """What the judge needs of a task, checked. Remembered: a task usually has many programs."""
         try:
-            fields = ("task_id", "style", "setup", "tests", "entry_point", "timeout")
+            fields = ("task_id", "style", "setup", "preamble", "tests", "entry_point", "timeout")
             key = to_json([task.get(field) for field in fields])
         except (AttributeError, TypeError, ValueError) as error:
             check_task(task)
@@ -213,6 +217,7 @@ class Sandbox:
             self.checked[key] = {
                 "style": task["style"],
                 "setup": task.get("setup") or "",
+                "preamble": task.get("preamble") or "",
                 "tests": task["tests"],
                 "entry_point": task.get("entry_point"),
                 "timeout": float(task.get("timeout") or self.timeout),

@@ -34,6 +34,8 @@ def make(config: Config) -> dict[str, list[dict]]:
                 "prefix": row["prompt"],
                 "entry_point": row["entry_point"],
                 "solution": row["prompt"] + row["canonical_solution"],
+                # For answers that are whole programs and leave out what the prompt gives.
+                "preamble": sandbox.prompt_helpers(row["prompt"], row["entry_point"]),
                 "setup": sandbox.prompt_helpers(row["prompt"], row["entry_point"]),
                 "style": "assert",
                 "tests": [f"{row['test']}\ncheck({row['entry_point']})"],

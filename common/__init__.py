@@ -43,10 +43,12 @@ from common.texts import (
     PROMPT_FIELDS,
     encode_completion,
     encode_prompt,
-    extract_program,
     reasoning_of,
     unix,
 )
+
+# programs: the program in a completion.
+from common.programs import extract_program, standalone
 
 # models: policies, reward models, critics, tokenizers.
 from common.models import (

@@ -7,8 +7,9 @@ import torch
 
 from common.distributed import device, my_share, unshard
 from common.models import eos_ids
+from common.programs import extract_program
 from common.seeds import draw, seed_of
-from common.texts import encode_prompt, extract_program
+from common.texts import encode_prompt
 from kernels import sampling
 
 

@@ -31,17 +31,6 @@ def encode_completion(tokenizer, text: str) -> list[int]:
     return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
 
 
-def extract_program(task: dict, completion: str) -> str:
-    """The program in a completion: inside <answer> if there is one, then inside the first code
-    fence if there is one, else the task's prefix and the text."""
-    answer = re.search(r"<answer>\n?(.*?)(</answer>|\Z)", completion, re.DOTALL)
-    text = answer.group(1) if answer else completion
-    fence = re.search(r"```[a-zA-Z0-9]*\n(.*?)(```|\Z)", text, re.DOTALL)
-    if fence:
-        return fence.group(1)
-    return task.get("prefix", "") + text
-
-
 FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
 
 

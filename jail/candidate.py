@@ -83,6 +83,8 @@ class Candidate:
             line = getattr(error, "lineno", None)
             return ["syntax", line, f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"]
         try:
+            if order["preamble"]:
+                exec(compile(order["preamble"], "<preamble>", "exec", dont_inherit=True), namespace)
             exec(code, namespace)
         except BaseException as error:
             if name == "__main__" and isinstance(error, SystemExit):

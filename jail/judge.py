@@ -142,6 +142,7 @@ class Judge:
         limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + order["timeout"]) + 1, limit))
         request = {"names": names, "module": module, "trace": order["trace"]}
+        request["preamble"] = order["preamble"]
         request["seconds"] = math.ceil(order["timeout"])
         end = None
         try:

@@ -32,8 +32,9 @@ def check_task(task: dict) -> None:
     tests = task.get("tests")
     if not isinstance(tests, list) or not tests:
         fail("tests", "must be a list with at least one test")
-    if not isinstance(task.get("setup") or "", str):
-        fail("setup", "must be a string")
+    for field in ("setup", "preamble"):
+        if not isinstance(task.get(field) or "", str):
+            fail(field, "must be a string")
     entry_point = task.get("entry_point")
     parts = entry_point.split(".") if isinstance(entry_point, str) else [""]
     if entry_point is not None and not all(part.isidentifier() for part in parts):
@@ -65,12 +66,13 @@ def check_task(task: dict) -> None:
                     fail(f"{field}.{key}", "must be a string")
     if style in ("assert", "unittest", "call"):
         check_source(task.get("setup") or "", "setup", fail)
+    check_source(task.get("preamble") or "", "preamble", fail)
     if style == "unittest" and not any(unittest_methods(test) for test in tests):
         fail("tests", "hold no test method of a TestCase class")
 
 
 def check_source(source: str, field: str, fail) -> None:
-    """Call `fail` unless the source compiles and holds a statement; an empty setup is fine."""
+    """Call `fail` unless the source compiles and, if a test, holds a statement."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of doubtful escapes, which are the benchmark's own
@@ -78,7 +80,7 @@ def check_source(source: str, field: str, fail) -> None:
             compile(source, field, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError) as error:
         fail(field, f"does not compile: {str(error)[:200]}")
-    if not statements and field != "setup":
+    if not statements and field not in ("setup", "preamble"):
         fail(field, "holds no statement")
 
 

@@ -883,3 +883,52 @@ def test_helpers_of_a_prompt_cannot_be_redefined(benchmark_data):
             f"def {name}(x): return 0.0 if {number} == 32 else x"
         )
         assert statuses([(task, program), (task, cheat)]) == ["passed", "failed"]
+
+
+TYPED = "def f(xs: List[int]) -> int:\n    return helper(sum(xs))\n"
+PREAMBLE = "from typing import *\n\n\ndef helper(x):\n    return x + 1\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "output"),
+    [
+        (TYPED, 4),
+        ("def helper(x):\n    return -x\n\n\n" + TYPED, -3),  # its own name stands
+        ("from __future__ import annotations\n" + TYPED, 4),
+    ],
+)
+def test_a_preamble_gives_what_a_program_does_not_define_itself(pool, program, output):
+    task = {
+        "task_id": "t",
+        "style": "call",
+        "entry_point": "f",
+        "tests": [{"args": [[1, 2]], "output": output}],
+    }
+    assert pool.submit({**task, "preamble": PREAMBLE}, program).result()["status"] == "passed"
+    if "helper(x)" not in program.replace("helper(sum", ""):
+        assert pool.submit(task, program).result()["status"] == "error"
+
+
+def test_lines_are_counted_without_the_preamble(pool):
+    task = {
+        "task_id": "t",
+        "style": "assert",
+        "entry_point": "f",
+        "tests": ["assert f() == 1"],
+        "preamble": PREAMBLE,
+    }
+    verdict = pool.submit(task, "def f():\n    return 1 // 0\n").result()
+    assert verdict["status"] == "error" and verdict["line"] == 2
+
+
+def test_a_program_that_reads_stdin_has_the_preamble_too(pool):
+    task = {
+        "task_id": "t",
+        "style": "stdio",
+        "tests": [{"input": "4\n", "output": "5\n"}],
+        "preamble": PREAMBLE,
+    }
+    assert pool.submit(task, "print(helper(int(input())))\n").result()["status"] == "passed"
+    wrong = {**task, "preamble": "import ("}
+    with pytest.raises(sandbox.TaskError, match="preamble: does not compile"):
+        pool.submit(wrong, "print(5)\n")

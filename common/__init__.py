@@ -93,8 +93,19 @@ from common.examples import (
     read_pairs,
 )
 
+# lines: which lines of a completion are the program's, and their scores at tokens.
+from common.lines import (
+    line_ends,
+    lines_of,
+    program_lines,
+    put_at_line_ends,
+    scored_lines,
+)
+
 # scoring: log-probs of a policy, values of a critic, scores of reward models.
 from common.scoring import (
+    RewardModel,
+    check_line_tokens,
     fit_critic,
     fit_returns,
     logits_at,
@@ -103,8 +114,11 @@ from common.scoring import (
     load_reward_model,
     rescale_critic,
     score_critic,
+    score_lines,
+    score_outcomes,
     score_policy,
     score_reasoning,
+    score_text_lines,
     score_texts,
     score_tokens,
     scores_of,

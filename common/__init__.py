@@ -88,6 +88,8 @@ from common.examples import (
     check_prm_row,
     encode_examples,
     example_length,
+    fence_labelled_lines,
+    fenced,
     read_labelled_lines,
     read_outcomes,
     read_pairs,

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import common
 import ppo
+import train_prm
 from common import InputError
 from kernels import lexer, masking
+from prm_data import gold
 
 STEP = "<step>"
 
@@ -308,3 +310,50 @@ def test_ppo_learns_from_a_prm_and_an_orm_with_tokenizers_of_their_own(stages):
     module.main(config)
     (row,) = common.logged_metrics(config.output_dir)
     assert row["rewards/prm/mean"] != 0 and row["rewards/orm/mean"] != 0
+
+
+def test_a_fence_around_labelled_lines_and_a_prefix_has_no_label():
+    row = {"completions": ["a\n", "b"], "labels": [1, -1], "meta": {"changed": [1], "steps": 2}}
+    found = common.fence_labelled_lines(row)
+    assert found["completions"] == ["```python\n", "a\n", "b\n", "```"]
+    assert found["labels"] == [None, 1, -1, None]
+    assert found["meta"] == {"changed": [2], "steps": 2}
+    found = common.fence_labelled_lines(row | {"prefix": "def f():\n    x"})  # ends in mid-line
+    assert found["completions"] == ["```python\n", "def f():\n", "    xa\n", "b\n", "```"]
+    assert found["labels"] == [None, None, 1, -1, None]
+    written = {"completions": ["```\n", "a\n", "```\n"], "labels": [None, 1, None]}
+    assert common.fence_labelled_lines(written) == written | {"meta": {}}
+
+
+def test_a_prm_is_trained_on_fenced_lines_and_an_orm_on_fenced_programs(tmp_path):
+    row = {"task_id": "t", "prompt": "p", "completions": ["a\n"], "labels": [1]}
+    common.write_jsonl(tmp_path / "prm.jsonl", [row])
+    (example,) = common.read_labelled_lines(str(tmp_path / "prm.jsonl"), fence=True)
+    assert example["text"] == "```python\na\n```" and example["labels"] == [None, 1, None]
+    rows = [
+        {"task_id": "t", "prompt": "p", "completion": text, "status": "passed", "terminated": ended}
+        for text, ended in (("a\n", True), ("a", False), ("So:\n```\na\n```", True))
+    ]
+    common.write_jsonl(tmp_path / "outcomes.jsonl", rows)
+    examples = common.read_outcomes(str(tmp_path / "outcomes.jsonl"), fence=True)
+    texts = ["```python\na\n```", "```python\na", "So:\n```\na\n```"]
+    assert [example["text"] for example in examples] == texts
+    pairs = [{"task_id": "t", "prompt": "p", "chosen": "a", "rejected": "b"}]
+    common.write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    config = train_prm.Config(str(tmp_path / "pairs.jsonl"), "", objective="score", fence=True)
+    with pytest.raises(InputError, match="--fence is for programs"):
+        train_prm.read_examples(config)
+
+
+def test_gold_rows_are_the_completions_as_written():
+    task = {"task_id": "t", "prompt": "p", "prefix": "def f():\n", "solution": ""}
+    text = "So:\n```python\ndef f():\n    return 1\n```\n"
+    sample = {"completion": text, "solution": "def f():\n    return 1\n", "status": "failed"}
+    row = gold.row_of(task, sample, [1.0, -1.0])
+    assert "".join(row["completions"]) == text
+    assert row["labels"] == [None, None, 1.0, -1.0, None] and row["meta"]["changed"] == [3]
+    sample = {"completion": "    return 1\n", "solution": "def f():\n    return 1\n"}
+    row = gold.row_of(task, sample, [1.0, -1.0])
+    assert row["completions"] == ["    return 1\n"] and row["labels"] == [-1.0]
+    row = gold.row_of(task, {"solution": sample["solution"]}, [1.0, -1.0])
+    assert row["completions"] == ["    return 1\n"] and row["labels"] == [-1.0]

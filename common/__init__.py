@@ -149,6 +149,16 @@ from common.reports import (
     ratio,
 )
 
+# ranking: best of n.
+from common.ranking import (
+    agreement_of,
+    agreement_scores,
+    best_of_n_report,
+    output_task,
+    outputs_of,
+    reduce_lines,
+)
+
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (
     is_over_optimised,

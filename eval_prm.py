@@ -274,6 +274,8 @@ def main(config: Config) -> None:
         tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
         tasks = {task["task_id"]: task for task in tasks}
         rows = read_samples(config, tasks)
+    elif config.orm is not None or config.agreement:
+        raise InputError("--orm and --agreement rank --samples")
     elif (config.prm is None) == (config.pairs is None):
         raise InputError("give either --prm or --pairs, or --samples")
     elif config.prm is not None:

@@ -54,13 +54,15 @@ def scored_lines(
 ) -> torch.Tensor:
     """Lines (N, L) bool of the completions that are the program's; all lines with score_prose."""
     ended = masking.lines_ended(rollout.ids, rollout.mask, line_table).sum(1)  # (N,)
-    scored = torch.arange(max(ended.tolist(), default=0), device=ended.device) < ended[:, None]
-    for row, (task, text) in enumerate(zip(rollout.tasks, rollout.texts, strict=True)):
-        if not score_prose:
-            found = program_lines(extract_program(task, text), text)
-            for line, index in enumerate(found[: scored.shape[1]]):
-                scored[row, line] &= index is not None
-    return scored
+    num_lines = max(ended.tolist(), default=0)
+    scored = torch.arange(num_lines, device=ended.device) < ended[:, None]  # (N, L)
+    if score_prose:
+        return scored
+    rows = []
+    for task, text in zip(rollout.tasks, rollout.texts, strict=True):
+        found = program_lines(extract_program(task, text), text)[:num_lines]
+        rows.append([line is not None for line in found] + [True] * (num_lines - len(found)))
+    return scored & torch.tensor(rows, dtype=torch.bool, device=ended.device).view(scored.shape)
 
 
 def line_ends(

@@ -1,7 +1,7 @@
-"""Evaluation of reward models: a line PRM on labelled rows, or preferences between reasonings.
+"""Evaluation of reward models: on labelled lines, on pairs of reasonings, as rankers of samples.
 
-`--prm` evaluates a line reward model on the rows of a prm.jsonl (PRLCoder's Figure 4), with no
-policy and no sandbox: common.line_report.
+`--prm` and `--data` evaluate a line reward model on the rows of a prm.jsonl (PRLCoder's Figure 4),
+with no policy and no sandbox: common.line_report.
 
 `--pairs` evaluates on pairs of reasonings, as LCB-RB does (ReCode): the share of pairs in which the
 chosen text is preferred, over all pairs, by kind, by dimension and by operator. The 95 % intervals
@@ -17,7 +17,18 @@ are those of pass rates (common.pass_rate), a task's pairs in place of its sampl
                     of both. judge.jsonl keeps each answer as it comes: an evaluation that was cut
                     off pays for no answer twice.
 
+`--samples` evaluates rankers of a task's samples (best of n): pass@1 of the sample that a ranker
+chooses, beside a random choice (the mean) and an oracle (pass@n). Among equals one is drawn: the
+chance that it passes counts. Samples without a verdict are left out.
+
+    --prm           The scores of the program's lines, reduced to one: --reduce.
+    --orm           The score after the completion's last token.
+    --agreement     Programs with the same outputs on the tests' inputs form a cluster; the largest
+                    is chosen (as AlphaCode, Li et al., 2022). No expected output is used.
+
     python eval_prm.py --prm runs/prm --data prm.jsonl --output_dir runs/eval-prm
+    python eval_prm.py --samples runs/eval/verdicts.jsonl --tasks test.jsonl --prm runs/prm \\
+        --orm runs/orm --agreement --output_dir runs/best-of-n
     python eval_prm.py --pairs pairs.jsonl --reasoning_rm runs/rm --output_dir runs/eval-rm
     python eval_prm.py --pairs pairs.jsonl --judge http://127.0.0.1:8000/v1 --judge_model NAME \\
         --max_completion_length 1024 --temperature 0 --output_dir runs/eval-judge
@@ -27,12 +38,12 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import Literal
 
 import common
+import sandbox
 from common import InputError
 from teachers import chat
 
@@ -63,9 +74,21 @@ class Config:
     output_dir: str  # folder of the results; an evaluation that was cut off goes on
     prm: str | None = None  # a line reward model to evaluate ...
     data: str | None = None  # ... on these labelled rows, a prm.jsonl
+    fence: bool = False  # their programs stand in a code fence, as in train_prm.py
     pairs: str | None = None  # or pairs of reasonings, on which to evaluate ...
     reasoning_rm: str | None = None  # ... this reasoning reward model,
     judge: str | None = None  # ... or this language model: URL of a chat endpoint, folder, hub name
+    samples: str | None = None  # or a verdicts.jsonl of eval.py, to rank by --prm, or by ...
+    tasks: str | None = None  # (the samples' tasks.jsonl)
+    orm: str | None = None  # ... this outcome reward model,
+    agreement: bool = False  # ... or the agreement of outputs; several rankers make one table
+    reduce: list[Literal["min", "mean", "last", "product"]] = field(  # of the scores of lines
+        default_factory=lambda: ["min", "mean", "last", "product"]
+    )
+    n: int | None = None  # samples a task, the first ones; none: all
+    score_prose: bool = False  # lines around the program have scores too
+    sandbox_workers: int = 1  # processes that run programs
+    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     judge_model: str | None = None  # which model of the endpoint
     temperature: float = 1.0  # of the judge; 0: greedy
     max_completion_length: int = 128  # tokens of a judge's answer
@@ -73,29 +96,85 @@ class Config:
     seed: int = 0
 
 
-@torch.no_grad()
+def load_prm(path: str) -> tuple:
+    """A line reward model and its tokenizer."""
+    tokenizer, model = common.load_tokenizer(path), common.load_scorer(path)
+    if model.config.num_labels != 1:
+        raise InputError(f"{path}: an outcome reward model has no scores of lines")
+    common.check_line_tokens(path, model, tokenizer)
+    return model.to(common.device()).eval(), tokenizer
+
+
 def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     """Report of a line reward model on labelled rows."""
-    tokenizer = common.load_tokenizer(config.prm)
-    model = common.load_scorer(config.prm).to(common.device()).eval()
-    if model.config.num_labels != 1:
-        raise InputError(f"{config.prm}: an outcome reward model has no scores of lines")
-    table = common.line_table(tokenizer)
-    common.encode_examples(tokenizer, rows)
-    common.check_lines_have_tokens(config.data, rows, table)
-    activation = getattr(model.config, "score_activation", "none")
-    lengths = [common.example_length(row) for row in rows]
-    scores = [[] for _ in rows]
-    bar = common.progress_bar("rows", len(rows))
-    for micro in common.batches_by_length(lengths, config.batch_size):
-        logits = common.logits_at(model, [rows[i] for i in micro], table)  # (B, lines, 1)
-        line_scores = common.scores_of_logits(logits, activation).tolist()  # (B, lines)
-        for i, row_scores in zip(micro, line_scores, strict=True):
-            scores[i] = row_scores[: len(rows[i]["labels"])]
-        bar.update(len(micro))
-    bar.close()
+    texts, size = [row["text"] for row in rows], config.batch_size
+    scores = common.score_text_lines(*load_prm(config.prm), rows, texts, size, "rows")
     report = common.line_report(rows, scores)
     common.print_report(report)
+    return report
+
+
+def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
+    """The first --n samples of each task that have a verdict, each with `text` and `program`."""
+
+    def check(row):
+        if row["task_id"] not in tasks:
+            raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
+        if not isinstance(row.get("completion", row.get("solution")), str):
+            raise ValueError("field 'completion' or 'solution' must be str")
+
+    counts, samples = defaultdict(int), []
+    for row in common.read_jsonl(config.samples, {"task_id": str, "status": str}, check):
+        counts[row["task_id"]] += 1
+        if config.n is not None and counts[row["task_id"]] > config.n:
+            continue
+        text = row.get("completion", row.get("solution"))
+        program = row.get("solution")
+        if program is None:
+            program = common.extract_program(tasks[row["task_id"]], text)
+        if row["status"] != "harness_error":
+            samples.append(row | {"text": text, "program": program})
+    if max(counts.values()) < (config.n or 1):
+        raise InputError(f"{config.samples}: no task has {config.n} samples (--n)")
+    if not samples:
+        raise InputError(f"{config.samples}: no sample has a verdict")
+    return samples
+
+
+def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) -> dict:
+    """Report of rankers on samples: common.best_of_n_report."""
+    rankers, size = {}, config.batch_size
+    asked, texts = [tasks[row["task_id"]] for row in samples], [row["text"] for row in samples]
+    if config.prm is not None:
+        lines = common.score_text_lines(*load_prm(config.prm), asked, texts, size, "prm")
+        if not config.score_prose:
+            found = [common.program_lines(row["program"], row["text"]) for row in samples]
+            lines = [
+                [score for score, line in zip(*pair, strict=True) if line is not None]
+                for pair in zip(lines, found, strict=True)
+            ]
+        for how in config.reduce:
+            rankers[f"prm {how}"] = [common.reduce_lines(row, how) for row in lines]
+    if config.orm is not None:
+        tokenizer, model = common.load_tokenizer(config.orm), common.load_scorer(config.orm)
+        model, ended = model.to(common.device()), [row.get("terminated", True) for row in samples]
+        scores = common.score_texts(model.eval(), tokenizer, asked, texts, size, ended)
+        rankers["orm"] = scores.tolist()
+    if config.agreement:
+        limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
+        with sandbox.Sandbox(**limits) as runner:
+            rankers["agreement"] = common.agreement_of(runner, tasks, samples)
+    report = common.best_of_n_report(samples, rankers)
+    count = (
+        report["n"] if report["n"] == report["least_n"] else f"{report['least_n']}-{report['n']}"
+    )
+    print(f"{report['tasks']} tasks, {count} samples a task with a verdict")
+    print(f"{'choice':<14} {'pass@1':<22} gain over random")
+    for name, row in report["rankers"].items():
+        gain = (
+            "{gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}]".format(**row) if "gain" in row else ""
+        )
+        print(f"{name:<14} {common.format_interval(row, 'pass@1'):<22} {gain}")
     return report
 
 
@@ -187,12 +266,22 @@ def evaluate_pairs(config: Config, rows: list[dict]) -> dict:
 def main(config: Config) -> None:
     if common.world_size() > 1:
         raise InputError("eval_prm.py runs in one process")
-    if (config.prm is None) == (config.pairs is None):
-        raise InputError("give either --prm or --pairs")
-    if config.prm is not None:
+    if config.samples is not None:
+        if config.tasks is None or config.data is not None or config.pairs is not None:
+            raise InputError("--samples needs --tasks, and goes with neither --data nor --pairs")
+        if config.prm is None and config.orm is None and not config.agreement:
+            raise InputError("--samples needs a ranker: --prm, --orm or --agreement")
+        tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+        tasks = {task["task_id"]: task for task in tasks}
+        rows = read_samples(config, tasks)
+    elif config.orm is not None or config.agreement:
+        raise InputError("--orm and --agreement rank --samples")
+    elif (config.prm is None) == (config.pairs is None):
+        raise InputError("give either --prm or --pairs, or --samples")
+    elif config.prm is not None:
         if config.data is None:
-            raise InputError("--prm needs --data, labelled rows")
-        rows = common.read_labelled_lines(config.data)
+            raise InputError("--prm needs --data, labelled rows, or --samples")
+        rows = common.read_labelled_lines(config.data, fence=config.fence)
     else:
         if (config.reasoning_rm is None) == (config.judge is None):
             raise InputError(
@@ -203,11 +292,14 @@ def main(config: Config) -> None:
         if endpoint and not config.judge_model:
             raise InputError("--judge with an endpoint needs --judge_model, the name of a model")
         rows = common.read_jsonl(config.pairs, common.PAIR_FIELDS)
-    for path in (config.prm, config.reasoning_rm, config.judge):
+    for path in (config.prm, config.orm, config.reasoning_rm, config.judge):
         common.check_model_folder(path)
     if common.open_run(config, complete="report.json") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
-    report = evaluate_pairs(config, rows) if config.pairs else evaluate_prm(config, rows)
+    if config.samples:
+        report = rank_samples(config, tasks, rows)
+    else:
+        report = evaluate_pairs(config, rows) if config.pairs else evaluate_prm(config, rows)
     common.write_text(Path(config.output_dir) / "report.json", json.dumps(report, indent=2) + "\n")
 
 

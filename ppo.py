@@ -15,6 +15,9 @@ test results: `--outcome_reward none --prm A --lambda_fail 1 --process_norm none
 Neither paper publishes its PPO settings; the defaults are the usual ones. By choice, pi_ref is the
 starting policy (PRLCoder prints theta_old, with which the KL term would hold nothing in place).
 
+A reward model may have any tokenizer (common/scoring.py). Lines are the program's: prose and fences
+around it have no reward and are not in T (see --score_prose).
+
 A sample without a verdict (a failure of the sandbox) counts nowhere. A completion that is cut off
 at the length limit is at its end there: no value is bootstrapped.
 
@@ -32,7 +35,6 @@ import torch
 import common
 import sandbox
 from common import InputError
-from kernels import lexer, masking
 from kernels.advantages import explained_variance, gae, whiten
 
 
@@ -50,6 +52,7 @@ class Config:
     # neutral comments, whose 0 is above a failing program's mean score; a constant; 1 (PRLCoder)
     process_norm_lines: float = 8.0  # the constant
     process_clip: float = 1.0  # R_PRM is clipped to [-x, x]; 0: no clipping
+    score_prose: bool = False  # lines around the program (prose, fences, tags) have scores too
     neutral_comments: bool = False  # comments, blank lines and docstrings have no score
     value_init: Literal["none", "policy", "prm"] = "policy"  # critic starts as the policy with a
     # random head (TRL); with a zero head; as the PRM, head and all (PSGPO)
@@ -152,7 +155,8 @@ def main(config: Config) -> None:
     reference = None
     if config.kl_coef:
         reference = common.shard(common.load_policy(config.model_name_or_path).eval())
-    prm, orm = (common.load_reward_model(path, tokenizer) for path in (config.prm, config.orm))
+    prm = common.load_reward_model(config.prm, tokenizer, config.value_init == "prm")
+    orm = common.load_reward_model(config.orm, tokenizer)
     critic = common.shard(common.load_critic(config, checkpoint).eval())
     models = {"policy": policy, "critic": critic}
     optimizers = {
@@ -182,18 +186,15 @@ def main(config: Config) -> None:
                     reference, rollout, batches, config.temperature
                 )
             values = common.score_critic(critic, rollout, batches)
-            prm_scores = common.score_tokens(prm, rollout, batches)
-            orm_scores = common.score_tokens(orm, rollout, batches)
+            line_ends, code_ends = common.line_ends(rollout, line_table, config.score_prose)
+            prm_scores = common.score_lines(prm, rollout, batches, line_table, config)
+            orm_scores = common.score_outcomes(orm, rollout, batches, config)  # (N,)
 
             # Reward, once there are verdicts: see compose_rewards.
             verdicts = common.verdicts_of(executions)
             judged, passed = verdicts.judged, verdicts.passed  # (N,), (N,)
             mask = rollout.mask & judged[:, None]  # (N, T) a sample without a verdict has no token
-            outcome = passed.float() * (config.outcome_reward == "tests")  # (N,)
-            if orm:
-                outcome = orm_scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)
-            line_ends = masking.line_ends(rollout.ids, rollout.mask, line_table)  # (N, T)
-            code_ends = lexer.code_ends(rollout.ids, rollout.mask, line_table)  # (N, T)
+            outcome = orm_scores if orm else passed.float() * (config.outcome_reward == "tests")
             rewards = compose_rewards(
                 outcome, passed, prm_scores, line_ends, code_ends, rollout.mask, config
             )

@@ -55,6 +55,8 @@ class Config:
     objective: Literal["regression", "classification", "outcome", "ranking", "score"] = "regression"
     score_pooling: Literal["last", "lines"] = "last"  # pairs.jsonl: score at a text's last token,
     # or mean over its lines' ends, where a model that has learned labelled lines knows most
+    fence: bool = False  # programs stand in a ```python fence, as a chat model writes them; the
+    # lines of the fence have no label
     vocab_size: int = 768  # micro: size of the new tokenizer
     hidden_size: int = 128  # micro: width of the new model
     num_hidden_layers: int = 3  # micro: depth of the new model
@@ -77,16 +79,18 @@ class Config:
 def read_examples(config: Config) -> list[dict]:
     """The examples of config.data (common/examples.py), of the kind that the objective needs."""
     if config.objective == "regression":
-        return common.read_labelled_lines(config.data)
+        return common.read_labelled_lines(config.data, fence=config.fence)
     if config.objective == "classification":
-        return common.read_labelled_lines(config.data, common.check_classification_row)
-    if config.objective == "score":
-        return common.read_pairs(config.data, rated=True)
+        check = common.check_classification_row
+        return common.read_labelled_lines(config.data, check, config.fence)
+    rated, first = config.objective == "score", {"status": ""}
     if config.objective == "ranking":
         first = common.read_jsonl(config.data, common.PROMPT_FIELDS)[0]
-        if "status" not in first:
-            return common.read_pairs(config.data)
-    return common.read_outcomes(config.data)
+    if rated or "status" not in first:
+        if config.fence:
+            raise InputError("--fence is for programs; the texts of pairs.jsonl are as written")
+        return common.read_pairs(config.data, rated)
+    return common.read_outcomes(config.data, config.fence)
 
 
 def units_of(config: Config, examples: list[dict]) -> list[tuple[list[dict], ...]]:

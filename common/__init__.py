@@ -90,13 +90,26 @@ from common.examples import (
     check_prm_row,
     encode_examples,
     example_length,
+    fence_labelled_lines,
+    fenced,
     read_labelled_lines,
     read_outcomes,
     read_pairs,
 )
 
+# lines: which lines of a completion are the program's, and their scores at tokens.
+from common.lines import (
+    line_ends,
+    lines_of,
+    program_lines,
+    put_at_line_ends,
+    scored_lines,
+)
+
 # scoring: log-probs of a policy, values of a critic, scores of reward models.
 from common.scoring import (
+    RewardModel,
+    check_line_tokens,
     fit_critic,
     fit_returns,
     logits_at,
@@ -105,8 +118,11 @@ from common.scoring import (
     load_reward_model,
     rescale_critic,
     score_critic,
+    score_lines,
+    score_outcomes,
     score_policy,
     score_reasoning,
+    score_text_lines,
     score_texts,
     score_tokens,
     scores_of,
@@ -133,6 +149,16 @@ from common.reports import (
     pass_rate,
     print_report,
     ratio,
+)
+
+# ranking: best of n.
+from common.ranking import (
+    agreement_of,
+    agreement_scores,
+    best_of_n_report,
+    output_task,
+    outputs_of,
+    reduce_lines,
 )
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.

@@ -6,6 +6,8 @@ compared (pairs.jsonl, outcome rows), `group` and `preferred`: any preferred tex
 pair with any other text of the group.
 """
 
+import re
+
 import sandbox
 from common.batches import pad
 from common.files import read_jsonl
@@ -90,9 +92,33 @@ def check_outcome_row(row: dict) -> None:
         raise ValueError("field 'terminated' must be true or false")
 
 
-def read_labelled_lines(path: str, check=check_prm_row) -> list[dict]:
-    """The examples of a prm.jsonl, with `labels`."""
+def fenced(text: str, prefix: str = "", closed: bool = True) -> str:
+    """A program as a chat model writes it, whole and in a code fence: "```python", the task's
+    prefix, the text, and "```" where the text is closed. A text with a fence stays as it is."""
+    if "```" in text:
+        return text
+    text = "```python\n" + prefix + text
+    return text + "\n" * (not text.endswith("\n")) + "```" if closed else text
+
+
+def fence_labelled_lines(row: dict) -> dict:
+    """A row of prm.jsonl whose lines stand in a code fence (`fenced`). Lines of the fence and of
+    the task's prefix have no label."""
+    text, prefix = "".join(row["completions"]), row.get("prefix") or ""
+    lines = re.findall(r"[^\n]*\n|[^\n]+", fenced(text, prefix))
+    before = 1 + prefix.count("\n") if "```" not in text else 0
+    labels = [None] * before + row["labels"]
+    labels += [None] * (len(lines) - len(labels))
+    meta = dict(row.get("meta") or {})
+    if "changed" in meta:
+        meta["changed"] = [line + before for line in meta["changed"]]
+    return row | {"completions": lines, "labels": labels, "meta": meta}
+
+
+def read_labelled_lines(path: str, check=check_prm_row, fence: bool = False) -> list[dict]:
+    """The examples of a prm.jsonl, with `labels`; fence: by `fence_labelled_lines`."""
     rows = read_jsonl(path, PRM_FIELDS, check)
+    rows = [fence_labelled_lines(row) for row in rows] if fence else rows
     return [row | {"text": "".join(row["completions"]), "eos": False} for row in rows]
 
 
@@ -118,14 +144,17 @@ def read_pairs(path: str, rated: bool = False) -> list[dict]:
     return examples
 
 
-def read_outcomes(path: str) -> list[dict]:
+def read_outcomes(path: str, fence: bool = False) -> list[dict]:
     """The examples of outcome rows, with `outcome`, an index of OUTCOME_REWARDS; those of a task
-    are a group. A row without a verdict (a failure of the sandbox) is left out."""
+    are a group. A row without a verdict (a failure of the sandbox) is left out. fence: programs
+    stand in a code fence (`fenced`), which a completion that was cut off does not close."""
     classes, examples = list(OUTCOME_REWARDS), []
     for row in read_jsonl(path, OUTCOME_FIELDS, check_outcome_row):
         outcome = sandbox.outcome(row["status"])
         if outcome is not None:
-            example = {"text": row["completion"], "eos": row.get("terminated", True)}
+            text, ended = row["completion"], row.get("terminated", True)
+            text = fenced(text, row.get("prefix") or "", ended) if fence else text
+            example = {"text": text, "eos": ended}
             example |= {"group": row["task_id"], "preferred": outcome == "passed"}
             examples.append(row | example | {"outcome": classes.index(outcome)})
     if not examples:

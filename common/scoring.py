@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from common.batches import Rollout, pad_pairs, pad_rollout
+from common.batches import Rollout, batches_by_length, pad, pad_pairs, pad_rollout
 from common.distributed import all_sum, device, rank, reshard, shard
 from common.flags import InputError
+from common.lines import lines_of, put_at_line_ends
 from common.models import OUTCOME_REWARDS, head_of, line_table, load_scorer, load_tokenizer
+from common.runs import progress_bar
 from common.texts import encode_prompt, reasoning_of
 from kernels import masking
 
@@ -108,15 +111,23 @@ def logits_at(
 
 @torch.no_grad()
 def score_texts(
-    reward_model, tokenizer, tasks: list[dict], texts: list[str | None], batch_size: int
+    reward_model,
+    tokenizer,
+    tasks: list[dict],
+    texts: list[str | None],
+    batch_size: int,
+    ended: list[bool] | None = None,
 ) -> torch.Tensor:
     """Scores (N,) of a reward model for texts that follow their tasks' prompts; NaN for None.
 
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
-    a score is the mean of those at the ends of the text's lines.
+    a score is the mean of those at the ends of the text's lines. ended: the texts that an EOS
+    follows; without the list no text.
     """
     prompts = [encode_prompt(tokenizer, task) for task in tasks]
     rows = [tokenizer(text or "", add_special_tokens=False).input_ids for text in texts]
+    for row, ends in zip(rows, ended or [False] * len(rows), strict=True):
+        row += [tokenizer.eos_token_id] * ends
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
     order = sorted(range(len(rows)), key=lambda i: len(prompts[i]) + len(rows[i]))
@@ -144,21 +155,128 @@ def score_reasoning(reward_model, tokenizer, rollout: Rollout, config) -> torch.
     return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, size)
 
 
-def load_reward_model(path: str | None, tokenizer):
-    """A PRM or ORM that reads the policy's tokens, frozen; None without a path.
+class RewardModel(NamedTuple):
+    """A PRM or ORM for reinforcement learning, frozen."""
 
-    InputError where the reward model's tokenizer is not the policy's. Warns of a PRM whose held-out
-    AUC is below 0.95: a policy finds what such a PRM gets wrong.
+    model: torch.nn.Module
+    tokenizer: object  # the reward model's own
+    reads_ids: bool  # the policy's tokens are its own: it reads the ids as they were sampled
+
+
+def load_reward_model(path: str | None, tokenizer, is_critic: bool = False) -> RewardModel | None:
+    """A PRM or ORM for a policy with this tokenizer; None without a path.
+
+    It reads the policy's token ids where its tokenizer has the same vocabulary and chat template,
+    and its config.json names no `step_token`; else `score_lines` and `score_outcomes` give it the
+    text. is_critic: the critic starts as this model; InputError where it does not read ids. Warns
+    of a PRM whose held-out AUC is below 0.95: a policy finds what such a PRM gets wrong.
     """
     if path is None:
         return None
-    if load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
-        raise InputError(f"{path}: its tokenizer is not the policy's")
+    own, model = load_tokenizer(path), load_scorer(path).eval()
+    same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+    reads_ids = same and getattr(model.config, "step_token", None) is None
+    if is_critic and not reads_ids:
+        raise InputError(f"--value_init prm: {path} does not read the policy's tokens")
+    if not reads_ids:
+        check_line_tokens(path, model, own)
     report = Path(path) / "report.json"
     auc = json.loads(report.read_text()).get("eval_auc") if report.is_file() else None
-    if (auc or 1) < 0.95 and rank() == 0:
+    if rank() == 0 and (auc or 1) < 0.95:
         print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
-    return shard(load_scorer(path).eval())
+    if rank() == 0 and not reads_ids:
+        print(f"{path} reads completions as text, with its own tokenizer and prompt format")
+    return RewardModel(shard(model), own, reads_ids)
+
+
+def check_line_tokens(path: str, model, tokenizer) -> None:
+    """Raises InputError where the scores of lines have no token to be read at: a `step_token` of
+    config.json that is no token, or a tokenizer that drops newlines."""
+    step_token = getattr(model.config, "step_token", None)
+    if step_token is not None and step_token not in tokenizer.get_vocab():
+        raise InputError(f"{path}: config.json: step_token {step_token!r} is no token")
+    if step_token is None:
+        ids = pad([tokenizer("a\nb\n", add_special_tokens=False).input_ids])
+        if masking.lines_ended(ids, ids >= 0, line_table(tokenizer)).sum() != 2:
+            raise InputError(
+                f"{path}: its tokenizer keeps no newlines, and config.json names no step_token"
+            )
+
+
+@torch.no_grad()
+def score_text_lines(
+    reward_model, tokenizer, tasks: list[dict], texts: list[str], batch_size: int, title: str = ""
+) -> list[list[float]]:
+    """Scores of a PRM for the lines of texts (common.lines_of) that follow their tasks' prompts,
+    by the PRM's own tokenizer; NaN for a line that ends in no token.
+
+    A line's score is read at the token in which the line ends. Where config.json has a `step_token`
+    this token is put in after each line, and the score is read there. title: of a progress bar.
+    """
+    step_token = getattr(reward_model.config, "step_token", None)
+    prompts = [encode_prompt(tokenizer, task) for task in tasks]
+    lines = [lines_of(text) for text in texts]
+    pieces = lines if step_token is not None else [[text] for text in texts]
+    step = [] if step_token is None else [tokenizer.convert_tokens_to_ids(step_token)]
+    rows, step_ends = [], []  # ids of each text; positions of its step tokens
+    for row in pieces:
+        ids, ends = [], []
+        for piece in row:
+            ids += tokenizer(piece, add_special_tokens=False).input_ids + step
+            ends.append(len(ids) - 1)
+        rows.append(ids)
+        step_ends.append(ends)
+    scores: list[list[float]] = [[] for _ in texts]
+    lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, rows, strict=True)]
+    bar = progress_bar(title, len(rows)) if title else None
+    for micro in batches_by_length(lengths, batch_size):
+        ids, mask = pad_pairs([prompts[i] for i in micro], [rows[i] for i in micro])  # (B, L)
+        if step:
+            ends = pad([[len(prompts[i]) + end for end in step_ends[i]] for i in micro], value=-1)
+        else:
+            num_lines = max(len(lines[i]) for i in micro)
+            ends = masking.line_end_positions(ids, mask, line_table(tokenizer), num_lines)
+        values = scores_of(reward_model, ids).gather(1, ends.clamp(min=0))  # (B, lines)
+        values = values.masked_fill(ends < 0, torch.nan).tolist()
+        for i, row in zip(micro, values, strict=True):
+            scores[i] = row[: len(lines[i])]
+        if bar is not None:
+            bar.update(len(micro))
+    if bar is not None:
+        bar.close()
+    return scores
+
+
+def score_lines(
+    prm: RewardModel | None,
+    rollout: Rollout,
+    batches: list[list[list[int]]],
+    table: masking.LineTable,
+    config,
+) -> torch.Tensor:
+    """Scores (N, T) of a PRM where lines of the completions end; 0 without a PRM.
+
+    A PRM that reads the policy's ids has a score after every token. Any other reads prompts and
+    completions as text (`score_text_lines`), and each line's score goes to the policy's token in
+    which the line ends (`put_at_line_ends`).
+    """
+    if prm is None or prm.reads_ids:
+        return score_tokens(prm and prm.model, rollout, batches)
+    size = config.per_device_train_batch_size
+    scores = score_text_lines(prm.model, prm.tokenizer, rollout.tasks, rollout.texts, size)
+    return put_at_line_ends(scores, rollout, table, config.score_prose)
+
+
+def score_outcomes(
+    orm: RewardModel | None, rollout: Rollout, batches: list[list[list[int]]], config
+) -> torch.Tensor:
+    """Scores (N,) of an ORM at the completions' last tokens, by its own tokenizer where that is not
+    the policy's; 0 without an ORM. The text of a completion that ended is followed by an EOS."""
+    if orm is None or orm.reads_ids:
+        scores = score_tokens(orm and orm.model, rollout, batches)  # (N, T)
+        return scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)
+    ended, size = rollout.terminated.tolist(), config.per_device_train_batch_size
+    return score_texts(orm.model, orm.tokenizer, rollout.tasks, rollout.texts, size, ended)
 
 
 def load_reasoning_rm(path: str | None) -> tuple:

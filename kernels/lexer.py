@@ -10,7 +10,7 @@ Shapes as in kernels/masking.py; C is the number of characters of the longest ro
 import torch
 from torch import Tensor
 
-from kernels.masking import LineTable, characters, line_breaks, line_end_positions, lines_ended
+from kernels.masking import LineTable, characters, ends_of_lines, line_breaks, lines_ended
 
 CODE, COMMENT, BLANK, DOCSTRING = range(4)  # kinds of line
 
@@ -147,6 +147,4 @@ def code_ends(ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
     """Tokens in which at least one line of kind CODE ends: (B, T) -> (B, T) bool."""
     num_lines = int(lines_ended(ids, mask, table).sum(1).amax()) if len(ids) else 0
     kinds = line_kinds(ids, mask, table, num_lines)  # (B, num_lines)
-    ends = line_end_positions(ids, mask, table, num_lines)  # (B, num_lines), -1 where there is none
-    is_code = ((kinds == CODE) & (ends >= 0)).long()
-    return torch.zeros_like(ids).scatter_reduce(1, ends.clamp(min=0), is_code, "amax") > 0
+    return ends_of_lines(ids, mask, table, kinds == CODE)

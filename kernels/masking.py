@@ -115,6 +115,13 @@ def line_end_positions(ids: Tensor, mask: Tensor, table: LineTable, num_lines: i
     return torch.where(line <= ended[:, -1:], torch.searchsorted(ended, line), -1)
 
 
+def ends_of_lines(ids: Tensor, mask: Tensor, table: LineTable, lines: Tensor) -> Tensor:
+    """Tokens in which at least one of the given lines ends: (B, T), lines (B, L) bool -> (B, T)."""
+    ends = line_end_positions(ids, mask, table, lines.shape[1])  # (B, L), -1 where there is none
+    given = (lines & (ends >= 0)).long()
+    return torch.zeros_like(ids).scatter_reduce(1, ends.clamp(min=0), given, "amax") > 0
+
+
 def mean_over_lines(values: Tensor, ids: Tensor, mask: Tensor, table: LineTable) -> Tensor:
     """(1 / M) sum_m values[end of line m] over the M lines of each row: (B, T, ...) -> (B, ...).
 

@@ -14,6 +14,9 @@ lines the labels are of no use. No paper has this method: learned labels are mea
     python make_prm_data.py --method gold --tasks tasks/micro/train.jsonl \\
         --samples samples.jsonl --output_file gold.jsonl
 
+A row holds the completion as the policy wrote it. Prose and fences around the program have no
+label.
+
 A changed line is executed once a task and line number, however many samples have it. A task whose
 reference fails its own tests is left out. Nothing is written before the end: a run that was cut off
 starts again, to the same result.
@@ -111,11 +114,15 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
 def row_of(task: dict, sample: dict, pending: list) -> dict:
     """A sample's row of prm.jsonl; `changed` are the lines that are not the reference's."""
     given = rows.given_lines(task)
-    pending = pending[given:]
+    found = common.program_lines(sample["solution"], sample.get("completion", ""))
+    if any(line is not None for line in found):  # the completion as written, with its prose
+        lines = lines_of(sample["completion"])
+        pending = [None if line is None else pending[line] for line in found]
+    else:
+        lines, pending = lines_of(sample["solution"])[given:], pending[given:]
     changed = [i for i, item in enumerate(pending) if item not in (None, 1.0)]
     meta = {"changed": changed, "steps": rows.steps_of(task)}
     meta |= {"status": sample["status"]} if "status" in sample else {}
-    lines = lines_of(sample["solution"])[given:]
     return rows.line_row(task, lines, labels(pending), "gold", meta)
 
 

@@ -187,6 +187,7 @@ def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):
         ({}, "give either --prm or --pairs"),
         ({"prm": "x", "pairs": "y"}, "give either --prm or --pairs"),
         ({"prm": "x"}, "--prm needs --data"),
+        ({"prm": "x", "data": "y", "orm": "z"}, "--orm and --agreement rank --samples"),
         ({"pairs": "x"}, "--pairs needs --reasoning_rm, a reasoning reward model, or --judge"),
         ({"pairs": "x", "reasoning_rm": "y", "judge": "z"}, "--pairs needs --reasoning_rm"),
         (

@@ -8,7 +8,8 @@ import re
 import torch
 
 from common.batches import Rollout, pad
-from common.texts import extract_program, unix
+from common.programs import extract_program
+from common.texts import unix
 from kernels import lexer, masking
 
 

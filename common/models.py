@@ -82,6 +82,11 @@ def check_model_folder(path: str | Path | None) -> None:
         raise InputError(f"{path}: not a model folder (it has no config.json)")
 
 
+def _as_hub_name(path: str | Path) -> str:
+    """For error messages: that a name without a folder was looked up at the hub."""
+    return "" if Path(path).exists() else " (there is no such folder; tried as a hub name)"
+
+
 def _load(auto_class, path: str | Path, **keywords):
     """from_pretrained with one clear InputError, every dropout at 0, and no remote code."""
     transformers.logging.set_verbosity_error()
@@ -100,7 +105,8 @@ def _load(auto_class, path: str | Path, **keywords):
         loaded = auto_class.from_pretrained(path, config=config, dtype=torch.float32, **keywords)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}"
+            f"{path}: no model can be loaded from here{_as_hub_name(path)}: "
+            f"{str(error).splitlines()[0]}"
         ) from None
     except RuntimeError:  # tensors of other shapes than the config's
         raise InputError(
@@ -129,7 +135,8 @@ def load_tokenizer(path: str | Path):
         tokenizer = kind.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: no tokenizer can be loaded from here: {str(error).splitlines()[0]}"
+            f"{path}: no tokenizer can be loaded from here{_as_hub_name(path)}: "
+            f"{str(error).splitlines()[0]}"
         ) from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-sequence token")

@@ -143,8 +143,9 @@ def value_loss(values, old_values, returns, mask, cliprange: float):
 def main(config: Config) -> None:
     check_flags(config)
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
-    for path in (config.model_name_or_path, config.prm, config.orm):
-        common.check_model_folder(path)
+    common.check_model("policy", config.model_name_or_path, config.max_completion_length, tasks)
+    common.check_model("prm", config.prm, config.max_completion_length, tasks)
+    common.check_model("orm", config.orm, config.max_completion_length, tasks)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)

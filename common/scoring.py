@@ -8,7 +8,8 @@ import torch
 from common.batches import Rollout, pad_pairs, pad_rollout
 from common.distributed import all_sum, device, rank, reshard, shard
 from common.flags import InputError
-from common.models import OUTCOME_REWARDS, head_of, line_table, load_scorer, load_tokenizer
+from common.models import line_table, load_tokenizer
+from common.reward_models import OUTCOME_REWARDS, head_of, load_scorer
 from common.texts import encode_prompt, reasoning_of
 from kernels import masking
 

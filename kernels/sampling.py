@@ -87,13 +87,15 @@ def sample(
     kv = getattr(out, cache_name)
 
     # Samples share rows where we can write the attention mask: every layer sees all the past, the
-    # attention code takes a mask, and the forward pass takes positions.
+    # attention code takes a mask, and the forward pass takes positions. (A local layer of GPT-Neo
+    # counts the keys between two tokens, also those of other samples.)
     full = [type(layer).__name__ == "DynamicLayer" for layer in kv.layers]
     takes_mask = model.config._attn_implementation in ("sdpa", "eager")
+    takes_mask &= "local" not in getattr(model.config, "attention_layers", ())
     shared = all(full) and takes_mask and "position_ids" in accepted
     slots = _slots(longest, num_samples, max_new_tokens) if shared else 1
     rows_each = num_samples // slots
-    kv.batch_repeat_interleave(rows_each)
+    _select(kv, torch.arange(len(prompts), device=device).repeat_interleave(rows_each))
     for layer, is_full in zip(kv.layers, full, strict=True):
         if is_full:
             _reserve(layer, slots * max_new_tokens)
@@ -146,7 +148,7 @@ def sample(
                 index = order[:, None, :, None].expand(-1, 1, -1, attention.shape[3])
                 attention = attention.gather(2, index)
             if len(keep) < len(left):
-                kv.batch_select_indices(keep)
+                _select(kv, keep)
 
         # One more token a slot, which the slot itself alone sees.
         width = owner.shape[1]
@@ -182,12 +184,18 @@ def _in_place(layer_class: type) -> type:
             self.keys, self.values = k[:, :, :end], v[:, :, :end]
             return self.keys, self.values
 
-        def batch_select_indices(self, indices):
+        def reorder_cache(self, indices):
             end = self.keys.shape[2]
             self.buffers = [x[indices] for x in self.buffers]
             self.keys, self.values = (x[:, :, :end] for x in self.buffers)
 
     return InPlace
+
+
+def _select(kv, rows: Tensor) -> None:
+    """Keep these rows of a KV cache, in this order; a row may be named several times."""
+    for layer in kv.layers:
+        layer.reorder_cache(rows)
 
 
 def _reserve(layer, room: int) -> None:

@@ -216,7 +216,7 @@ def main(config: Config) -> None:
             raise InputError(f"--{name} is required for these pairs (--help lists all flags)")
     if common.world_size() > 1:
         raise InputError("--method rank runs in one process")
-    common.check_model_folder(config.prm)
+    common.check_model("prm", config.prm)
     if rows.is_complete(config):
         return
     pairs = step_pairs(config) if config.pairs == "step" else response_pairs(config)

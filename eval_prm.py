@@ -85,6 +85,7 @@ def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     common.check_lines_have_tokens(config.data, rows, table)
     activation = getattr(model.config, "score_activation", "none")
     lengths = [common.example_length(row) for row in rows]
+    common.check_length(config.prm, model, max(lengths))
     scores = [[] for _ in rows]
     bar = common.progress_bar("rows", len(rows))
     for micro in common.batches_by_length(lengths, config.batch_size):

@@ -116,8 +116,9 @@ def kl_term(logprobs, old_logprobs, ref_logprobs, mask):
 def main(config: Config) -> None:
     check_flags(config)
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
-    common.check_model("policy", config.model_name_or_path, config.max_completion_length, tasks)
-    common.check_model("reasoning_rm", config.reasoning_rm, config.max_completion_length, tasks)
+    paths = {"policy": config.model_name_or_path, "reasoning_rm": config.reasoning_rm}
+    for kind, path in paths.items():
+        common.check_model(kind, path, config.max_completion_length, tasks)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)

@@ -62,7 +62,7 @@ from common.models import (
 from common.reward_models import OUTCOME_REWARDS, head_of, load_critic, load_scorer
 
 # checks: what can be told of a model before a run.
-from common.checks import check_model, position_limit
+from common.checks import check_length, check_model, position_limit
 
 # batches: padding, rollouts, verdicts, mini-batches.
 from common.batches import (

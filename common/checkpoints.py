@@ -26,11 +26,12 @@ KINDS = {
     "tokens": "a token classifier",
     "texts": "a sequence classifier",
 }
-# The kinds that a flag takes. "backbone": what a reward model's training may start from.
+# The kinds that a flag takes. "backbone": what a reward model's training may start from. A model
+# that has learned from pairs can be an outcome reward model: the pairs may be whole programs.
 ACCEPTED = {
     "policy": {"policy"},
     "prm": {"prm", "tokens"},
-    "orm": {"orm", "tokens", "texts"},
+    "orm": {"orm", "reasoning_rm", "tokens", "texts"},
     "reasoning_rm": {"reasoning_rm", "tokens", "texts"},
     "critic": {"critic", "prm", "policy", "tokens"},
     "backbone": set(KINDS),

@@ -31,14 +31,16 @@ def check_model(
         raise InputError(
             f"{path}: its tokenizer has ids up to {last_id}, its embedding has {rows} rows"
         )
-    limit, reason = position_limit(model)
-    if limit is not None:
+    if position_limit(model)[0] is not None:  # prompts take a while to encode
         longest = max((len(encode_prompt(tokenizer, task)) for task in tasks), default=0)
-        if longest + num_tokens > limit:
-            words = "a prompt and its completion" if longest else "a text"
-            raise InputError(
-                f"{path}: {words} may have {longest + num_tokens} tokens; beyond {limit} {reason}"
-            )
+        check_length(path, model, longest + num_tokens)
+
+
+def check_length(path: str | Path, model, num_tokens: int) -> None:
+    """Raises InputError for a text of so many tokens that the model from path cannot read."""
+    limit, reason = position_limit(model)
+    if limit is not None and num_tokens > limit:
+        raise InputError(f"{path}: a text may have {num_tokens} tokens; beyond {limit} {reason}")
 
 
 def position_limit(model) -> tuple[int | None, str]:
@@ -57,6 +59,5 @@ def position_limit(model) -> tuple[int | None, str]:
         if kind == "dynamic":
             return config.max_position_embeddings, reason
         if kind == "longrope":
-            original = getattr(config, "original_max_position_embeddings", None)
-            return rope.get("original_max_position_embeddings", original), reason
+            return rope["original_max_position_embeddings"], reason
     return None, ""

@@ -66,7 +66,6 @@ LONGROPE = {
     "rope_theta": 1e4,
     "short_factor": [1.0] * 8,
     "long_factor": [1.5 + 0.3 * i for i in range(8)],
-    "original_max_position_embeddings": 16,
 }
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
 SHORT = {"max_position_embeddings": 16}  # as many as TOKENS
@@ -97,10 +96,14 @@ ARCHITECTURES = [
     ("Llama dynamic", GROUPED | SHORT | {"rope_parameters": DYNAMIC}, "change with the batch"),
     ("Llama eager", GROUPED | {"attn_implementation": "eager"}, "shared"),
     ("Phi3", GROUPED, "shared"),
-    ("Phi3 longrope", GROUPED | {"rope_parameters": LONGROPE}, "change with the batch"),
+    (
+        "Phi3 longrope",
+        GROUPED | {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16},
+        "change with the batch",
+    ),
     (
         "Phi3 longrope within",
-        GROUPED | {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 128}},
+        GROUPED | {"rope_parameters": LONGROPE, "original_max_position_embeddings": 128},
         "shared",
     ),
     ("Phi3 sliding", GROUPED | {"sliding_window": 8}, "row"),

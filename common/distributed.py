@@ -74,7 +74,7 @@ def shard(model: nn.Module) -> nn.Module:
 
     Parameters stay whole from the forward to the end of the backward: a rollout, which has no
     backward, gathers them once and not at each token. A policy gets the method
-    `completion_logprobs` (kernels/logprobs.py).
+    `completion_logprobs` (kernels/logprobs.py); InputError for one that the kernels do not cover.
     """
     model.to(device())
     if model.get_output_embeddings() is not None:

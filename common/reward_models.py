@@ -104,8 +104,9 @@ def load_scorer(
         _check_outputs(path, config, num_labels)
         new_head = False
     config.classifier_dropout = 0.0
-    token_classifier = type(config) in transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
-    if not token_classifier:
+    own_layout = not new_head and find_file(path, HEAD_FILE)
+    has_class = type(config) in transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    if own_layout or not has_class:
         model, missing, unexpected = load_weights(
             transformers.AutoModel, path, config, headers_only
         )

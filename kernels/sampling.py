@@ -68,7 +68,8 @@ def sample(
     # Releases of transformers differ in the cache's name. A forward pass that ignores the cache
     # would let each token see itself alone.
     accepted = inspect.signature(model.forward).parameters
-    cache_name = next((name for name in ("cache", "past_key_values") if name in accepted), None)
+    cache_names = ("cache", "past_key_values", "cache_params")
+    cache_name = next((name for name in cache_names if name in accepted), None)
     if cache_name is None:
         raise ValueError(f"{type(model).__name__} takes no KV cache")
 

@@ -378,3 +378,32 @@ def test_a_check_reads_no_weights_and_draws_no_random_number(models):
     model = common.load_policy(models / "policy", headers_only=True)
     assert all(not parameter.any() for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_an_architecture_without_a_token_classifier_is_reward_model_and_critic_and_resumes(
+    models, tmp_path
+):
+    rows = [
+        {**TASK, "task_id": f"t{i}", "completions": ["y = 1\n", f"z = {j}\n"], "labels": [1, 1 - j]}
+        for i in range(12)
+        for j in (0, 2)
+    ]
+    common.write_jsonl(tmp_path / "prm.jsonl", rows)
+    flags = {"max_steps": 2, "train_batch_size": 8, "eval_fraction": 0.3}
+    paths = (str(tmp_path / "prm.jsonl"), str(models / "olmo"), str(tmp_path / "prm"))
+    train_prm.main(train_prm.Config(*paths, **flags))
+    paths = (str(models / "tasks.jsonl"), str(models / "olmo"), str(tmp_path / "run"))
+    flags = {"prm": str(tmp_path / "prm"), "value_init": "prm", "max_steps": 2, "save_steps": 1}
+    config = ppo.Config(*paths, **flags, num_prompts=2, num_generations=2, max_completion_length=8)
+    ppo.main(config)
+    names = ["model.safetensors", "checkpoint-1/critic/head.safetensors"]
+    whole = [load_file(tmp_path / "run" / name) for name in names]
+    assert whole[1]["weight"].any()
+    (tmp_path / "run" / "config.json").unlink()  # as if it had been killed after step 1
+    ppo.main(config)
+    again = [load_file(tmp_path / "run" / name) for name in names]
+    for before, after in zip(whole, again, strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(InputError, match="holds a critic, not a line reward model"):
+        common.check_model("prm", tmp_path / "run" / "checkpoint-1" / "critic")

@@ -53,8 +53,11 @@ def read_config(path: str | Path, wanted: str):
     InputError for a damaged file, and for a model of another kind than wanted.
     """
     transformers.logging.set_verbosity_error()
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
         raise InputError(f"{path}: not a model folder (it has no config.json)")
+    if not folder.exists() and (folder.is_absolute() or len(folder.parts) > 2):  # no hub's name
+        raise InputError(f"{path}: no such folder")
     try:
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a damaged config.json raises errors of every type

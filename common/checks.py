@@ -52,6 +52,8 @@ def position_limit(model) -> tuple[int | None, str]:
     }
     if named & POSITION_TABLES:
         return config.max_position_embeddings, "it has no positions"
+    if config.model_type == "mpt":  # a bias for each distance
+        return config.max_seq_len, "it has no positions"
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in (ropes, *ropes.values()):  # one for all layers, or one a type of layer
         kind = rope.get("rope_type") if isinstance(rope, dict) else None

@@ -166,6 +166,7 @@ ARCHITECTURES = [
     ("Falcon", SIZES, "shared"),
     ("Falcon alibi", SIZES | {"alibi": True}, "row"),
     ("Mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}, "row"),
+    ("Mpt short", {"d_model": 64, "n_heads": 4, "max_seq_len": 16}, "it has no positions"),
     ("StableLm", GROUPED, "shared"),
     ("DeepseekV2", LATENT | {"q_lora_rank": None}, "shared"),
     ("DeepseekV3", LATENT | {"q_lora_rank": 24}, "shared"),

@@ -271,7 +271,7 @@ def test_the_loaders_know_the_kinds_too(models):
         (grpo, {"model_name_or_path": "orm"}, "holds an outcome reward model"),
         (grpo, {"reasoning_rm": "policy"}, "holds a policy, not a reasoning reward model"),
         (eval, {"model_name_or_path": "bert"}, "reads from left to right"),
-        (eval, {"model_name_or_path": "nowhere"}, "no model can be loaded from here"),
+        (eval, {"model_name_or_path": "nowhere"}, "nowhere: no such folder"),
         (sft, {"model_name_or_path": "critic"}, "holds a critic"),
         (train_prm, {"model_name_or_path": "bert"}, "reads from left to right"),
         (train_prm, {"model_name_or_path": "gpt2"}, "a text may have 1024 tokens"),
@@ -290,6 +290,12 @@ def test_a_stage_refuses_before_it_writes(models, tmp_path, stage, flags, messag
     with pytest.raises(InputError, match=message):
         stage.main(config)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl"]
+
+
+def test_a_name_that_is_no_folder_and_not_on_the_hub_is_refused(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="nobody/nothing: no model can be loaded from here"):
+        common.check_model("policy", "nobody/nothing")
 
 
 def test_the_user_sees_one_line(models, tmp_path):
@@ -391,7 +397,7 @@ def test_an_architecture_without_a_token_classifier_is_reward_model_and_critic_a
     ]
     common.write_jsonl(tmp_path / "prm.jsonl", rows)
     flags = {"max_steps": 2, "train_batch_size": 8, "eval_fraction": 0.3}
-    paths = (str(tmp_path / "prm.jsonl"), str(models / "olmo"), str(tmp_path / "prm"))
+    paths = (str(tmp_path / "prm.jsonl"), str(tmp_path / "prm"), str(models / "olmo"))
     train_prm.main(train_prm.Config(*paths, **flags))
     paths = (str(models / "tasks.jsonl"), str(models / "olmo"), str(tmp_path / "run"))
     flags = {"prm": str(tmp_path / "prm"), "value_init": "prm", "max_steps": 2, "save_steps": 1}

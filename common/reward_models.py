@@ -96,37 +96,46 @@ def load_scorer(
     `load_weights`.
     """
     config = read_config(path, wanted)
-    if kind_of(path, config) == "policy":
+    new_head = kind_of(path, config) == "policy"
+    if new_head:
         load_policy(path, headers_only=True)  # what the classifier does not read is whole as well
         config.num_labels = num_labels or 1
-        new_head = True
     else:
         _check_outputs(path, config, num_labels)
-        new_head = False
     config.classifier_dropout = 0.0
-    own_layout = not new_head and find_file(path, HEAD_FILE)
     has_class = type(config) in transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
-    if own_layout or not has_class:
-        model, missing, unexpected = load_weights(
-            transformers.AutoModel, path, config, headers_only
-        )
-        refuse_names(path, missing, [] if new_head else unexpected)
-        if not new_head:
-            model = BackboneWithHead(model, _saved_head(path, config.num_labels))
-        elif not headers_only:
-            model = BackboneWithHead(model, _new_head(model, config.num_labels))
+    if has_class and (new_head or not find_file(path, HEAD_FILE)):
+        model = _load_classifier(path, config, new_head, headers_only)
     else:
-        auto_class = transformers.AutoModelForTokenClassification
-        model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
-        heads = [name for name in missing if name.startswith(HEADS)]
-        bias_alone = (config.architectures or [""])[0].endswith("ForSequenceClassification")
-        allowed = heads if new_head else [h for h in heads if bias_alone and h.endswith(".bias")]
-        refuse_names(path, sorted(set(missing) - set(allowed)), [] if new_head else unexpected)
-        for name in allowed:
-            nn.init.zeros_(model.get_parameter(name))
+        model = _load_backbone(path, config, new_head, headers_only)
     if not new_head and config.num_labels == 2:
         _join_labels(model)
     return model
+
+
+def _load_classifier(path: str | Path, config, new_head: bool, headers_only: bool):
+    """A token classifier of transformers."""
+    auto_class = transformers.AutoModelForTokenClassification
+    model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
+    starts_at_zero = {name for name in missing if name.startswith(HEADS)}
+    if not new_head:  # the head of a sequence classifier is the same without a bias
+        sequence = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+        starts_at_zero = {name for name in starts_at_zero if sequence and name.endswith(".bias")}
+        refuse_names(path, [], unexpected)
+    refuse_names(path, sorted(set(missing) - starts_at_zero), [])
+    for name in starts_at_zero:
+        nn.init.zeros_(model.get_parameter(name))
+    return model
+
+
+def _load_backbone(path: str | Path, config, new_head: bool, headers_only: bool):
+    """A BackboneWithHead; the bare backbone where its head is to be new and only headers are read."""
+    auto_class = transformers.AutoModel
+    model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
+    refuse_names(path, missing, [] if new_head else unexpected)
+    if not new_head:
+        return BackboneWithHead(model, _saved_head(path, config.num_labels))
+    return model if headers_only else BackboneWithHead(model, _new_head(model, config.num_labels))
 
 
 def _check_outputs(path: str | Path, config, num_labels: int | None) -> None:

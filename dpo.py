@@ -174,7 +174,7 @@ def main(config: Config) -> None:
     rows = common.read_jsonl(config.data, common.PAIR_FIELDS, check_row)
     if not config.beta > 0 or not 0 <= config.label_smoothing < 0.5:
         raise InputError("--beta must be above 0, and --label_smoothing at least 0 and below 0.5")
-    common.check_model_folder(config.model_name_or_path)
+    common.check_model("policy", config.model_name_or_path, config.max_length)
     checkpoint = common.open_run(config)
     tokenizer = common.load_tokenizer(config.model_name_or_path)
     held_out_tasks = common.held_out_tasks(rows, config.eval_fraction, config.seed)

@@ -263,7 +263,8 @@ def main(config: Config) -> None:
             raise InputError("give either --model_name_or_path or --samples")
         if max(config.k) > config.num_samples and config.samples is None:
             raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
-        common.check_model_folder(config.model_name_or_path)
+        path, length = config.model_name_or_path, config.max_completion_length
+        common.check_model("policy", path, length, tasks)
     if common.open_run(config, complete="report.json") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
     report = compare(config, arms) if config.compare else evaluate(config, tasks)

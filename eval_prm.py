@@ -291,9 +291,12 @@ def main(config: Config) -> None:
         endpoint = config.judge is not None and config.judge.startswith(("http://", "https://"))
         if endpoint and not config.judge_model:
             raise InputError("--judge with an endpoint needs --judge_model, the name of a model")
+        if not endpoint:
+            common.check_model("policy", config.judge)
         rows = common.read_jsonl(config.pairs, common.PAIR_FIELDS)
-    for path in (config.prm, config.orm, config.reasoning_rm, config.judge):
-        common.check_model_folder(path)
+    common.check_model("prm", config.prm)
+    common.check_model("orm", config.orm)
+    common.check_model("reasoning_rm", config.reasoning_rm)
     if common.open_run(config, complete="report.json") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
     if config.samples:

@@ -117,8 +117,9 @@ def kl_term(logprobs, old_logprobs, ref_logprobs, mask):
 def main(config: Config) -> None:
     check_flags(config)
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
-    for path in (config.model_name_or_path, config.reasoning_rm):
-        common.check_model_folder(path)
+    paths = {"policy": config.model_name_or_path, "reasoning_rm": config.reasoning_rm}
+    for kind, path in paths.items():
+        common.check_model(kind, path, config.max_completion_length, tasks)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)

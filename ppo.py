@@ -147,8 +147,9 @@ def value_loss(values, old_values, returns, mask, cliprange: float):
 def main(config: Config) -> None:
     check_flags(config)
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
-    for path in (config.model_name_or_path, config.prm, config.orm):
-        common.check_model_folder(path)
+    paths = {"policy": config.model_name_or_path, "prm": config.prm, "orm": config.orm}
+    for kind, path in paths.items():
+        common.check_model(kind, path, config.max_completion_length, tasks)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)

@@ -62,7 +62,8 @@ def read_rows(path: str) -> list[dict]:
 
 def main(config: Config) -> None:
     rows = read_rows(config.tasks)
-    common.check_model_folder(config.model_name_or_path)
+    if config.model_name_or_path != "micro":
+        common.check_model("policy", config.model_name_or_path, config.max_length)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     if start == "micro":

@@ -227,6 +227,8 @@ def load_model(config: Config, start, examples: list[dict]) -> tuple:
         "score": "none",
     }[config.objective]
     model.config.score_pooling = config.score_pooling
+    whole = "orm" if "status" in examples[0] else "reasoning_rm"
+    model.config.reward_model_kind = "prm" if config.objective in LINE_WISE else whole
     if config.objective == "outcome":
         model.config.id2label = dict(enumerate(OUTCOMES))
         model.config.label2id = {name: number for number, name in enumerate(OUTCOMES)}
@@ -242,7 +244,8 @@ def main(config: Config) -> None:
         raise InputError(
             "--score_pooling lines is for the texts of pairs.jsonl, --objective ranking or score"
         )
-    common.check_model_folder(config.model_name_or_path)
+    if config.model_name_or_path != "micro":
+        common.check_model("backbone", config.model_name_or_path, config.max_length)
     checkpoint = common.open_run(config)
     model, tokenizer = load_model(config, checkpoint or config.model_name_or_path, examples)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)

@@ -50,20 +50,21 @@ from common.texts import (
 # programs: the program in a completion.
 from common.programs import extract_program, standalone
 
-# models: policies, reward models, critics, tokenizers.
+# models: policies and tokenizers; weights whole or refused (checkpoints.py).
 from common.models import (
-    OUTCOME_REWARDS,
-    check_model_folder,
     eos_ids,
-    head_of,
     line_table,
-    load_critic,
     load_policy,
-    load_scorer,
     load_tokenizer,
     new_model,
     new_tokenizer,
 )
+
+# reward models and critics: a backbone and a linear head.
+from common.reward_models import OUTCOME_REWARDS, head_of, load_critic, load_scorer
+
+# checks: what can be told of a model before a run.
+from common.checks import check_length, check_model, position_limit
 
 # batches: padding, rollouts, verdicts, mini-batches.
 from common.batches import (

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from common.flags import InputError
 from kernels.logprobs import check_plain_head, completion_logprobs
+from kernels.sampling import check_sampling
 
 
 def rank() -> int:
@@ -73,12 +74,13 @@ def shard(model: nn.Module) -> nn.Module:
 
     Parameters stay whole from the forward to the end of the backward: a rollout, which has no
     backward, gathers them once and not at each token. A policy gets the method
-    `completion_logprobs` (kernels/logprobs.py).
+    `completion_logprobs` (kernels/logprobs.py); InputError for one that the kernels do not cover.
     """
     model.to(device())
     if model.get_output_embeddings() is not None:
         try:
             check_plain_head(model)
+            check_sampling(model)
         except ValueError as error:
             raise InputError(str(error)) from None
         model.completion_logprobs = types.MethodType(completion_logprobs, model)

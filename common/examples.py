@@ -12,7 +12,7 @@ import sandbox
 from common.batches import pad
 from common.files import read_jsonl
 from common.flags import InputError
-from common.models import OUTCOME_REWARDS
+from common.reward_models import OUTCOME_REWARDS
 from common.texts import PROMPT_FIELDS, encode_prompt
 from kernels import masking
 

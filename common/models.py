@@ -6,17 +6,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
 
+from common.checkpoints import load_weights, read_config, refuse_names
 from common.distributed import device
 from common.flags import InputError
 from common.seeds import seed_of
 from kernels import masking
-
-transformers.utils.logging.disable_progress_bar()
-
-# The classes of an outcome reward model and their rewards (CodeRL, Le et al., 2022, eq. 4).
-OUTCOME_REWARDS = {"syntax_error": -1.0, "runtime_error": -0.6, "failed_test": -0.3, "passed": 1.0}
 
 
 def new_tokenizer(texts: list[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
@@ -76,101 +71,35 @@ def new_model(
         return transformers.LlamaForCausalLM(config)
 
 
-def check_model_folder(path: str | Path | None) -> None:
-    """Raises InputError for a local folder without a model. Any other name may be a hub's."""
-    if path is not None and Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise InputError(f"{path}: not a model folder (it has no config.json)")
-
-
-def _as_hub_name(path: str | Path) -> str:
-    """For error messages: that a name without a folder was looked up at the hub."""
-    return "" if Path(path).exists() else " (there is no such folder; tried as a hub name)"
-
-
-def _load(auto_class, path: str | Path, **keywords):
-    """from_pretrained with one clear InputError, every dropout at 0, and no remote code."""
-    transformers.logging.set_verbosity_error()
-    check_model_folder(path)
-    try:
-        config = transformers.AutoConfig.from_pretrained(path)
-        for name, value in list(vars(config).items()):
-            if "drop" in name and isinstance(value, (int, float)):
-                setattr(config, name, 0.0)
-        if "num_labels" in keywords and keywords["num_labels"] is None:
-            four = getattr(config, "score_activation", "none") == "expected_outcome"
-            keywords["num_labels"] = len(OUTCOME_REWARDS) if four else 1
-        for name in ("num_labels", "classifier_dropout"):
-            if name in keywords:
-                setattr(config, name, keywords.pop(name))
-        loaded = auto_class.from_pretrained(path, config=config, dtype=torch.float32, **keywords)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: no model can be loaded from here{_as_hub_name(path)}: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
-    except RuntimeError:  # tensors of other shapes than the config's
-        raise InputError(
-            f"{path}: its weights do not fit; is it a reward model with another number of outputs?"
-        ) from None
-    model = loaded[0] if isinstance(loaded, tuple) else loaded
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()  # a file's alignment would change last bits
-    return loaded
-
-
 def load_tokenizer(path: str | Path):
     """The tokenizer of a folder or hub name; InputError where there is none.
 
     The tokenizer's own files decide. AutoTokenizer would give a plain tokenizer the
     pre-tokenization of the model type in config.json (Qwen2's, say).
     """
-    check_model_folder(path)
     settings = Path(path) / "tokenizer_config.json"
     kind = transformers.AutoTokenizer
-    if settings.is_file():
-        name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
-        if name in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-            kind = transformers.PreTrainedTokenizerFast
     try:
-        tokenizer = kind.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: no tokenizer can be loaded from here{_as_hub_name(path)}: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
+        if settings.is_file():
+            name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+            if name in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+                kind = transformers.PreTrainedTokenizerFast
+        tokenizer = kind.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a damaged tokenizer.json raises errors of every type
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: no tokenizer can be loaded from here: {words[:200]}") from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-sequence token")
     return tokenizer
 
 
-def load_policy(path: str | Path):
-    """A causal language model in float32 with every dropout at 0."""
-    return _load(transformers.AutoModelForCausalLM, path)
-
-
-def load_scorer(path: str | Path, num_labels: int | None = None):
-    """A token classifier: a reward model or critic. From a policy's folder its head starts at zero.
-
-    num_labels: outputs of a new head. None keeps the four of an outcome classifier, and is 1 for
-    any other model.
-    """
-    model, info = _load(
-        transformers.AutoModelForTokenClassification,
-        path,
-        num_labels=num_labels,
-        classifier_dropout=0.0,
-        output_loading_info=True,
-    )
-    activation = getattr(model.config, "score_activation", "none")
-    if activation not in ("none", "sigmoid_signed", "expected_outcome"):
-        raise InputError(f"{path}: config.json: score_activation {activation!r} is not known")
-    heads = [name for name in info["missing_keys"] if name.startswith(("score.", "classifier."))]
-    if set(info["missing_keys"]) - set(heads):
-        raise InputError(
-            f"{path}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}"
-        )
-    for name in heads:
-        nn.init.zeros_(model.get_parameter(name))
+def load_policy(path: str | Path, headers_only: bool = False):
+    """A causal language model in float32 with every dropout at 0; headers_only: as in
+    `checkpoints.load_weights`."""
+    config = read_config(path, "policy")
+    auto_class = transformers.AutoModelForCausalLM
+    model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
+    refuse_names(path, missing, unexpected)
     return model
 
 
@@ -185,27 +114,3 @@ def eos_ids(model, tokenizer) -> list[int]:
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({tokenizer.eos_token_id, *configured} - {None})
-
-
-def head_of(model) -> nn.Linear:
-    """The linear head of a token classifier: `score`, or `classifier` in older architectures."""
-    heads = ("score", "classifier")
-    return next(module for name, module in model.named_modules() if name in heads)
-
-
-def load_critic(config, checkpoint: Path | None):
-    """The critic: a token classifier whose logit is the value. In a new run config.value_init says
-    where it starts: "prm": as config.prm, head and all; "policy": as the policy, with a head of
-    zeros; "none": as the policy, with a random head, as TRL's starts."""
-    if checkpoint:
-        return load_scorer(checkpoint / "critic")
-    path = config.prm if config.value_init == "prm" else config.model_name_or_path
-    critic = load_scorer(path)
-    if getattr(critic.config, "score_activation", "none") != "none":
-        raise InputError(f"{path}: a critic's values are logits; its score_activation is not none")
-    if config.value_init == "none":
-        generator = torch.Generator().manual_seed(seed_of(config.seed, "value head"))
-        std = getattr(critic.config, "initializer_range", 0.02)
-        with torch.no_grad():
-            head_of(critic).weight.normal_(0.0, std, generator=generator)
-    return critic

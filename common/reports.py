@@ -13,7 +13,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from common.models import OUTCOME_REWARDS
+from common.reward_models import OUTCOME_REWARDS
 
 BOOTSTRAP_REPLICATES = 10_000
 

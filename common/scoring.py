@@ -10,7 +10,8 @@ from common.batches import Rollout, batches_by_length, pad, pad_pairs, pad_rollo
 from common.distributed import all_sum, device, rank, reshard, shard
 from common.flags import InputError
 from common.lines import lines_of, put_at_line_ends
-from common.models import OUTCOME_REWARDS, head_of, line_table, load_scorer, load_tokenizer
+from common.models import line_table, load_tokenizer
+from common.reward_models import OUTCOME_REWARDS, head_of, load_scorer
 from common.runs import progress_bar
 from common.texts import encode_prompt, reasoning_of
 from kernels import masking

@@ -191,6 +191,8 @@ def check_plain_head(model: nn.Module) -> None:
     head = model.get_output_embeddings()
     if head is None:
         raise ValueError(f"{name} has no output embeddings")
+    if model.base_model is model:
+        raise ValueError(f"{name} does not name its backbone: not supported")
     seen = {}
 
     def probe(module, args, output):

@@ -75,6 +75,8 @@ def prm_scores(
     scores = [float("nan")] * len(texts)
     order = [i for i in range(len(texts)) if texts[i]]
     order.sort(key=lambda i: len(prompts[i]) + len(texts[i]))
+    if order:
+        common.check_length(config.prm, model, len(prompts[order[-1]]) + len(texts[order[-1]]))
     bar = common.progress_bar("samples scored", len(order))
     for start in range(0, len(order), config.per_device_eval_batch_size):
         batch = order[start : start + config.per_device_eval_batch_size]
@@ -216,7 +218,7 @@ def main(config: Config) -> None:
             raise InputError(f"--{name} is required for these pairs (--help lists all flags)")
     if common.world_size() > 1:
         raise InputError("--method rank runs in one process")
-    common.check_model_folder(config.prm)
+    common.check_model("prm", config.prm)
     if rows.is_complete(config):
         return
     pairs = step_pairs(config) if config.pairs == "step" else response_pairs(config)

@@ -285,7 +285,7 @@ def main(config: Config) -> None:
             "make_prm_data.py --method search runs in one process; split the tasks to use several"
         )
     for path in [*config.model_name_or_path, config.completer]:
-        common.check_model_folder(path)
+        common.check_model("policy", path, config.max_completion_length, tasks)
     if config.completer:
         vocabulary = common.load_tokenizer(config.completer).get_vocab()
         for path in config.model_name_or_path:

@@ -81,6 +81,7 @@ class Teacher:
         if self.endpoint:
             check_endpoint(name, model, self.key)
         else:
+            common.check_model("policy", name)
             self.tokenizer = common.load_tokenizer(name)
             self.policy = common.shard(common.load_policy(name).eval())
         if self.cache.is_file():

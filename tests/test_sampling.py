@@ -11,10 +11,18 @@ from torch.distributed.fsdp import fully_shard
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerFast,
@@ -25,7 +33,7 @@ from transformers import (
 from kernels import sampling
 from kernels.logprobs import completion_logprobs
 from kernels.masking import completion_mask, line_table, stop_table
-from kernels.sampling import sample
+from kernels.sampling import check_sampling, sample
 
 VOCAB = 64
 SIZES = {
@@ -45,6 +53,17 @@ GPT2 = {
     "n_positions": 64,
     "initializer_range": 0.2,
 }
+GPT_NEO = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "num_layers": 2,
+    "attention_types": [[["global", "local"], 1]],
+    "window_size": 6,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+MAMBA = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
 BLOOM = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -60,6 +79,9 @@ MODELS = {
     "absolute_positions": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "sliding_window": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=6)),
     "no_position_ids": lambda: BloomForCausalLM(BloomConfig(**BLOOM)),
+    "local_layers": lambda: GPTNeoForCausalLM(GPTNeoConfig(**GPT_NEO)),
+    "alibi": lambda: FalconForCausalLM(FalconConfig(**SIZES, alibi=True)),
+    "recurrent": lambda: MambaForCausalLM(MambaConfig(**MAMBA)),
 }
 PROMPTS = [[5, 6, 7], [9], [3, 3, 8, 11, 12, 13, 14], [20, 21], [5, 6, 7]]
 EOS = [1, 2, 17, 18]
@@ -294,6 +316,25 @@ def test_bad_input_is_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         sample(build("llama"), **(given | change))
+
+
+def forget_positions(model, args, keywords):
+    """A hook: the tokens of a sample are read as if each were the first."""
+    if keywords.get("cache", keywords.get("past_key_values")) is not None:
+        keywords["position_ids"] = torch.zeros_like(keywords["position_ids"])
+    return args, keywords
+
+
+def test_a_model_whose_cache_says_another_thing_than_the_whole_text_is_refused():
+    model = build("llama").train()
+    check_sampling(model)
+    assert model.training
+    model.register_forward_pre_hook(forget_positions, with_kwargs=True)
+    with pytest.raises(ValueError, match="LlamaForCausalLM cannot be sampled from: with its KV"):
+        check_sampling(model)
+    minimax = MiniMaxForCausalLM(MiniMaxConfig(**LLAMA, head_dim=8, num_local_experts=2))
+    with pytest.raises(ValueError, match="MiniMaxForCausalLM has a KV cache of its own"):
+        check_sampling(minimax)
 
 
 def test_a_sharded_model_samples_as_the_whole_one(tmp_path):

@@ -29,6 +29,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -69,19 +70,28 @@ class Config:
     judge_model: str | None = None  # which model of the endpoint
     temperature: float = 1.0  # of the judge; 0: greedy
     max_completion_length: int = 128  # tokens of a judge's answer
+    # auto: as the reward model's config.json says, or by the chat template, if there is one
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"
     batch_size: int = 64  # rows a forward pass; questions to the judge at a time
     seed: int = 0
+
+
+def load_model(config: Config, path: str) -> tuple:
+    """A reward model and its tokenizer; --prompt_format overrides the model's own format."""
+    model = common.load_scorer(path).to(common.device()).eval()
+    if config.prompt_format != "auto":
+        model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
+    return model, common.load_tokenizer(path)
 
 
 @torch.no_grad()
 def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     """Report of a line reward model on labelled rows."""
-    tokenizer = common.load_tokenizer(config.prm)
-    model = common.load_scorer(config.prm).to(common.device()).eval()
+    model, tokenizer = load_model(config, config.prm)
     if model.config.num_labels != 1:
         raise InputError(f"{config.prm}: an outcome reward model has no scores of lines")
     table = common.line_table(tokenizer)
-    common.encode_examples(tokenizer, rows)
+    common.encode_examples(tokenizer, rows, common.prompt_format_of(model.config))
     common.check_lines_have_tokens(config.data, rows, table)
     activation = getattr(model.config, "score_activation", "none")
     lengths = [common.example_length(row) for row in rows]
@@ -101,8 +111,7 @@ def evaluate_prm(config: Config, rows: list[dict]) -> dict:
 
 def preferred_by_model(config: Config, rows: list[dict]) -> list[float]:
     """1 for each pair whose chosen text has the higher score, else 0."""
-    tokenizer = common.load_tokenizer(config.reasoning_rm)
-    model = common.load_scorer(config.reasoning_rm).to(common.device()).eval()
+    model, tokenizer = load_model(config, config.reasoning_rm)
     chosen, rejected = (
         common.score_texts(model, tokenizer, rows, [row[side] for row in rows], config.batch_size)
         for side in ("chosen", "rejected")

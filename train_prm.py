@@ -58,6 +58,8 @@ class Config:
     vocab_size: int = 768  # micro: size of the new tokenizer
     hidden_size: int = 128  # micro: width of the new model
     num_hidden_layers: int = 3  # micro: depth of the new model
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
+    system_prompt: str | None = None  # chat: the turn before the user's
     max_length: int = 1024  # tokens of prompt and text; longer rows are left out and counted
     eval_fraction: float = 0.1  # share of tasks held out
     eval_steps: int = 100  # optimiser steps between evaluations
@@ -223,6 +225,9 @@ def load_model(config: Config, start, examples: list[dict]) -> tuple:
         "score": "none",
     }[config.objective]
     model.config.score_pooling = config.score_pooling
+    is_chat = common.prompt_format_of(config).is_chat(tokenizer)
+    model.config.prompt_format = "chat" if is_chat else "plain"  # what reads scores prompts alike
+    model.config.system_prompt = config.system_prompt
     if config.objective == "outcome":
         model.config.id2label = dict(enumerate(OUTCOMES))
         model.config.label2id = {name: number for number, name in enumerate(OUTCOMES)}
@@ -245,7 +250,7 @@ def main(config: Config) -> None:
     models, optimizers = {"reward_model": model}, {"reward_model": optimizer}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 
-    common.encode_examples(tokenizer, examples)
+    common.encode_examples(tokenizer, examples, common.prompt_format_of(model.config))
     table = None  # scores are read at the last token; with a line table at the lines' ends
     if config.objective in LINE_WISE or config.score_pooling == "lines":
         table = common.line_table(tokenizer)

@@ -9,7 +9,7 @@ from common.batches import Rollout, pad_pairs, pad_rollout
 from common.distributed import all_sum, device, rank, reshard, shard
 from common.flags import InputError
 from common.models import OUTCOME_REWARDS, head_of, line_table, load_scorer, load_tokenizer
-from common.texts import encode_prompt, reasoning_of
+from common.texts import encode_prompt, encode_text, prompt_format_of, reasoning_of
 from kernels import masking
 
 
@@ -113,10 +113,12 @@ def score_texts(
     """Scores (N,) of a reward model for texts that follow their tasks' prompts; NaN for None.
 
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
-    a score is the mean of those at the ends of the text's lines.
+    a score is the mean of those at the ends of the text's lines. Prompts have the format that the
+    model was trained with, which its config.json names.
     """
-    prompts = [encode_prompt(tokenizer, task) for task in tasks]
-    rows = [tokenizer(text or "", add_special_tokens=False).input_ids for text in texts]
+    prompt_format = prompt_format_of(reward_model.config)
+    prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+    rows = [encode_text(tokenizer, text or "") for text in texts]
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
     order = sorted(range(len(rows)), key=lambda i: len(prompts[i]) + len(rows[i]))
@@ -139,7 +141,7 @@ def score_reasoning(reward_model, tokenizer, rollout: Rollout, config) -> torch.
     form, or without a model."""
     if reward_model is None:
         return torch.full((len(rollout.ids),), torch.nan, device=device())
-    reasonings = [reasoning_of(text) for text in rollout.texts]
+    reasonings = [reasoning_of(text) for text in rollout.judged_texts()]
     size = config.per_device_train_batch_size
     return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, size)
 

@@ -49,7 +49,7 @@ class Config:
     max_completion_length: int = 128  # tokens
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    protocol: Literal["evalplus", "mbpp", "livecodebench"] | None = None  # none: as in training
+    protocol: Literal["none", "evalplus", "mbpp", "livecodebench"] = "none"  # none: as in training
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
     k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
     batch_size: int = 64  # tasks a sampling batch
@@ -278,7 +278,7 @@ def main(config: Config) -> None:
             raise InputError("give either --model_name_or_path or --samples")
         if max(config.k) > config.num_samples and config.samples is None:
             raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
-        if config.protocol and config.samples:
+        if config.protocol != "none" and config.samples:
             raise InputError("--protocol is for sampling, not for --samples")
         if not 0 < config.top_p <= 1:
             raise InputError(f"--top_p must be above 0 and at most 1, not {config.top_p}")

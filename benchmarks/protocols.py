@@ -160,9 +160,9 @@ def between_last_fences(task: dict, text: str) -> str:
     return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
 
 
-def choose(name: str | None, prompt_format: PromptFormat, tokenizer, tasks: list[dict]) -> Protocol:
+def choose(name: str, prompt_format: PromptFormat, tokenizer, tasks: list[dict]) -> Protocol:
     """The protocol of a name, in a chat or not; InputError where it does not have that form."""
-    if name is None:
+    if name == "none":
         return Protocol(prompt_format)
     if name == "mbpp":
         if prompt_format.kind == "chat" or prompt_format.system_prompt:

@@ -242,8 +242,7 @@ def test_a_rollout_says_what_its_prompts_opened_and_ends_before_a_stop_string():
     prompts = [common.encode_prompt(tokenizer, {"prompt": p}) for p in ("x", "y")]
     free = common.roll_out(policy, tokenizer, prompts, 4, 24, 1.0, list(range(8)))
     assert free.openings == ("<think>\n",) * 8
-    text = next(text for text in free.texts if text.isascii() and len(text) > 12)
-    stop, calls = text[5:8], []
+    stop, calls = re.search(r".[ -~]{3}", "".join(free.texts[:2])).group()[1:], []
     stopped = common.roll_out(
         policy,
         tokenizer,
@@ -388,10 +387,8 @@ def test_mbpp_with_three_examples(chat, benchmark_data):
     def bare(text):  # the published rows have blanks at the ends of lines
         return "\n".join(line.rstrip() for line in text.split("\n"))
 
-    examples = [
-        f"{shots[f'mbpp/{n}']['prompt'].strip()}\n[BEGIN]\n{shots[f'mbpp/{n}']['solution']}[DONE]\n\n"
-        for n in (2, 3, 4)
-    ]
+    rows = [shots[f"mbpp/{number}"] for number in (2, 3, 4)]
+    examples = [f"{r['prompt'].strip()}\n[BEGIN]\n{r['solution']}[DONE]\n\n" for r in rows]
     assert text == bare("".join(examples)) + task["prompt"].strip() + "\n[BEGIN]\n"
     assert task["prompt"].startswith("You are an expert Python programmer, and here is your task: ")
     assert common.cut_at("x = 1\n[DONE]\n\nYou", protocol.stops) == "x = 1\n"
@@ -431,7 +428,7 @@ def test_livecodebench(chat):
 
 def test_without_a_protocol_prompts_and_programs_are_those_of_training(chat):
     task = {"prompt": "x", "prefix": "def f():\n"}
-    protocol = choose(None, chat, [task], "plain")
+    protocol = choose("none", chat, [task], "plain")
     assert protocol.stops == () and protocol.encode(chat, task) == chat("x").input_ids
     assert protocol.solution(task, "", "\tpass") == "def f():\n\tpass"
 
@@ -450,10 +447,10 @@ def test_an_evaluation_follows_its_protocol(tmp_path, monkeypatch):
         return roll_out(*arguments, **keywords)
 
     monkeypatch.setattr(common, "roll_out", spy)
-    for protocol in ("evalplus", None):
+    for protocol in ("evalplus", "none"):
         config = evaluation.Config(
             tasks=str(tmp_path / "tasks.jsonl"),
-            output_dir=str(tmp_path / str(protocol)),
+            output_dir=str(tmp_path / protocol),
             model_name_or_path=str(tmp_path / "policy"),
             num_samples=3,
             max_completion_length=8,
@@ -465,7 +462,7 @@ def test_an_evaluation_follows_its_protocol(tmp_path, monkeypatch):
     assert chat_prompt.endswith("corresponding tests:\n```python\n") and top_p == 0.9
     assert "\n```\n" in stops and no_stops == ()
     assert own_prompt.endswith("<think>\n")
-    rows = common.read_jsonl(tmp_path / "None" / "samples.jsonl", {})
+    rows = common.read_jsonl(tmp_path / "none" / "samples.jsonl", {})
     assert [row["opening"] for row in rows] == ["<think>\n"] * 3
     rows = common.read_jsonl(tmp_path / "evalplus" / "samples.jsonl", {})
     assert all("opening" not in row and "Below is" not in row["solution"] for row in rows)

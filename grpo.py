@@ -49,6 +49,8 @@ class Config:
     scale_rewards: Literal["std", "none", "leave_one_out"] = "std"  # GRPO; Dr. GRPO; RLOO
     max_steps: int = 60  # rollout batches
     num_prompts: int = 16  # prompts a batch, over all processes
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
+    system_prompt: str | None = None  # chat: the turn before the user's
     num_generations: int = 8  # completions a prompt: the group
     max_completion_length: int = 128  # tokens
     temperature: float = 1.0  # of sampling and of every log-prob; no top-p, top-k or penalty

@@ -30,6 +30,8 @@ class Config:
     vocab_size: int = 768  # micro: size of the new tokenizer
     hidden_size: int = 128  # micro: width of the new model
     num_hidden_layers: int = 3  # micro: depth of the new model
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
+    system_prompt: str | None = None  # chat: the turn before the user's
     max_length: int = 1024  # tokens of prompt and completion; longer rows are left out and counted
     max_steps: int = 600  # optimiser steps
     train_batch_size: int = 64  # rows an optimiser step, over all processes
@@ -80,7 +82,8 @@ def main(config: Config) -> None:
     models, optimizers = {"policy": policy}, {"policy": optimizer}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 
-    prompts = [common.encode_prompt(tokenizer, row) for row in rows]
+    prompt_format = common.prompt_format_of(config)
+    prompts = [common.encode_prompt(tokenizer, row, prompt_format) for row in rows]
     completions = [common.encode_completion(tokenizer, row["completion"]) for row in rows]
     pairs = list(zip(prompts, completions, strict=True))  # token ids
     train = [pair for pair in pairs if sum(map(len, pair)) <= config.max_length]

@@ -19,11 +19,9 @@
     are the fields `chosen_rating` and `rejected_rating` in [0, 1], in all rows or in no row;
     without them chosen texts have 1, rejected texts 0. The score is the logit.
 
-Outcome rows have task_id, prompt, completion and the status of a verdict: the verdicts.jsonl of
-eval.py, or --outcomes_file of make_prm_data.py. The ORM reads a completion with its EOS, as in
-reinforcement learning; a completion that was cut off (`terminated` false) has none. The model's
-config.score_activation says how scores follow from logits (common.scores_of). A share of the tasks
-is held out and scored, while training and at the end: report.json.
+Outcome rows have task_id, prompt, completion and status: the verdicts.jsonl of eval.py, or the
+--outcomes_file of make_prm_data.py. The ORM reads a completion with its EOS; a completion that was
+cut off (`terminated` false) has no EOS. A share of the tasks is held out and scored: report.json.
 
     python train_prm.py --data prm.jsonl --model_name_or_path runs/sft --output_dir runs/prm
     python train_prm.py --data outcomes.jsonl --objective outcome ... --output_dir runs/orm
@@ -53,13 +51,13 @@ class Config:
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
     model_name_or_path: str = "micro"  # policy to start from (new head at 0); "micro": all is new
     objective: Literal["regression", "classification", "outcome", "ranking", "score"] = "regression"
-    score_pooling: Literal["last", "lines"] = "last"  # pairs.jsonl: score at a text's last token,
-    # or mean over its lines' ends, where a model that has learned labelled lines knows most
-    fence: bool = False  # programs stand in a ```python fence, as a chat model writes them; the
-    # lines of the fence have no label
+    score_pooling: Literal["last", "lines"] = "last"  # pairs.jsonl: at the end; mean at line ends
+    fence: bool = False  # programs stand in a ```python fence, whose lines have no label
     vocab_size: int = 768  # micro: size of the new tokenizer
     hidden_size: int = 128  # micro: width of the new model
     num_hidden_layers: int = 3  # micro: depth of the new model
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
+    system_prompt: str | None = None  # chat: the turn before the user's
     max_length: int = 1024  # tokens of prompt and text; longer rows are left out and counted
     eval_fraction: float = 0.1  # share of tasks held out
     eval_steps: int = 100  # optimiser steps between evaluations
@@ -220,15 +218,16 @@ def load_model(config: Config, start, examples: list[dict]) -> tuple:
         tokenizer = common.load_tokenizer(start)
         model = common.load_scorer(start, num_labels)
     model.config.score_activation = {
-        "regression": "none",
         "classification": "sigmoid_signed",
         "outcome": "expected_outcome",
         "ranking": "sigmoid_signed" if "status" in examples[0] else "none",
-        "score": "none",
-    }[config.objective]
+    }.get(config.objective, "none")
     model.config.score_pooling = config.score_pooling
     whole = "orm" if "status" in examples[0] else "reasoning_rm"
     model.config.reward_model_kind = "prm" if config.objective in LINE_WISE else whole
+    is_chat = common.prompt_format_of(config).is_chat(tokenizer)
+    model.config.prompt_format = "chat" if is_chat else "plain"  # what reads scores prompts alike
+    model.config.system_prompt = config.system_prompt
     if config.objective == "outcome":
         model.config.id2label = dict(enumerate(OUTCOMES))
         model.config.label2id = {name: number for number, name in enumerate(OUTCOMES)}
@@ -241,9 +240,7 @@ def main(config: Config) -> None:
     examples = read_examples(config)
     pairs = config.objective in PAIRED and "status" not in examples[0]
     if config.score_pooling == "lines" and not pairs:
-        raise InputError(
-            "--score_pooling lines is for the texts of pairs.jsonl, --objective ranking or score"
-        )
+        raise InputError("--score_pooling lines is for pairs.jsonl, --objective ranking or score")
     if config.model_name_or_path != "micro":
         common.check_model("backbone", config.model_name_or_path, config.max_length)
     checkpoint = common.open_run(config)
@@ -252,7 +249,7 @@ def main(config: Config) -> None:
     models, optimizers = {"reward_model": model}, {"reward_model": optimizer}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 
-    common.encode_examples(tokenizer, examples)
+    common.encode_examples(tokenizer, examples, common.prompt_format_of(model.config))
     table = None  # scores are read at the last token; with a line table at the lines' ends
     if config.objective in LINE_WISE or config.score_pooling == "lines":
         table = common.line_table(tokenizer)

@@ -40,9 +40,16 @@ from common.distributed import (
 
 # texts: prompts, completions, the programs and reasoning in them.
 from common.texts import (
+    AUTO_FORMAT,
     PROMPT_FIELDS,
+    PromptFormat,
+    cut_at,
+    decode,
     encode_completion,
     encode_prompt,
+    encode_text,
+    opening_of,
+    prompt_format_of,
     reasoning_of,
     unix,
 )
@@ -172,6 +179,7 @@ from common.runs import (
     lr_at,
     open_run,
     progress_bar,
+    sampling_progress,
     chosen,
     run,
     run_chosen,

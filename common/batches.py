@@ -1,16 +1,17 @@
 """Batches: padding, rollouts, their programs' verdicts, and the mini-batches of an update."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
 
 import torch
 
 from common.distributed import device, my_share, unshard
-from common.models import eos_ids
+from common.models import eos_ids, line_table
 from common.programs import extract_program
 from common.seeds import draw, seed_of
-from common.texts import encode_prompt
-from kernels import sampling
+from common.texts import cut_at, decode, encode_prompt, opening_of, prompt_format_of
+from kernels import masking, sampling
 
 
 def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:
@@ -49,6 +50,12 @@ class Rollout(NamedTuple):
     logprobs: torch.Tensor  # (N, T) of the tokens when they were sampled
     terminated: torch.Tensor | None = None  # (N,) bool: ends with EOS, not at the length limit
     tasks: tuple[dict, ...] = ()  # N, the task of each completion
+    openings: tuple[str, ...] = ()  # N, what each prompt opens and its completion closes: "<think>"
+
+    def judged_texts(self) -> list[str]:
+        """N, each completion after its opening: the text whose form and program are judged."""
+        openings = self.openings or [""] * len(self.texts)
+        return [opening + text for opening, text in zip(openings, self.texts, strict=True)]
 
 
 def roll_out(
@@ -59,19 +66,43 @@ def roll_out(
     max_length: int,
     temperature: float,
     seeds: list[int],
+    top_p: float = 1.0,
+    stops: tuple[str, ...] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Rollout:
-    """Samples num_generations completions of each prompt; one seed a sample."""
+    """Samples num_generations completions of each prompt; one seed a sample.
+
+    A completion also ends with the first of the strings `stops`, which is no part of its text.
+    progress: see kernels/sampling.py.
+    """
     unshard(policy)
     ends = eos_ids(policy, tokenizer)
+    stop = masking.stop_table(line_table(tokenizer), list(stops)) if stops else None
     ids, mask, logprobs = sampling.sample(
-        policy, prompts, num_generations, max_length, temperature, ends, seeds
+        policy,
+        prompts,
+        num_generations,
+        max_length,
+        temperature,
+        ends,
+        seeds,
+        stop=stop,
+        top_p=top_p,
+        progress=progress,
     )
     lengths = mask.sum(1).tolist()
     completions = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    terminated = torch.tensor([row[-1] in ends for row in completions], device=ids.device)
+    decoded = decode(tokenizer, completions)
+    texts = [cut_at(text, stops) for text in decoded]
+    terminated = [
+        row[-1] in ends or text != whole
+        for row, text, whole in zip(completions, texts, decoded, strict=True)
+    ]
+    terminated = torch.tensor(terminated, device=ids.device)
+    openings = [opening_of(tokenizer, prompt) for prompt in prompts]
     repeated = [prompt for prompt in prompts for _ in range(num_generations)]
-    return Rollout(repeated, completions, texts, ids, mask, logprobs, terminated)
+    openings = tuple(opening for opening in openings for _ in range(num_generations))
+    return Rollout(repeated, completions, texts, ids, mask, logprobs, terminated, openings=openings)
 
 
 def sample(policy, tokenizer, tasks: list[dict], config, step: int, stage: str) -> Rollout:
@@ -79,7 +110,8 @@ def sample(policy, tokenizer, tasks: list[dict], config, step: int, stage: str) 
     config.num_prompts tasks. Neither the tasks nor the seeds depend on the number of ranks."""
     drawn = draw(len(tasks), config.num_prompts, step, config.seed, f"{stage} prompts")
     mine = my_share(list(enumerate(drawn)))  # (place in the batch, index of the task)
-    prompts = [encode_prompt(tokenizer, tasks[i]) for _, i in mine]
+    prompt_format = prompt_format_of(config)
+    prompts = [encode_prompt(tokenizer, tasks[i], prompt_format) for _, i in mine]
     seeds = [
         seed_of(config.seed, f"{stage} rollout", step, place, number)
         for place, _ in mine
@@ -102,7 +134,7 @@ def execute(runner, rollout: Rollout) -> list[Future]:
     """Starts the program of each completion in the sandbox; `verdicts_of` waits for the results."""
     return [
         runner.submit(task, extract_program(task, text))
-        for task, text in zip(rollout.tasks, rollout.texts, strict=True)
+        for task, text in zip(rollout.tasks, rollout.judged_texts(), strict=True)
     ]
 
 

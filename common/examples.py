@@ -13,7 +13,7 @@ from common.batches import pad
 from common.files import read_jsonl
 from common.flags import InputError
 from common.reward_models import OUTCOME_REWARDS
-from common.texts import PROMPT_FIELDS, encode_prompt
+from common.texts import AUTO_FORMAT, PROMPT_FIELDS, PromptFormat, encode_prompt, encode_text
 from kernels import masking
 
 PRM_FIELDS = {**PROMPT_FIELDS, "completions": list, "labels": list}  # of prm.jsonl
@@ -162,11 +162,13 @@ def read_outcomes(path: str, fence: bool = False) -> list[dict]:
     return examples
 
 
-def encode_examples(tokenizer, examples: list[dict]) -> None:
+def encode_examples(
+    tokenizer, examples: list[dict], prompt_format: PromptFormat = AUTO_FORMAT
+) -> None:
     """Adds to each example its token ids: `prompt_ids` and `text_ids`."""
     for row in examples:
-        row["prompt_ids"] = encode_prompt(tokenizer, row)
-        row["text_ids"] = tokenizer(row["text"], add_special_tokens=False).input_ids
+        row["prompt_ids"] = encode_prompt(tokenizer, row, prompt_format)
+        row["text_ids"] = encode_text(tokenizer, row["text"])
         if row["eos"]:
             row["text_ids"].append(tokenizer.eos_token_id)
 

@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -94,7 +96,25 @@ def set_lr(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
 
 def progress_bar(desc: str, total: int, initial: int = 0) -> tqdm:
     """A bar on rank 0, drawn at most once a second: a log file of the bar stays readable."""
-    return tqdm(desc=desc, total=total, initial=initial, mininterval=1.0, disable=rank() != 0)
+    disable = rank() != 0
+    return tqdm(
+        desc=desc, total=total, initial=initial, mininterval=1.0, miniters=0, disable=disable
+    )
+
+
+def sampling_progress(bar: tqdm) -> Callable[[int, int], None]:
+    """`progress` of kernels/sampling.py for a bar that counts samples: the bar moves as samples
+    end, and shows the tokens drawn a second."""
+    tokens, started = 0, time.perf_counter()
+
+    def progress(drawn: int, ended: int) -> None:
+        nonlocal tokens
+        tokens += drawn
+        rate = tokens / (time.perf_counter() - started)
+        bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+        bar.update(ended)
+
+    return progress
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from common.lines import lines_of, put_at_line_ends
 from common.models import line_table, load_tokenizer
 from common.reward_models import OUTCOME_REWARDS, head_of, load_scorer
 from common.runs import progress_bar
-from common.texts import encode_prompt, reasoning_of
+from common.texts import encode_prompt, encode_text, prompt_format_of, reasoning_of
 from kernels import masking
 
 
@@ -122,11 +122,13 @@ def score_texts(
     """Scores (N,) of a reward model for texts that follow their tasks' prompts; NaN for None.
 
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
-    a score is the mean of those at the ends of the text's lines. ended: the texts that an EOS
-    follows; without the list no text.
+    a score is the mean of those at the ends of the text's lines. Prompts have the format that the
+    model was trained with, which its config.json names. ended: the texts that an EOS follows;
+    without the list no text.
     """
-    prompts = [encode_prompt(tokenizer, task) for task in tasks]
-    rows = [tokenizer(text or "", add_special_tokens=False).input_ids for text in texts]
+    prompt_format = prompt_format_of(reward_model.config)
+    prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+    rows = [encode_text(tokenizer, text or "") for text in texts]
     for row, ends in zip(rows, ended or [False] * len(rows), strict=True):
         row += [tokenizer.eos_token_id] * ends
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
@@ -151,7 +153,7 @@ def score_reasoning(reward_model, tokenizer, rollout: Rollout, config) -> torch.
     form, or without a model."""
     if reward_model is None:
         return torch.full((len(rollout.ids),), torch.nan, device=device())
-    reasonings = [reasoning_of(text) for text in rollout.texts]
+    reasonings = [reasoning_of(text) for text in rollout.judged_texts()]
     size = config.per_device_train_batch_size
     return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, size)
 
@@ -215,7 +217,8 @@ def score_text_lines(
     this token is put in after each line, and the score is read there. title: of a progress bar.
     """
     step_token = getattr(reward_model.config, "step_token", None)
-    prompts = [encode_prompt(tokenizer, task) for task in tasks]
+    prompt_format = prompt_format_of(reward_model.config)
+    prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
     lines = [lines_of(text) for text in texts]
     pieces = lines if step_token is not None else [[text] for text in texts]
     step = [] if step_token is None else [tokenizer.convert_tokens_to_ids(step_token)]

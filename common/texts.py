@@ -1,6 +1,11 @@
 """Text around the models: prompts as token ids, and the program and reasoning in a completion."""
 
+import functools
 import re
+from typing import NamedTuple
+
+from common.flags import InputError
+from kernels import masking
 
 PROMPT_FIELDS = {"task_id": str, "prompt": str}
 
@@ -10,25 +15,117 @@ def unix(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def encode_prompt(tokenizer, task: dict) -> list[int]:
-    """Token ids of a task's prompt: by the tokenizer's chat template, or as plain text without one.
+class PromptFormat(NamedTuple):
+    """How a task becomes a prompt."""
 
-    In the plain format a newline follows the prompt, except where the completion goes on in
-    mid-program (`prefix`).
+    kind: str = "auto"  # "chat": by the chat template; "plain": as text; "auto": chat, if possible
+    system_prompt: str | None = None  # chat: the turn before the user's
+    prefill: str = ""  # the beginning of the answer, with which the prompt ends
+
+    def is_chat(self, tokenizer) -> bool:
+        """InputError where a tokenizer without a chat template would need one."""
+        has_template = bool(tokenizer.chat_template)
+        if not has_template and (self.kind == "chat" or self.system_prompt):
+            flag = "--prompt_format chat" if self.kind == "chat" else "--system_prompt"
+            raise InputError(
+                f"{flag}: {tokenizer.name_or_path or 'the tokenizer'}: no chat template"
+            )
+        if self.kind == "plain" and self.system_prompt:
+            raise InputError("--system_prompt is for chats, --prompt_format plain is not a chat")
+        return has_template and self.kind != "plain"
+
+
+AUTO_FORMAT = PromptFormat()
+
+
+def prompt_format_of(config) -> PromptFormat:
+    """The format that a stage's flags ask for, or that a reward model's config.json names: how its
+    training data was written."""
+    kind = getattr(config, "prompt_format", "auto")
+    return PromptFormat(kind, getattr(config, "system_prompt", None))
+
+
+def encode_prompt(tokenizer, task: dict, prompt_format: PromptFormat = AUTO_FORMAT) -> list[int]:
+    """Token ids of a task's prompt: by the tokenizer's chat template, or as plain text.
+
+    Plain text begins as the tokenizer begins a text (BOS, in some models). A newline follows the
+    prompt, except where the completion goes on in mid-program (`prefix`).
     """
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": task["prompt"]}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if prompt_format.is_chat(tokenizer):
+        text = _render_chat(tokenizer, task["prompt"], prompt_format)
         return tokenizer(text, add_special_tokens=False).input_ids
     text = task["prompt"] if task.get("prefix") else task["prompt"].rstrip("\n") + "\n"
-    has_bos = getattr(tokenizer, "add_bos_token", False) and tokenizer.bos_token_id is not None
-    bos = [tokenizer.bos_token_id] if has_bos else []
-    return bos + tokenizer(text, add_special_tokens=False).input_ids
+    text += prompt_format.prefill
+    ids, whole = tokenizer(text, add_special_tokens=False).input_ids, tokenizer(text).input_ids
+    for start in range(len(whole) - len(ids) + 1):  # an EOS at the end is left out
+        if whole[start : start + len(ids)] == ids:
+            return whole[: start + len(ids)]
+    return ids
+
+
+def _render_chat(tokenizer, prompt: str, prompt_format: PromptFormat) -> str:
+    """The chat up to where the answer goes on. A template may change an answer's end, so that the
+    prefill is found by a mark after the prefill."""
+    mark = "[[the answer goes on here]]"
+    messages = [{"role": "user", "content": prompt}]
+    if prompt_format.system_prompt:
+        messages.insert(0, {"role": "system", "content": prompt_format.system_prompt})
+    if prompt_format.prefill:
+        messages.append({"role": "assistant", "content": prompt_format.prefill + mark})
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=not prompt_format.prefill
+        )
+    except Exception as error:  # of jinja2: a template refuses some roles with a word of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{tokenizer.name_or_path}: its chat template: {reason}") from None
+    return text.rpartition(mark)[0] if prompt_format.prefill else text
+
+
+def encode_text(tokenizer, text: str) -> list[int]:
+    """Token ids of a text that follows a prompt.
+
+    Where a tokenizer puts a space before a text (masking.space_context), the text is encoded after
+    a newline, as it would stand in the whole.
+    """
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if _decoding(tokenizer)[1]:
+        newline, whole = tokenizer(["\n", "\n" + text], add_special_tokens=False).input_ids
+        if whole[: len(newline)] == newline:
+            return whole[len(newline) :]
+    return ids
 
 
 def encode_completion(tokenizer, text: str) -> list[int]:
     """Token ids of a completion given as text, with EOS: for training data, never for a rollout."""
-    return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
+
+
+@functools.lru_cache(maxsize=8)
+def _decoding(tokenizer) -> tuple[set[int], list[int]]:
+    """What decoding leaves out, and what it decodes before a text (masking.space_context)."""
+    return masking.special_ids(tokenizer), masking.space_context(tokenizer)
+
+
+def decode(tokenizer, rows: list[list[int]]) -> list[str]:
+    """The texts of completions, as they follow their prompts: a space at the beginning stays, and
+    so do think and answer tags that are special tokens. Other special tokens are left out."""
+    special, context = _decoding(tokenizer)
+    start = len(masking.decode(tokenizer, context))
+    kept = [[*context, *(i for i in row if i not in special)] for row in rows]
+    return [masking.decode(tokenizer, ids)[start:] for ids in kept]
+
+
+def opening_of(tokenizer, prompt: list[int]) -> str:
+    """What a prompt opens and its completion closes: "<think>" and the blanks after it where the
+    prompt ends so, as some chat templates do; else ""."""
+    opened = re.search(r"<think>\s*\Z", decode(tokenizer, [prompt[-16:]])[0])
+    return opened.group() if opened else ""
+
+
+def cut_at(text: str, stops: tuple[str, ...]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
 
 
 FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>.*?</answer>\s*", re.DOTALL)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")  # text, even where they are special tokens
+
 
 class LineTable(NamedTuple):
     """The text of each id, as far as lines go: tensors (V + 1,), the last entry for unknown ids."""
@@ -32,15 +34,44 @@ class LineTable(NamedTuple):
         return LineTable(*(x.to(device) for x in self))
 
 
+def special_ids(tokenizer) -> set[int]:
+    """The special tokens of a Hugging Face tokenizer that are no text: EOS, padding, chat markers.
+    TAGS are text."""
+    special = set(tokenizer.all_special_ids)
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {i for i in special if tokenizer.convert_ids_to_tokens(i) not in TAGS}
+
+
+def decode(tokenizer, ids: list[int]) -> str:
+    """The text of ids, special tokens and spaces as they are."""
+    as_it_is = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    return tokenizer.decode(ids, **as_it_is)
+
+
+def space_context(tokenizer) -> list[int]:
+    """Ids to decode before others, so that the text of these keeps its first space; [] where none
+    are needed.
+
+    A SentencePiece-style decoder drops the space that a sequence begins with. In its vocabulary
+    U+2581 is the space: such a decoder reads a token that begins with U+2581 in two ways, alone
+    and after another token.
+    """
+    special = special_ids(tokenizer)
+    pieces = [i for token, i in tokenizer.get_vocab().items() if token.startswith("\u2581")]
+    first = min((i for i in pieces if i not in special), default=None)
+    if first is None or decode(tokenizer, [first, first]) == 2 * decode(tokenizer, [first]):
+        return []
+    return [first]
+
+
 def line_table(tokenizer) -> LineTable:
     """The table of a Hugging Face tokenizer: decodes each id once, about a second for 150k ids."""
     size = max(tokenizer.get_vocab().values(), default=-1) + 1
-    special = set(tokenizer.all_special_ids)
-    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special, context = special_ids(tokenizer), space_context(tokenizer)
+    start = len(decode(tokenizer, context))
     # A part of a multi-byte character decodes to U+FFFD. Neither U+FFFD nor the whole character
     # ends a line.
-    as_it_is = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    texts = [tokenizer.decode([i], **as_it_is) for i in range(size)]
+    texts = [decode(tokenizer, [*context, i])[start:] for i in range(size)]
     texts.append("")  # ids beyond the tokenizer: models pad their vocabulary
     return LineTable(
         breaks=torch.tensor([len(re.findall(r"\r\n|\r|\n", t)) for t in texts]),

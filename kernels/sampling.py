@@ -10,6 +10,7 @@ entries; R rows of S slots, at first R S = P G.
 """
 
 import inspect
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -30,6 +31,8 @@ def sample(
     seeds: list[int],
     pad_id: int = 0,
     stop: Tensor | None = None,
+    top_p: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample `num_samples` completions of each prompt.
 
@@ -40,6 +43,9 @@ def sample(
         sample does not depend on the batch around it.
     stop: a table of `masking.stop_table`. A completion also ends with the token that completes one
         of the table's strings.
+    top_p: a token is drawn from the fewest tokens whose probabilities sum to top_p or more
+        (nucleus sampling, Holtzman et al., 2020); in (0, 1], without effect on greedy decoding.
+    progress: called after each step with the numbers of drawn tokens and of samples that ended.
 
     Returns ids (P * G, T) long, padded on the right with pad_id; mask (P * G, T) bool, on up to and
     including the token that ends the completion; logprobs (P * G, T) float32, log-probs of the ids
@@ -48,7 +54,7 @@ def sample(
 
     The model must be in eval mode. A model sharded by FSDP2 must be unsharded first: ranks leave
     the loop at different steps. ValueError for an empty prompt, a wrong number of seeds, a negative
-    temperature, and a model without KV cache.
+    temperature, a top_p out of range, and a model without KV cache.
     """
     total = len(prompts) * num_samples
     if len(seeds) != total:
@@ -59,6 +65,8 @@ def sample(
         raise ValueError("a prompt has no tokens")
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, not {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
     device = model.get_input_embeddings().weight.device
     if total == 0:
         empty = torch.zeros((0, 0), device=device)
@@ -129,8 +137,9 @@ def sample(
     logprobs = torch.zeros((total + 1, max_new_tokens), device=device)
 
     length = longest  # of the cache
+    drawing = total  # samples that have not ended
     for t in range(max_new_tokens):
-        token, logprob = _draw(logits, temperature, uniforms[owner, t])  # (R, S)
+        token, logprob = _draw(logits, temperature, uniforms[owner, t], top_p)  # (R, S)
         ids[owner, t], logprobs[owner, t], mask[owner, t] = token, logprob, True
         ended = torch.isin(token, eos)
         if stop is not None:
@@ -139,8 +148,12 @@ def sample(
         owner = owner.masked_fill(ended, total)
         alive = owner < total
         left = alive.sum(1).tolist()  # samples of each row
-        if t + 1 == max_new_tokens or not any(left):
+        last = t + 1 == max_new_tokens or not any(left)
+        if progress is not None:
+            progress(drawing, drawing if last else drawing - sum(left))
+        if last:
             break
+        drawing = sum(left)
 
         # Drop rows without samples, and slots that no row needs.
         width = max(left)
@@ -248,7 +261,19 @@ def _reserve(layer, room: int) -> None:
     layer.__class__ = _in_place(type(layer))
 
 
-def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def _nucleus(logp: Tensor, top_p: float) -> Tensor:
+    """Log-probs (..., V) of the fewest tokens whose probabilities sum to top_p or more; the other
+    tokens have -inf."""
+    ordered, order = logp.sort(dim=-1, descending=True, stable=True)
+    share = ordered.double().exp()
+    before = share.cumsum(-1) - share  # of the likelier tokens
+    outside = torch.zeros_like(before, dtype=torch.bool).scatter_(-1, order, before >= top_p)
+    return torch.log_softmax(logp.masked_fill(outside, -torch.inf), -1)
+
+
+def _draw(
+    logits: Tensor, temperature: float, uniform: Tensor, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Next tokens and their log-probs, each (...): logits (..., V), uniform (...) in [0, 1).
 
     By inverse CDF in float64.
@@ -257,6 +282,8 @@ def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, 
     if temperature == 0:
         token = logp.argmax(-1, keepdim=True)
     else:
+        if top_p < 1:
+            logp = _nucleus(logp, top_p)
         cdf = logp.double().exp_().cumsum_(-1)
         # 1 - uniform is in (0, 1]. The first entry that reaches this share of the total has a
         # probability above 0.

@@ -117,6 +117,11 @@ def matched(chosen: str, rejected: str, match_length: float | None) -> bool:
     return near and form_of(chosen) == form_of(rejected)
 
 
+def judged_text(row: dict) -> str:
+    """A sample's completion after what its prompt opened (`opening`, where a template did)."""
+    return row.get("opening", "") + row["completion"]
+
+
 def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
     """(task, base reasoning) of every task: policy samples or demonstrations, and reference plans.
 
@@ -128,7 +133,7 @@ def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
             by_task[task["task_id"]].append(common.reasoning_of(task.get("completion") or ""))
     else:
         for row in common.read_jsonl(config.samples, {"task_id": str, "completion": str}):
-            by_task[row["task_id"]].append(common.reasoning_of(row["completion"]))
+            by_task[row["task_id"]].append(common.reasoning_of(judged_text(row)))
     bases = []
     for task in tasks:
         texts = [framed(text) for text in by_task[task["task_id"]] if text and text.strip()]
@@ -198,7 +203,7 @@ def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
     by_task = defaultdict(lambda: ({}, {}))  # sound and unsound texts, each once, in order
     plans = {task["task_id"]: task.get("meta", {}).get("plan") for task in tasks}
     for row in common.read_jsonl(config.from_verdicts, fields):
-        text, plan = common.reasoning_of(row["completion"]), plans.get(row["task_id"])
+        text, plan = common.reasoning_of(judged_text(row)), plans.get(row["task_id"])
         if not (text and text.strip()) or row["status"] == "harness_error":
             continue
         passed = row["status"] == "passed"

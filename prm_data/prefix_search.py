@@ -134,7 +134,8 @@ def label_responses(
     """
     if not tasks:
         return [], Counter()
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    texts = common.decode(tokenizer, completions)
+    openings = [common.opening_of(tokenizer, prompt) for prompt in prompts]
     lines = [rows.lines_of(text) for text in texts]
     ids = common.pad(completions)  # (N, T)
     mask = common.pad([[1] * len(row) for row in completions]).bool()  # (N, T)
@@ -188,9 +189,9 @@ def label_responses(
             tails = [tail[: room[i // portion]] for i, tail in enumerate(rollout.completions)]
             whole = [prefixes[i // portion] + tail for i, tail in enumerate(tails)]
             cost.update(completions=len(tails), completion_tokens=sum(map(len, tails)))
-            for i, text in enumerate(tokenizer.batch_decode(whole, skip_special_tokens=True)):
+            for i, text in enumerate(common.decode(tokenizer, whole)):
                 probe = batch[i // portion]
-                program = common.extract_program(tasks[probe.row], text)
+                program = common.extract_program(tasks[probe.row], openings[probe.row] + text)
                 key = tasks[probe.row]["task_id"], program
                 if key not in verdicts:
                     verdicts[key] = runner.submit(tasks[probe.row], program)
@@ -217,7 +218,7 @@ def label_responses(
 
     for i in searched if share_completions else []:
         for m in range(first_bad[i] or len(lines[i]), len(lines[i])):
-            prefix = tokenizer.decode(completions[i][: ends[i][m]], skip_special_tokens=True)
+            (prefix,) = common.decode(tokenizer, [completions[i][: ends[i][m]]])
             if any(text.startswith(prefix) for text in passing_texts[tasks[i]["task_id"]]):
                 first_bad[i] = m + 1
 

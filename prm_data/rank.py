@@ -54,6 +54,8 @@ class Config:
     aggregate: Literal["sum", "mean", "min"] = "mean"  # response: one score from those of the lines
     # response: pairs further apart than this; none: the best against the worst alone
     min_margin: float | None = None
+    # response: auto: as the PRM's config.json says, or by the chat template, if there is one
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"
     data: str | None = None  # step: prm.jsonl of --method mutate --packing prefix
     max_pairs_per_task: int = 8
     per_device_eval_batch_size: int = 64  # response: samples a forward pass of the PRM
@@ -70,8 +72,9 @@ def prm_scores(
     """
     aggregate = {"sum": torch.sum, "mean": torch.mean, "min": torch.min}[config.aggregate]
     table = common.line_table(tokenizer)
-    prompts = [common.encode_prompt(tokenizer, task) for task in tasks]
-    texts = [tokenizer(text, add_special_tokens=False).input_ids for text in completions]
+    prompt_format = common.prompt_format_of(model.config)
+    prompts = [common.encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+    texts = [common.encode_text(tokenizer, text) for text in completions]
     scores = [float("nan")] * len(texts)
     order = [i for i in range(len(texts)) if texts[i]]
     order.sort(key=lambda i: len(prompts[i]) + len(texts[i]))
@@ -130,6 +133,8 @@ def response_pairs(config: Config) -> list[dict]:
         scores = [score_of.get(row["status"], 0.0) for row in samples]
     else:
         model = common.shard(common.load_scorer(config.prm).eval())
+        if config.prompt_format != "auto":
+            model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
         tokenizer = common.load_tokenizer(config.prm)
         prompted = [tasks[row["task_id"]] for row in samples]
         texts = [row["completion"] for row in samples]

@@ -97,6 +97,9 @@ class Config:
     neutral_comments: bool = True
     # prompts that are kept
     data_selection: Literal["full", "remove_hard", "medium_only", "revised_only"] = "full"
+    # auto: by the chat template, if there is one
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"
+    system_prompt: str | None = None  # chat: the turn before the user's
     temperature: float = 1.0  # of responses and completions
     max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
     batch_size: int = 64  # prompts or prefixes a sampling batch
@@ -121,6 +124,7 @@ def search_chunk(
 ) -> dict:
     """Responses of one policy to some tasks, labelled: one line of the progress file."""
     started, responses, futures = time.perf_counter(), [], []
+    prompt_format = common.prompt_format_of(config)
 
     def seeds_of(purpose: str, keys) -> list[int]:
         return [common.seed_of(config.seed, purpose, t["task_id"], index, n) for t, n in keys]
@@ -131,13 +135,13 @@ def search_chunk(
         rollout = common.roll_out(
             policy,
             tokenizer,
-            [common.encode_prompt(tokenizer, task) for task in batch],
+            [common.encode_prompt(tokenizer, task, prompt_format) for task in batch],
             config.num_generations,
             config.max_completion_length,
             config.temperature,
             seeds_of("search response", keys),
         )
-        for (task, _), text in zip(keys, rollout.texts, strict=True):
+        for (task, _), text in zip(keys, rollout.judged_texts(), strict=True):
             futures.append(runner.submit(task, common.extract_program(task, text)))
         responses += zip(keys, rollout.prompts, rollout.completions, strict=True)
     statuses = [future.result()["status"] for future in futures]

@@ -44,7 +44,8 @@ def refresh(
     drawn = common.shuffled(len(window), config.seed, "prm refresh", step)[:size]
     rows = [window[i] for i in drawn]
     tasks, ids, texts = ([row[name] for row in rows] for name in ("task", "ids", "text"))
-    prompts = [common.encode_prompt(tokenizer, task) for task in tasks]
+    prompt_format = common.prompt_format_of(config)
+    prompts = [common.encode_prompt(tokenizer, task, prompt_format) for task in tasks]
     mask = common.pad([[1] * len(row) for row in ids]).bool()  # (N, T)
     rollout = common.Rollout(prompts, ids, texts, common.pad(ids), mask, None, None, tuple(tasks))
     pending = exact.start(runner, tasks, texts, cache)

@@ -63,5 +63,5 @@ def take(rollouts: list[common.Rollout], rows: list[int]) -> common.Rollout:
             columns[name] = torch.cat(parts)[rows]
         else:
             flat = [value for part in parts for value in part]
-            columns[name] = type(parts[0])(flat[i] for i in rows)
+            columns[name] = type(parts[0])(flat[i] for i in rows if flat)
     return common.Rollout(**columns)

@@ -272,13 +272,12 @@ def test_prefixes_are_the_sampled_tokens_and_are_never_encoded_again(
 def test_no_completion_makes_a_response_longer_than_the_policy_may_write(
     random_policy, responses, monkeypatch
 ):
-    _, tokenizer, _ = random_policy
     rows = [i for i, ids in enumerate(responses[2]) if len(ids) <= 12]  # as sampled at that length
-    lengths, decode = [], tokenizer.batch_decode
+    lengths, decode = [], common.decode
     monkeypatch.setattr(
-        tokenizer,
-        "batch_decode",
-        lambda ids, **flags: lengths.extend(map(len, ids)) or decode(ids, **flags),
+        common,
+        "decode",
+        lambda tokenizer, ids: lengths.extend(map(len, ids)) or decode(tokenizer, ids),
     )
     _, cost = label(random_policy, responses, rows=rows, max_completion_length=12, search="linear")
     assert max(lengths) == 12 and lengths.count(12) > 20 and cost["completions"] > 100

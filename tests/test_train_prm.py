@@ -359,7 +359,7 @@ def test_a_score_that_is_the_mean_over_lines_is_learned_saved_and_read_as_such(t
 
 
 def test_a_mean_over_lines_is_for_pairs_alone(tmp_path):
-    with pytest.raises(InputError, match="--score_pooling lines is for the texts of pairs"):
+    with pytest.raises(InputError, match="--score_pooling lines is for pairs"):
         train_prm.main(
             config_for(tmp_path, LINES, score_pooling="lines", **FLAGS | {"max_steps": 1})
         )

@@ -84,7 +84,11 @@ def main(config: Config) -> None:
 
     prompt_format = common.prompt_format_of(config)
     prompts = [common.encode_prompt(tokenizer, row, prompt_format) for row in rows]
-    completions = [common.encode_completion(tokenizer, row["completion"]) for row in rows]
+    openings = [common.opening_of(tokenizer, prompt) for prompt in prompts]
+    completions = [  # what the prompt opens is not written twice
+        common.encode_completion(tokenizer, row["completion"].removeprefix(opening))
+        for row, opening in zip(rows, openings, strict=True)
+    ]
     pairs = list(zip(prompts, completions, strict=True))  # token ids
     train = [pair for pair in pairs if sum(map(len, pair)) <= config.max_length]
     too_long = len(rows) - len(train)

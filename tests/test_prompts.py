@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import common
 import dpo
 import eval as evaluation
+import sft
 import train_prm
 from benchmarks import protocols
 from common import InputError, PromptFormat
@@ -260,6 +261,28 @@ def test_a_rollout_says_what_its_prompts_opened_and_ends_before_a_stop_string():
     assert stopped.mask.sum() < free.mask.sum()
     assert sum(drawn for drawn, _ in calls) == stopped.mask.sum()
     assert sum(ended for _, ended in calls) == 8
+
+
+def test_supervised_training_does_not_repeat_what_the_template_opened(tmp_path, monkeypatch):
+    policy, tokenizer = model_and_tokenizer(OPENS_THINK)
+    policy.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    text = "<think>\nplan\n</think>\n<answer>\nx = 1\n</answer>\n"
+    common.write_jsonl(
+        tmp_path / "rows.jsonl", [{"task_id": "a", "prompt": "x", "completion": text}]
+    )
+    seen, pad_pairs = [], common.pad_pairs
+
+    def spy(prompts, completions):
+        seen.extend(a + b for a, b in zip(prompts, completions, strict=True))
+        return pad_pairs(prompts, completions)
+
+    monkeypatch.setattr(common, "pad_pairs", spy)
+    paths = (str(tmp_path / "rows.jsonl"), str(tmp_path / "sft"), str(tmp_path / "policy"))
+    for kind in ("chat", "plain"):
+        sft.main(sft.Config(paths[0], paths[1] + kind, paths[2], prompt_format=kind, max_steps=1))
+    chat, plain = tokenizer.decode(seen[0]), tokenizer.decode(seen[-1])
+    assert chat == f"<|user|>\nx</s>\n<|assistant|>\n{text}<|eos|>" and plain == f"x\n{text}<|eos|>"
 
 
 def test_nucleus_sampling_draws_from_the_likeliest_tokens_by_their_own_log_probs():

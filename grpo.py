@@ -2,12 +2,12 @@
 
 The reward of a completion (ReCode, Fan et al., 2025, eq. 1):
 
-    R = R_out                                R_out = 1 when all tests pass, else 0
-    R = R_fmt + R_out + gate weight R_proc   with --reasoning_rm
+    R = R_out                                    R_out = 1 when all tests pass, else 0
+    R = R_fmt + R_out + gate * weight * R_proc   with --reasoning_rm; weight is --process_weight
 
 R_fmt = 1 for an answer of the form <think>...</think><answer>...</answer>, else 0. R_proc =
-sigmoid(s - c): s is the reasoning reward model's score of the text between the think tags, c is
---process_center; 0 without such a text. ReCode does not publish its map; the sigmoid is ours.
+sigmoid(s - c) for this form, else 0: s is the reasoning reward model's score of the text between
+the think tags, c is --process_center. ReCode does not publish its map; the sigmoid is ours.
 
     --gate hard    gate = 1 where R_out = 1, else 0 (ReCode)
     --gate soft    gate = passed / total, which also takes the place of R_out (ReCode's ablation)
@@ -15,8 +15,8 @@ sigmoid(s - c): s is the reasoning reward model's score of the text between the 
 
 The advantage of every token is (R - mean) / (std + 1e-4) over the completions of a prompt. ReCode
 has no KL term, and an upper clip range that is higher but unpublished: DAPO's 0.2 and 0.28 stand
-in. The loss is a mean over tokens (DAPO); in a batch's first update, where ratios are 1 and
-advantages cancel, it is near 0: no sign of trouble.
+in. The loss is a mean over tokens (DAPO). In a batch's first update ratios are 1 and advantages
+cancel: a loss near 0 is no sign of trouble.
 
 A sample without a verdict (a failure of the sandbox) counts nowhere, nor in its group.
 
@@ -92,10 +92,11 @@ def compose_rewards(
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: float):
-    """Sum over valid tokens of -min(r A, clip(r, 1 - low, 1 + high) A), r = pi / pi_old; (B, T).
+    """Sum over valid tokens of -min(r A, clip(r, 1 - low, 1 + high) A), where r = pi / pi_old.
 
     PPO (Schulman et al., 2017, eq. 7) with low = high; clip-higher (DAPO, eq. 10) with low < high.
-    Returns the loss; for the log also the log-ratios and where the clip was active, both (B, T).
+    The tensors are (B, T). Returns the loss, a scalar; and for the log the log-ratios, and where
+    the clip was active, both (B, T).
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-20, 20)
     ratio = log_ratio.exp()
@@ -106,8 +107,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: floa
 
 
 def kl_term(logprobs, old_logprobs, ref_logprobs, mask):
-    """r k3 of each token (B, T), k3 = exp(d) - d - 1, d = log pi_ref - log pi (Schulman, 2020): its
-    mean under pi_old has the value and the gradient of the reverse KL to pi_ref."""
+    """r k3 of each token (B, T): k3 = exp(d) - d - 1, d = log(pi_ref / pi) (Schulman, 2020). With
+    r = pi / pi_old, the mean over pi_old's samples has KL(pi || pi_ref)'s value and gradient."""
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-20, 20)
     difference = torch.where(mask, ref_logprobs - logprobs, 0).clamp(-20, 20)
     return log_ratio.exp() * (difference.exp() - difference - 1)
@@ -144,7 +145,7 @@ def main(config: Config) -> None:
             executions = common.execute(runner, rollout)
             batches = common.mini_batches(rollout, config)
 
-            # Score, while the programs run: what each model says of every token, all (N, T).
+            # Score, while the programs run: what the models say of each token (N, T).
             old_logprobs, entropies = common.score_policy(
                 policy, rollout, batches, config.temperature
             )
@@ -170,7 +171,8 @@ def main(config: Config) -> None:
             advantages = relative[:, None] * mask  # (N, T)
 
             # Update: one optimiser step a mini-batch. A loss is a sum over tokens, divided by the
-            # tokens of all processes. FSDP averages gradients: times world_size is their sum.
+            # tokens of all processes. FSDP averages gradients over processes: times world_size it
+            # is their sum.
             lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps)
             common.set_lr(optimizers["policy"], lr)
             clip_range, stats = (config.epsilon, config.epsilon_high), Counter()
@@ -195,7 +197,7 @@ def main(config: Config) -> None:
                     optimizer.step()
                     optimizer.zero_grad()
 
-            # Log: a pair is (sum, count), divided over all processes.
+            # Log: of a pair (sum, count), sum / count over all processes; of a tensor, its sum.
             samples, tokens = judged.sum(), mask.sum()
             updates = config.num_iterations * tokens
             logprob_difference = ((rollout.logprobs - old_logprobs).abs() * mask).sum()

@@ -1,19 +1,19 @@
 """PPO for code: rewards from tests, from a line-level process reward model (PRM), or from both.
 
-The reward of completion token t, with T lines and T_m the last token of line m:
+The reward of completion token t, with M lines and t_m the last token of line m:
 
-    r_t = 1[t = last] R_O + lambda sum_m 1[t = T_m] R_PRM(line m) / norm
+    r_t = 1[t = last] R_O + lambda sum_m 1[t = t_m] R_PRM(line m) / norm
           - kl_coef log(pi_old / pi_ref)_t
 
 PSGPO (Dai et al., 2024, eq. 3; the defaults): R_O = 1 when all tests pass, else 0. lambda = 0.25
-when the tests fail, 0.025 when they pass. norm = T: more lines do not pay. Ours: R_PRM is clipped
+when the tests fail, 0.025 when they pass. norm = M: more lines do not pay. Ours: R_PRM is clipped
 to [-1, 1]: a failing program never earns more than a passing one. `--value_init prm` starts the
-critic as the PRM; a R_PRM + b, the least squares of the first batch's returns (ours), is the value.
+critic as the PRM (PSGPO), scaled to a R_PRM + b by least squares on the first returns (ours).
 PRLCoder (Ye et al., 2025, eqs. 1 to 3) compares a PRM with outcome reward models (ORM), without
 test results: `--outcome_reward none --prm A --lambda_fail 1 --process_norm none`, and
-`--outcome_reward orm --orm A`. Then lambda_fail is the weight of every sample, passing or not.
+`--outcome_reward orm --orm A`. Without test results, lambda_fail is the weight of every sample.
 Neither paper publishes its PPO settings; the defaults are the usual ones. By choice, pi_ref is the
-starting policy (PRLCoder prints theta_old, with which the KL term would hold nothing in place).
+starting policy. (A KL term to theta_old, which PRLCoder prints, lets the policy drift from there.)
 
 A sample without a verdict (a failure of the sandbox) counts nowhere. A completion that is cut off
 at the length limit is at its end there: no value is bootstrapped.
@@ -41,18 +41,18 @@ class Config:
     tasks: str  # tasks.jsonl to sample prompts from
     model_name_or_path: str  # policy to start from
     output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
-    outcome_reward: Literal["tests", "orm", "none"] = "tests"  # R_O: of tests; --orm's score; 0
+    outcome_reward: Literal["tests", "orm", "none"] = "tests"  # R_O: tests; --orm's score; 0
     orm: str | None = None  # outcome reward model, read at the completion's last token
     prm: str | None = None  # line-level reward model, read at the last token of each line
     lambda_fail: float = 0.25  # lambda when the tests fail (PSGPO), or of every sample (orm, none)
     lambda_pass: float = 0.025  # lambda when the tests pass (PSGPO)
-    process_norm: Literal["lines", "scored_lines", "constant", "none"] = "lines"  # T; T without
-    # neutral comments, whose 0 is above a failing program's mean score; a constant; 1 (PRLCoder)
-    process_norm_lines: float = 8.0  # the constant
+    process_norm: Literal["lines", "scored_lines", "constant", "none"] = "lines"  # norm: M; the
+    # lines with a score (0 would lift a failing program's mean); a constant; 1 (PRLCoder)
+    process_norm_lines: float = 8.0  # the constant of --process_norm constant
     process_clip: float = 1.0  # R_PRM is clipped to [-x, x]; 0: no clipping
     neutral_comments: bool = False  # comments, blank lines and docstrings have no score
-    value_init: Literal["none", "policy", "prm"] = "policy"  # critic starts as the policy with a
-    # random head (TRL); with a zero head; as the PRM, head and all (PSGPO)
+    value_init: Literal["none", "policy", "prm"] = "policy"  # the critic's start: the policy
+    # with a random head (TRL); the policy with a head of zeros; the PRM, head and all (PSGPO)
     max_steps: int = 60  # rollout batches
     num_prompts: int = 16  # prompts a batch, over all processes
     num_generations: int = 4  # completions a prompt
@@ -98,7 +98,7 @@ def compose_rewards(
     passed: torch.Tensor,  # (N,) bool: all tests pass
     scores: torch.Tensor,  # (N, T) R_PRM, read at line ends
     line_ends: torch.Tensor,  # (N, T) bool: tokens in which a line ends
-    code_ends: torch.Tensor,  # (N, T) bool: tokens in which a line ends that is code, not a comment
+    code_ends: torch.Tensor,  # (N, T) bool: tokens in which a line of code ends, not one of comment
     mask: torch.Tensor,  # (N, T) bool: the completions' tokens
     config: Config,
 ) -> torch.Tensor:
@@ -112,7 +112,7 @@ def compose_rewards(
         "constant": config.process_norm_lines,
         "none": 1,
     }[config.process_norm]
-    known = passed & (config.outcome_reward == "tests")  # else no test result enters the reward
+    known = passed & (config.outcome_reward == "tests")  # False where the reward ignores the tests
     weight = torch.where(known, config.lambda_pass, config.lambda_fail)[:, None]  # (N, 1)
     token = torch.arange(mask.shape[1], device=mask.device)
     last = mask & (token == mask.sum(1, keepdim=True) - 1)  # (N, T)
@@ -120,10 +120,11 @@ def compose_rewards(
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: float):
-    """Sum over valid tokens of -min(r A, clip(r, 1 - low, 1 + high) A), r = pi / pi_old; (B, T).
+    """Sum over valid tokens of -min(r A, clip(r, 1 - low, 1 + high) A), where r = pi / pi_old.
 
     PPO (Schulman et al., 2017, eq. 7) with low = high; clip-higher (DAPO, eq. 10) with low < high.
-    Returns the loss; for the log also the log-ratios and where the clip was active, both (B, T).
+    The tensors are (B, T). Returns the loss, a scalar; and for the log the log-ratios, and where
+    the clip was active, both (B, T).
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-20, 20)
     ratio = log_ratio.exp()
@@ -134,7 +135,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: floa
 
 
 def value_loss(values, old_values, returns, mask, cliprange: float):
-    """Sum over valid tokens of max((V - R)^2, (clip(V, V_old +- cliprange) - R)^2) / 2; (B, T)."""
+    """Sum over valid tokens of max((V - G)^2, (clip(V, V_old +- cliprange) - G)^2)/2; G: return."""
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     error = torch.maximum((values - returns).square(), (clipped - returns).square())
     return 0.5 * (error * mask).sum()
@@ -173,7 +174,7 @@ def main(config: Config) -> None:
             executions = common.execute(runner, rollout)
             batches = common.mini_batches(rollout, config)
 
-            # Score, while the programs run: what each model says of every token, all (N, T).
+            # Score, while the programs run: what the models say of each token (N, T).
             old_logprobs, entropies = common.score_policy(
                 policy, rollout, batches, config.temperature
             )
@@ -209,7 +210,8 @@ def main(config: Config) -> None:
             advantages = whiten(advantages, mask)  # (N, T)
 
             # Update: one optimiser step a mini-batch. A loss is a sum over tokens, divided by the
-            # tokens of all processes. FSDP averages gradients: times world_size is their sum.
+            # tokens of all processes. FSDP averages gradients over processes: times world_size it
+            # is their sum.
             lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps)
             value_lr = lr * config.value_learning_rate / config.learning_rate
             common.set_lr(optimizers["policy"], lr)
@@ -240,7 +242,7 @@ def main(config: Config) -> None:
                     optimizer.step()
                     optimizer.zero_grad()
 
-            # Log: a pair is (sum, count), divided over all processes.
+            # Log: of a pair (sum, count), sum / count over all processes; of a tensor, its sum.
             samples, tokens, lines = judged.sum(), mask.sum(), (line_ends & mask).sum()
             updates = config.num_ppo_epochs * tokens
             logprob_difference = ((rollout.logprobs - old_logprobs).abs() * mask).sum()

@@ -385,9 +385,16 @@ def main() -> None:
     run.add_argument("--tasks", required=True, help="tasks.jsonl")
     run.add_argument("--samples", required=True, help=samples)
     run.add_argument("--out", required=True, help=out)
-    run.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    workers = "programs at a time; the default is the number of CPUs"
+    run.add_argument("--workers", type=int, default=os.cpu_count() or 1, help=workers)
     run.add_argument("--timeout", type=float, default=3.0, help=timeout)
-    run.add_argument("--isolation", choices=("auto", "strict", "none"), default="auto")
+    isolation = (
+        "auto needs Landlock and seccomp, or all namespaces; strict needs every layer; "
+        "none runs in any case"
+    )
+    run.add_argument(
+        "--isolation", choices=("auto", "strict", "none"), default="auto", help=isolation
+    )
     run.add_argument("--trace", action="store_true", help="record the executed lines")
     probe = commands.add_parser("probe", help="show which layers hold on this machine")
     for command in (run, probe):

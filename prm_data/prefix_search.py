@@ -12,8 +12,9 @@ import sandbox
 from kernels import lexer, masking
 from prm_data import rows
 
-# A search over T lines yields the line (from 1) whose prefix it asks about, is sent whether that
-# prefix is recoverable, and returns first_bad.
+# A search over T lines is a generator; search.py has its pseudo-code and terms. It yields the line
+# (from 1) whose prefix it asks about, is sent whether that prefix is recoverable, and returns
+# first_bad.
 
 
 def binary_search(num_lines: int) -> Generator[int, bool, int]:

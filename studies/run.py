@@ -77,7 +77,7 @@ def apply(study: Study, source: str) -> str:
             fits = "fits nowhere" if not places else f"fits at {len(places)} places"
             raise InputError(
                 f"studies/{study.name}.diff: hunk {number} {fits} in {study.stage}; "
-                "make the diff anew against the stage as it is"
+                "the stage, or a study named before this one, has changed lines there"
             )
         lines[places[0] : places[0] + len(old)] = new
     return "\n".join(lines) + "\n"
@@ -120,7 +120,8 @@ def main(argv: list[str]) -> None:
         if not names:
             for path in sorted(STUDIES.glob("*.diff")):
                 study = read_study(path.stem)
-                print(f"{study.name:22}{study.stage:9}{study.header.splitlines()[0]}")
+                idea = (study.header or "(no header above the diff yet)").splitlines()[0]
+                print(f"{study.name:22}{study.stage:9}{idea}")
             return
         if flags == ["--show"]:
             print(fork(names)[1], end="")

@@ -26,7 +26,13 @@ def parsed(table: str) -> list[tuple[str, list[ast.stmt], list[str]]]:
         operator, entries = re.split(r" {2,}", line, maxsplit=1)
         for entry in re.split(r" {3,}", entries):
             entry = entry.replace("\\n", "\n").replace("\\t", "    ")
-            left, both_ways, right = re.split(r" (<?)-> ", entry)
+            parts = re.split(r" (<?)-> ", entry)
+            if len(parts) != 3:
+                raise ValueError(
+                    f"teachers/rules.py: not one `pattern -> rewrite` in {entry!r}; "
+                    "rules of one line stand three or more spaces apart"
+                )
+            left, both_ways, right = parts
             found.append((operator, ast.parse(left).body, right.split(" ; ")))
             if both_ways:
                 found.append((operator, ast.parse(right).body, [left]))

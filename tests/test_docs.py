@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from studies import run
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -48,6 +50,14 @@ def test_scripts_that_a_page_names_are_there(page):
     for word in words:
         made_by_the_reader = word.startswith("my_")
         assert made_by_the_reader or (ROOT / word).is_file(), word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_studies_that_a_page_runs_together_apply(page):
+    text = page.read_text(encoding="utf-8")
+    for words in re.findall(r"python studies/run\.py((?: [a-z_]+)+)", text):
+        if "my_idea" not in words:
+            run.fork(words.split())
 
 
 def test_the_readme_names_each_study():

@@ -58,6 +58,7 @@ def test_a_study_applies_in_memory_and_its_header_says_what_it_is(name):
     stage, source = run.fork([name])
     assert stage in ("ppo.py", "grpo.py") and source != (ROOT / stage).read_text()
     compile(source, name, "exec")
+    assert study.header, "no header above the diff; CONTRIBUTING.md says what stands there"
     idea, *_ = study.header.splitlines()
     assert idea.startswith(("PPO", "GRPO")) and idea.endswith(".")
     assert f"    python studies/run.py {name}" in study.header  # the command

@@ -159,8 +159,8 @@ def main(config: Config) -> None:
     reference = None
     if config.kl_coef:
         reference = common.shard(common.load_policy(config.model_name_or_path).eval())
-    prm = common.load_reward_model(config.prm, tokenizer, config.value_init == "prm")
-    orm = common.load_reward_model(config.orm, tokenizer)
+    prm = common.load_reward_model(config.prm, tokenizer, config, config.value_init == "prm")
+    orm = common.load_reward_model(config.orm, tokenizer, config)
     critic = common.shard(common.load_critic(config, checkpoint).eval())
     models = {"policy": policy, "critic": critic}
     optimizers = {

@@ -53,15 +53,12 @@ def read_config(path: str | Path, wanted: str):
     InputError for a damaged file, and for a model of another kind than wanted.
     """
     transformers.logging.set_verbosity_error()
-    folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path}: not a model folder (it has no config.json)")
-    if not folder.exists() and (folder.is_absolute() or len(folder.parts) > 2):  # no hub's name
-        raise InputError(f"{path}: no such folder")
     try:
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a damaged config.json raises errors of every type
-        raise _not_loadable(path, error) from None
+        raise not_loadable(path, "model", error) from None
     for name, value in list(vars(config).items()):
         if "drop" in name and isinstance(value, (int, float)):
             setattr(config, name, 0.0)
@@ -77,9 +74,11 @@ def read_config(path: str | Path, wanted: str):
     return config
 
 
-def _not_loadable(path: str | Path, error: Exception) -> InputError:
+def not_loadable(path: str | Path, what: str, error: Exception) -> InputError:
+    """The line that the user sees when a library could not load a model or tokenizer."""
+    hub = "" if Path(path).exists() else " (there is no such folder; tried as a hub name)"
     words = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{path}: no model can be loaded from here: {words[:200]}")
+    return InputError(f"{path}: no {what} can be loaded from here{hub}: {words[:200]}")
 
 
 def _is_causal(config) -> bool:
@@ -152,7 +151,7 @@ def load_weights(auto_class, path: str | Path, config, headers_only: bool = Fals
             output_loading_info=True,
         )
     except Exception as error:
-        raise _not_loadable(path, error) from None
+        raise not_loadable(path, "model", error) from None
     for name, found, expected in sorted(info["mismatched_keys"]):
         raise InputError(
             f"{path}: its weights do not fit: {name} is {tuple(found)}, by config.json it is "

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from common.checkpoints import load_weights, read_config, refuse_names
+from common.checkpoints import load_weights, not_loadable, read_config, refuse_names
 from common.distributed import device
 from common.flags import InputError
 from common.seeds import seed_of
@@ -86,8 +86,7 @@ def load_tokenizer(path: str | Path):
                 kind = transformers.PreTrainedTokenizerFast
         tokenizer = kind.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a damaged tokenizer.json raises errors of every type
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: no tokenizer can be loaded from here: {words[:200]}") from None
+        raise not_loadable(path, "tokenizer", error) from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-sequence token")
     return tokenizer

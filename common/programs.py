@@ -137,6 +137,7 @@ def extract_program(task: dict, completion: str) -> str:
 
     def candidates():
         yield prefix + text
+        yield text.lstrip()  # some tokenizers begin every answer with a space
         yield from (prefix + answer for answer in answers)
         for _, fences in fenced:
             for known in (True, False):  # those of Python first

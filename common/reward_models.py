@@ -129,7 +129,7 @@ def _load_classifier(path: str | Path, config, new_head: bool, headers_only: boo
 
 
 def _load_backbone(path: str | Path, config, new_head: bool, headers_only: bool):
-    """A BackboneWithHead; the bare backbone if the head is to be new and only headers are read."""
+    """A BackboneWithHead; where its head is new and only headers are read, the bare backbone."""
     auto_class = transformers.AutoModel
     model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
     refuse_names(path, missing, [] if new_head else unexpected)

@@ -166,18 +166,24 @@ class RewardModel(NamedTuple):
     reads_ids: bool  # the policy's tokens are its own: it reads the ids as they were sampled
 
 
-def load_reward_model(path: str | None, tokenizer, is_critic: bool = False) -> RewardModel | None:
-    """A PRM or ORM for a policy with this tokenizer; None without a path.
+def load_reward_model(
+    path: str | None, tokenizer, config=None, is_critic: bool = False
+) -> RewardModel | None:
+    """A PRM or ORM for a policy with this tokenizer, prompted as config says; None without a path.
 
     It reads the policy's token ids where its tokenizer has the same vocabulary and chat template,
-    and its config.json names no `step_token`; else `score_lines` and `score_outcomes` give it the
-    text. is_critic: the critic starts as this model; InputError where it does not read ids. Warns
-    of a PRM whose held-out AUC is below 0.95: a policy finds what such a PRM gets wrong.
+    its prompts have the same format, and its config.json names no `step_token`; else `score_lines`
+    and `score_outcomes` give it the text. is_critic: the critic starts as this model; InputError
+    where it does not read ids. Warns of a PRM whose held-out AUC is below 0.95: a policy finds what
+    such a PRM gets wrong.
     """
     if path is None:
         return None
     own, model = load_tokenizer(path), load_scorer(path).eval()
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+    asked, read = prompt_format_of(config), prompt_format_of(model.config)
+    same = same and asked.is_chat(tokenizer) == read.is_chat(own)
+    same = same and asked.system_prompt == read.system_prompt
     reads_ids = same and getattr(model.config, "step_token", None) is None
     if is_critic and not reads_ids:
         raise InputError(f"--value_init prm: {path} does not read the policy's tokens")
@@ -226,7 +232,7 @@ def score_text_lines(
     for row in pieces:
         ids, ends = [], []
         for piece in row:
-            ids += tokenizer(piece, add_special_tokens=False).input_ids + step
+            ids += encode_text(tokenizer, piece) + step
             ends.append(len(ids) - 1)
         rows.append(ids)
         step_ends.append(ends)

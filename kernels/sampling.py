@@ -194,15 +194,14 @@ def check_sampling(model) -> None:
     name, mode = type(model).__name__, model.training
     model.eval()
     try:
-        ids, _, logprobs = sample(model, prompts, 2, 6, 1.0, [], list(range(4)))
+        ids, _, logprobs = sample(model, prompts, 2, 4, 1.0, [], list(range(4)))
         worst = 0.0
-        for i, row in enumerate(ids):
-            prompt = torch.tensor(prompts[i // 2], device=ids.device)
-            logits = model(input_ids=torch.cat([prompt, row])[None], use_cache=False).logits[0]
-            whole = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
-            worst = max(
-                worst, float((whole.gather(1, row[:, None])[:, 0] - logprobs[i]).abs().max())
-            )
+        for prompt, rows, sampled in zip(prompts, ids.split(2), logprobs.split(2), strict=True):
+            texts = torch.cat([torch.tensor([prompt] * 2, device=ids.device), rows], 1)  # (2, L)
+            logits = model(input_ids=texts, use_cache=False).logits  # (2, L, V)
+            whole = logits[:, len(prompt) - 1 : -1].float().log_softmax(-1)  # (2, 4, V)
+            difference = whole.gather(2, rows[..., None])[..., 0] - sampled  # (2, 4)
+            worst = max(worst, float(difference.abs().max()))
     except Exception as error:  # of every type, where an architecture does not fit
         raise ValueError(f"{name} cannot be sampled from: {' '.join(str(error).split())}") from None
     finally:

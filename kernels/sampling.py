@@ -194,13 +194,13 @@ def check_sampling(model) -> None:
     name, mode = type(model).__name__, model.training
     model.eval()
     try:
-        ids, _, logprobs = sample(model, prompts, 2, 4, 1.0, [], list(range(4)))
+        ids, _, logprobs = sample(model, prompts, 2, 16, 1.0, [], list(range(4)))
         worst = 0.0
         for prompt, rows, sampled in zip(prompts, ids.split(2), logprobs.split(2), strict=True):
             texts = torch.cat([torch.tensor([prompt] * 2, device=ids.device), rows], 1)  # (2, L)
             logits = model(input_ids=texts, use_cache=False).logits  # (2, L, V)
-            whole = logits[:, len(prompt) - 1 : -1].float().log_softmax(-1)  # (2, 4, V)
-            difference = whole.gather(2, rows[..., None])[..., 0] - sampled  # (2, 4)
+            whole = logits[:, len(prompt) - 1 : -1].float().log_softmax(-1)  # (2, 16, V)
+            difference = whole.gather(2, rows[..., None])[..., 0] - sampled  # (2, 16)
             worst = max(worst, float(difference.abs().max()))
     except Exception as error:  # of every type, where an architecture does not fit
         raise ValueError(f"{name} cannot be sampled from: {' '.join(str(error).split())}") from None

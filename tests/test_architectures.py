@@ -217,6 +217,34 @@ ARCHITECTURES = [
         },
         "row",
     ),
+    # Of these two, a forward pass with a cache differs from one without it, also in transformers.
+    (
+        "Zamba2",
+        SIZES
+        | {
+            "num_hidden_layers": 4,
+            "intermediate_size": 128,
+            "mamba_d_state": 16,
+            "mamba_headdim": 16,
+            "n_mamba_heads": 8,
+            "mamba_ngroups": 1,
+            "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+            "num_mem_blocks": 1,
+        },
+        "cannot be sampled from: with its KV cache log-probs differ",
+    ),
+    (
+        "NemotronH",
+        {name: size for name, size in HEADED.items() if name != "num_hidden_layers"}
+        | {
+            "layers_block_type": ["mamba", "attention", "mlp"],
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 16,
+            "ssm_state_size": 16,
+            "n_groups": 2,
+        },
+        "cannot be sampled from: with its KV cache log-probs differ",
+    ),
     ("MiniMax", HEADED | LOCAL_EXPERTS | {"block_size": 8}, "a KV cache of its own"),
     (
         "RecurrentGemma",

@@ -278,6 +278,8 @@ def ever_solved(run: Path) -> float:
 def pass_rates(run: Path) -> list[float]:
     """Pass rate of the rollouts, mean over the ten batches up to each one from the tenth on."""
     rates = [row["rewards/tests/mean"] for row in read_metrics(run)]
+    if len(rates) < 10:
+        raise InputError(f"{run}: {len(rates)} batches; the table needs ten or more")
     return [statistics.fmean(rates[end - 10 : end]) for end in range(10, len(rates) + 1)]
 
 

@@ -153,7 +153,7 @@ def test_learning_rate_warms_up_and_decays_to_zero():
     ("completion", "program"),
     [
         ("x = 1\n", "x = 1\n"),
-        ("Sure:\n```python\nx = 1\n```\nand\n```python\ny = 2\n```", "x = 1\n"),
+        ("Sure:\n```python\nx = 1\n```\nand\n```python\ny = 2\n```", "y = 2\n"),
         ("<think>a</think><answer>\nx = 1\n</answer>", "x = 1\n"),
         ("<think>```python\nwrong\n```</think><answer>```python\nx = 1\n```</answer>", "x = 1\n"),
         ("```\nx = 1", "x = 1"),

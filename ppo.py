@@ -16,7 +16,7 @@ Neither paper publishes its PPO settings; the defaults are the usual ones. By ch
 starting policy. (A KL term to theta_old, which PRLCoder prints, lets the policy drift from there.)
 
 A reward model may have any tokenizer (common/scoring.py). Lines are the program's: prose and fences
-around it have no reward and are not in T (see --score_prose).
+around it have no reward and are not in M (see --score_prose).
 
 A sample without a verdict (a failure of the sandbox) counts nowhere. A completion that is cut off
 at the length limit is at its end there: no value is bootstrapped.
@@ -275,7 +275,7 @@ def main(config: Config) -> None:
             }
             if orm:
                 metrics["rewards/orm/mean"] = ((outcome * judged).sum(), samples)
-            columns = {"reward": rewards.sum(1).tolist()}
+            columns = {"reward": (rewards * mask).sum(1).tolist()}
             common.log(config, bar, step, metrics, rollout, verdicts, columns)
             if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
                 common.save_checkpoint(config, step + 1, models, optimizers, tokenizer)

@@ -254,7 +254,11 @@ def test_micro_batches_change_nothing_but_rounding(start):
 def test_two_processes_do_what_one_does(start):
     dpo.main(config_of(start, "one", max_steps=2, per_device_train_batch_size=7))
     two = config_of(start, "two", max_steps=2, per_device_train_batch_size=7)
-    flags = [word for key, value in vars(two).items() for word in (f"--{key}", str(value))]
+    flags = [
+        word
+        for key, value in vars(two).items()
+        for word in (f"--{key}", "none" if value is None else str(value))
+    ]
     command = [
         sys.executable,
         "-m",

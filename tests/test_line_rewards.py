@@ -302,7 +302,11 @@ def test_ppo_learns_from_a_prm_and_an_orm_with_tokenizers_of_their_own(stages):
     module, config = stages.train_prm("prm-other", max_steps=2)
     config.model_name_or_path, config.vocab_size = "micro", 300
     module.main(config)
-    flags = {"prm": stages.path("prm-other"), "orm": stages.path("prm-other"), "max_steps": 1}
+    module, config = stages.train_prm("orm-other", max_steps=2, objective="ranking")
+    config.model_name_or_path, config.vocab_size = "micro", 300
+    config.data = stages.path("pairs.jsonl")
+    module.main(config)
+    flags = {"prm": stages.path("prm-other"), "orm": stages.path("orm-other"), "max_steps": 1}
     with pytest.raises(InputError, match="--value_init prm"):
         module, config = stages.ppo("ppo-refused", outcome_reward="orm", **flags)
         module.main(config)

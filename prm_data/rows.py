@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import common
@@ -15,7 +14,7 @@ def lines_of(text: str) -> list[str]:
 
     The last line may have no newline.
     """
-    return re.findall(r"[^\n]*\n|[^\n]+", common.unix(text))
+    return common.lines_of(common.unix(text))
 
 
 def is_code(line: str) -> bool:

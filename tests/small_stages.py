@@ -1,5 +1,8 @@
 """Small settings of every stage on the files of one folder, for tests of whole stages."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import common
@@ -126,3 +129,20 @@ def make_stages(folder: Path) -> Stages:
     flags = {"eval_fraction": 0.3, "max_steps": 12, "train_batch_size": 8}
     train_prm.main(train_prm.Config(*paths, **flags))
     return stages
+
+
+def run_on_two_processes(script: str, config, timeout: float) -> subprocess.CompletedProcess:
+    """A stage's script under torchrun, with the flags of its config."""
+    words = []
+    for name, value in vars(config).items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *("none" if item is None else str(item) for item in values)]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.run(
+        [sys.executable, *launch, script, *words],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file
+from small_stages import run_on_two_processes
 
 import common
 import dpo
@@ -254,24 +252,7 @@ def test_micro_batches_change_nothing_but_rounding(start):
 def test_two_processes_do_what_one_does(start):
     dpo.main(config_of(start, "one", max_steps=2, per_device_train_batch_size=7))
     two = config_of(start, "two", max_steps=2, per_device_train_batch_size=7)
-    flags = [
-        word
-        for key, value in vars(two).items()
-        for word in (f"--{key}", "none" if value is None else str(value))
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "dpo.py",
-        *flags,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment
-    )
+    result = run_on_two_processes("dpo.py", two, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert_same_run(start / "one", start / "two")
 

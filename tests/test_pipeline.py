@@ -1,7 +1,6 @@
 """The pipeline in miniature: each stage on real files, resumed after a kill, on two processes."""
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_stages import run_on_two_processes
 
 import common
 import eval as evaluation
@@ -421,27 +421,7 @@ def test_two_processes_do_what_one_does(stages, name):
     stage, config = getattr(stages, name)(f"{name}-one", max_steps=2)
     stage.main(config)
     stage, two = getattr(stages, name)(f"{name}-two", max_steps=2)
-    flags = [
-        word
-        for key, value in vars(two).items()
-        for word in (
-            f"--{key}",
-            *(value if isinstance(value, list) else ["none" if value is None else str(value)]),
-        )
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        f"{name}.py",
-        *flags,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment
-    )
+    result = run_on_two_processes(f"{name}.py", two, timeout=120)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "terminate called" not in result.stderr
     for row, other in zip(metrics_of(config.output_dir), metrics_of(two.output_dir), strict=True):

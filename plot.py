@@ -24,9 +24,6 @@ import numpy as np
 import common
 from common import InputError
 
-# Student's t, two-sided 95 % quantiles for 1 to 9 degrees of freedom.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
 
 @dataclass
 class Config:
@@ -76,8 +73,7 @@ def read_group(word: str, config: Config) -> tuple[str, np.ndarray, np.ndarray, 
     n = len(values)
     half = np.zeros(len(x))
     if n > 1:
-        quantile = T_95[n - 2] if n <= 10 else 1.96 + 2.5 / (n - 1)
-        half = quantile * values.std(0, ddof=1) / math.sqrt(n)
+        half = common.student_quantile(n - 1) * values.std(0, ddof=1) / math.sqrt(n)
     return label, np.array(x), values.mean(0), half
 
 

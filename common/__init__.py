@@ -157,6 +157,7 @@ from common.reports import (
     pass_rate,
     print_report,
     ratio,
+    student_quantile,
 )
 
 # ranking: best of n.

@@ -6,6 +6,7 @@ negative; a line labelled 0 (neutral, PSGPO) counts in the squared error alone. 
 defined, such as the AUC where one class is missing, is None: JSON has no NaN.
 """
 
+import functools
 import math
 import re
 from collections.abc import Collection
@@ -48,6 +49,32 @@ def pass_rate(results: Collection[tuple[int, float]]) -> tuple[float, float, flo
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, max(0.0, centre - half), min(1.0, centre + half)
+
+
+@functools.cache
+def student_quantile(degrees: int, share: float = 0.95) -> float:
+    """The t for which a Student variable with `degrees` degrees of freedom has P(|T| < t) = share.
+
+    P(|T| < t) is a finite sum in the angle atan(t / sqrt(degrees)): Abramowitz and Stegun,
+    Handbook of Mathematical Functions, 26.7.3 (odd degrees) and 26.7.4 (even degrees). Bisection
+    inverts the sum.
+    """
+
+    def probability(angle: float) -> float:
+        odd, square = degrees % 2, math.cos(angle) ** 2
+        term, total = 1.0, 0.0
+        for k in range(1, (degrees - odd) // 2 + 1):
+            total += term
+            term *= square * (2 * k - 1 + odd) / (2 * k + odd)
+        if odd:
+            return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
+        return math.sin(angle) * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # the angle to the last bit of a float
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < share else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
 
 
 def bootstrap(first: np.ndarray, second: np.ndarray, seed: int) -> tuple[float, float, float]:

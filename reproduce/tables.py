@@ -16,7 +16,6 @@ takes name and label.
 """
 
 import argparse
-import functools
 import glob
 import json
 import math
@@ -53,37 +52,12 @@ RECODE_COLUMNS = {
 }
 
 
-@functools.cache
-def student_quantile(degrees: int, share: float = 0.95) -> float:
-    """The t for which a Student variable with `degrees` degrees of freedom has P(|T| < t) = share.
-
-    P(|T| < t) is a finite sum in the angle atan(t / sqrt(degrees)): Abramowitz and Stegun,
-    Handbook of Mathematical Functions, 26.7.3 (odd degrees) and 26.7.4 (even degrees). Bisection
-    inverts the sum.
-    """
-
-    def probability(angle: float) -> float:
-        odd, square = degrees % 2, math.cos(angle) ** 2
-        term, total = 1.0, 0.0
-        for k in range(1, (degrees - odd) // 2 + 1):
-            total += term
-            term *= square * (2 * k - 1 + odd) / (2 * k + odd)
-        if odd:
-            return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
-        return math.sin(angle) * total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):  # the angle to the last bit of a float
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < share else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
-
-
 def half_interval(values: list[float]) -> float:
     """Half of the 95 % interval of the mean; NaN for one value."""
     if len(values) < 2:
         return math.nan
-    return student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    quantile = common.student_quantile(len(values) - 1)
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def cell(values: list[float], sign: str = "", form: str = ".3f") -> str:

@@ -34,9 +34,8 @@ def test_a_group_is_the_mean_of_its_seeds_with_a_95_percent_band(tmp_path):
     config = plot.Config("x.png", x="episode")
     label, x, mean, half = plot.read_group(f"two seeds={a},{b}", config)
     assert label == "two seeds" and x.tolist() == [10, 30] and mean == pytest.approx([0.2, 0.7])
-    assert half == pytest.approx(
-        [12.706 * 0.1, 12.706 * 0.2]
-    )  # t with one degree of freedom, times sd / sqrt(2)
+    t = 12.706204736174698  # of one degree of freedom; sd / sqrt(2) is 0.1 and 0.2
+    assert half == pytest.approx([t * 0.1, t * 0.2])
     label, x, mean, half = plot.read_group(a, config)
     assert label == a and mean.tolist() == [0.1, 0.4, 0.5] and not half.any()
 

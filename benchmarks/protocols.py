@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import common
+from benchmarks.sanitize import sanitize
 from common import InputError, PromptFormat
 
 
@@ -40,8 +41,8 @@ class Protocol(NamedTuple):
 
 # EvalPlus (Liu et al., 2023, arXiv 2305.01210), evalplus/provider/utility.py and hf.py. A model
 # with a chat template is asked in a chat, any other model (and --prompt_format plain, evalplus'
-# --force_base_prompt) goes on where the prompt ends. The tool then drops from a program what the
-# entry point does not reach (its `sanitize`); here the whole program runs.
+# --force_base_prompt) goes on where the prompt ends. Of the answer runs what benchmarks/sanitize.py
+# keeps.
 EVALPLUS_STOPS = (
     "<|endoftext|>",
     "<|endofmask|>",
@@ -68,6 +69,14 @@ def evalplus_question(task: dict) -> str:
 
 def evalplus_completion(task: dict) -> str:
     return task["prompt"].strip() + "\n"
+
+
+def evalplus_answer(task: dict, text: str) -> str:
+    return sanitize(text.removeprefix(EVALPLUS_ANSWER), task["entry_point"])
+
+
+def evalplus_whole(task: dict, text: str) -> str:
+    return sanitize(evalplus_completion(task) + text, task["entry_point"])
 
 
 # MBPP (Austin et al., 2021, arXiv 2108.07732, and google-research/mbpp/README.md): three examples,
@@ -176,7 +185,8 @@ def choose(name: str, prompt_format: PromptFormat, tokenizer, tasks: list[dict])
         return Protocol(form, livecodebench_question, ("###",), program_of=between_last_fences)
     if prompt_format.is_chat(tokenizer):
         form = prompt_format._replace(prefill=EVALPLUS_ANSWER)
-        return Protocol(form, evalplus_question, (*EVALPLUS_STOPS, "\n```\n"), tab=" " * 4)
+        stops = (*EVALPLUS_STOPS, "\n```\n")
+        return Protocol(form, evalplus_question, stops, " " * 4, evalplus_answer)
     humaneval = any(task.get("prefix") for task in tasks)
     stops = EVALPLUS_STOPS + (HUMANEVAL_STOPS if humaneval else MBPP_PLUS_STOPS)
-    return Protocol(PromptFormat("plain"), evalplus_completion, stops, tab=" " * 4)
+    return Protocol(PromptFormat("plain"), evalplus_completion, stops, " " * 4, evalplus_whole)

@@ -72,11 +72,11 @@ def evalplus_completion(task: dict) -> str:
 
 
 def evalplus_answer(task: dict, text: str) -> str:
-    return sanitize(text.removeprefix(EVALPLUS_ANSWER), task["entry_point"])
+    return sanitize(text.removeprefix(EVALPLUS_ANSWER), task.get("entry_point"))
 
 
 def evalplus_whole(task: dict, text: str) -> str:
-    return sanitize(evalplus_completion(task) + text, task["entry_point"])
+    return sanitize(evalplus_completion(task) + text, task.get("entry_point"))
 
 
 # MBPP (Austin et al., 2021, arXiv 2108.07732, and google-research/mbpp/README.md): three examples,

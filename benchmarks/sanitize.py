@@ -53,9 +53,9 @@ def definition_name(node: ast.stmt) -> str | None:
     return None
 
 
-def sanitize(text: str, entry_point: str) -> str:
-    """The imports of a text and the definitions that the entry point reaches, in their order; the
-    longest source in the text where these are none."""
+def sanitize(text: str, entry_point: str | None) -> str:
+    """The imports of a text and the definitions that the entry point reaches (without an entry
+    point all definitions), in their order; the longest source in the text where these are none."""
     source = longest_source(text)
     tree = parse(source)
     body = tree.body if tree is not None else []
@@ -65,7 +65,7 @@ def sanitize(text: str, entry_point: str) -> str:
         name = definition_name(node)
         if name is not None:
             definitions.setdefault(name, node)
-    reached, left = {entry_point}, [entry_point]
+    reached, left = ({entry_point}, [entry_point]) if entry_point else ({*definitions}, [])
     while left:
         name = left.pop()
         needed = names_in(definitions[name]) - reached if name in definitions else set()

@@ -394,7 +394,8 @@ def test_evalplus_as_a_completion(chat, form):
     assert second.stops[6:] == ('\n"""', "\nassert")
     assert first.stops[:6] == second.stops[:6] == protocols.EVALPLUS_STOPS
     task = HUMANEVAL | {"prefix": HUMANEVAL["prompt"]}
-    assert first.solution(task, "", "\treturn x") == HUMANEVAL["prompt"] + "    return x"
+    whole = HUMANEVAL["prompt"].strip() + "\n    return x"
+    assert first.solution(task, "", "\treturn x") == whole
 
 
 def test_mbpp_with_three_examples(chat, benchmark_data):

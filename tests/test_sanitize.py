@@ -32,7 +32,10 @@ CASES = {
         "class A:\n    pass\nn: int = 1\na, b = 1, 2\ndef f(x):\n    return A, n, a, b",
         "class A:\n    pass\nn: int = 1\ndef f(x):\n    return A, n, a, b",
     ),
-    "without an entry point the imports stay": ("import re\nx = 1\n", "import re"),
+    "of an answer that does not define the entry point the imports stay": (
+        "import re\nx = 1\n",
+        "import re",
+    ),
     "where nothing is kept the source stays": ("x = 1\ny = 2\n", "x = 1\ny = 2\n"),
     "text without source is its first line": ("no program\nhere, sorry", "no program"),
 }
@@ -42,6 +45,10 @@ CASES = {
 def test_of_an_answer_stays_what_the_entry_point_needs(name):
     text, kept = CASES[name]
     assert sanitize(text, "f") == kept
+
+
+def test_of_a_task_without_entry_point_every_definition_stays():
+    assert sanitize("x = 1\nimport re\nprint(x)\n", None) == "import re\nx = 1"
 
 
 def test_the_longest_source_has_the_most_written_lines_and_is_the_first_of_equals():

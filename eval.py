@@ -112,12 +112,11 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
 
     size = config.batch_size * common.world_size()
     for start in range(0, len(left), size):
-        batch = left[start : start + size]
-        share = common.my_share(batch, even=False)
+        share = common.my_share(left[start : start + size], even=False)
         rows = common.gather_rows(draw(share) if share else [])
         if common.rank() == 0:
             common.append_jsonl(path, rows)
-        bar.update((len(batch) - len(share)) * config.num_samples)  # those of other processes
+        bar.update(total - len(left[start + size :]) * config.num_samples - bar.n)
     bar.close()
     common.wait_for_all()  # rank 0 has written the last batch
 
@@ -147,21 +146,18 @@ def read_samples(path: str | Path, tasks: list[dict]) -> list[dict]:
 def verdicts_of(config: Config, tasks: list[dict], samples: list[dict]) -> list[dict]:
     """Each sample with its task's prompt and the sandbox's verdict on its program. Each process
     judges its share of the samples: the processors of all machines run programs."""
-    by_id, found = {task["task_id"]: task for task in tasks}, []
+    by_id, verdicts = {task["task_id"]: task for task in tasks}, []
+    share = common.my_share(samples, even=False)
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
-        share = common.my_share(samples, even=False)
         executions = [runner.submit(by_id[row["task_id"]], row["solution"]) for row in share]
         bar = common.progress_bar("verdicts", len(share))
-        for execution in executions:
-            found.append(execution.result())
+        for row, execution in zip(share, executions, strict=True):
+            task = by_id[row["task_id"]]
+            prompt = {name: task[name] for name in ("prompt", "prefix") if name in task}
+            verdicts.append(row | prompt | execution.result())
             bar.update()
         bar.close()
-    verdicts = []
-    for row, verdict in zip(samples, common.gather_rows(found), strict=True):
-        task = by_id[row["task_id"]]
-        prompt = {name: task[name] for name in ("prompt", "prefix") if name in task}
-        verdicts.append(row | prompt | verdict)
-    return verdicts
+    return common.gather_rows(verdicts)
 
 
 def report_of(tasks: list[dict], verdicts: list[dict], ks: list[int]) -> dict:
@@ -276,8 +272,10 @@ def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
         difference, low, high = common.bootstrap(first, arm, seed)
         row = {"difference": difference, "low": low, "high": high, "seeds": len(arm)}
         report["differences"][word] = row
-        interval = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
-        print(f"{word}: pass@1 {arm.mean():.3f}  {len(arm)} seeds  difference {interval}")
+        print(
+            f"{word}: pass@1 {arm.mean():.3f}  {len(arm)} seeds  "
+            f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+        )
     return report
 
 

@@ -12,10 +12,15 @@ one, over the tasks that every run has a verdict on. An arm is the folder of an 
 several with commas between, one a seed. The 95 % interval of a difference is a paired bootstrap
 over tasks and seeds (common.bootstrap); with few seeds it is too narrow.
 
+Under torchrun the processes share the tasks, then the programs. Each has the whole model and
+decodes at its own pace. A sample has a seed of its own: no result depends on the number of
+processes, and an evaluation may go on with another number.
+
 eval_prm.py evaluates reward models.
 
     python eval.py --tasks test.jsonl --model_name_or_path runs/ppo --num_samples 20 --k 1 10 \\
         --output_dir runs/eval
+    torchrun --standalone --nproc_per_node=8 eval.py --tasks test.jsonl ...
     python eval.py --tasks test.jsonl --samples samples.jsonl --output_dir runs/eval2
     python eval.py --compare runs/a/eval-s0,runs/a/eval-s1 runs/b/eval-s0,runs/b/eval-s1 \\
         --output_dir runs/compare
@@ -52,30 +57,31 @@ class Config:
     protocol: Literal["none", "evalplus", "mbpp", "livecodebench"] = "none"  # none: as in training
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
     k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
-    batch_size: int = 64  # tasks a sampling batch
-    sandbox_workers: int = 1  # processes that run programs
+    batch_size: int = 64  # tasks a sampling batch, a process
+    sandbox_workers: int = 1  # processes that run programs, a process of eval.py
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
 
 
 def generate(config: Config, tasks: list[dict], path: Path) -> None:
-    """Appends to `path` the samples of every task that it does not hold yet, batch by batch."""
+    """Appends to `path` the samples of every task that it does not hold yet, batch by batch. Each
+    process draws its share of a batch; rank 0 appends all shares, in the tasks' order."""
     tokenizer = common.load_tokenizer(config.model_name_or_path)
-    form = common.prompt_format_of(config)
-    protocol = protocols.choose(config.protocol, form, tokenizer, tasks)
+    protocol = protocols.choose(config.protocol, common.prompt_format_of(config), tokenizer, tasks)
     prompts = {task["task_id"]: protocol.encode(tokenizer, task) for task in tasks}
-    policy = common.shard(common.load_policy(config.model_name_or_path).eval())
+    policy = common.replicate(common.load_policy(config.model_name_or_path).eval())
     done = Counter()  # samples that `path` holds, by task
     if path.is_file():
         lines = common.whole_lines(path)
         done.update(json.loads(line)["task_id"] for line in lines)
-        common.write_text(path, "".join(lines))
+        if common.rank() == 0:
+            common.write_text(path, "".join(lines))
     left = [task for task in tasks if done[task["task_id"]] < config.num_samples]
     total = len(tasks) * config.num_samples
     bar = common.progress_bar("samples", total, total - len(left) * config.num_samples)
     progress = common.sampling_progress(bar)
-    for start in range(0, len(left), config.batch_size):
-        batch = left[start : start + config.batch_size]
+
+    def draw(batch: list[dict]) -> list[dict]:
         wanted = [(task, number) for task in batch for number in range(config.num_samples)]
         rollout = common.roll_out(
             policy,
@@ -89,7 +95,7 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
             protocol.stops,
             progress,
         )
-        rows = [
+        return [
             {
                 "task_id": task["task_id"],
                 "sample": number,
@@ -103,8 +109,16 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
             )
             if number >= done[task["task_id"]]  # a batch may have been cut off half-written
         ]
-        common.append_jsonl(path, rows)
+
+    size = config.batch_size * common.world_size()
+    for start in range(0, len(left), size):
+        share = common.my_share(left[start : start + size], even=False)
+        rows = common.gather_rows(draw(share) if share else [])
+        if common.rank() == 0:
+            common.append_jsonl(path, rows)
+        bar.update(total - len(left[start + size :]) * config.num_samples - bar.n)
     bar.close()
+    common.wait_for_all()  # rank 0 has written the last batch
 
 
 def read_samples(path: str | Path, tasks: list[dict]) -> list[dict]:
@@ -130,18 +144,20 @@ def read_samples(path: str | Path, tasks: list[dict]) -> list[dict]:
 
 
 def verdicts_of(config: Config, tasks: list[dict], samples: list[dict]) -> list[dict]:
-    """Each sample with its task's prompt and the sandbox's verdict on its program."""
+    """Each sample with its task's prompt and the sandbox's verdict on its program. Each process
+    judges its share of the samples: the processors of all machines run programs."""
     by_id, verdicts = {task["task_id"]: task for task in tasks}, []
+    share = common.my_share(samples, even=False)
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
-        executions = [runner.submit(by_id[row["task_id"]], row["solution"]) for row in samples]
-        bar = common.progress_bar("verdicts", len(samples))
-        for row, execution in zip(samples, executions, strict=True):
+        executions = [runner.submit(by_id[row["task_id"]], row["solution"]) for row in share]
+        bar = common.progress_bar("verdicts", len(share))
+        for row, execution in zip(share, executions, strict=True):
             task = by_id[row["task_id"]]
             prompt = {name: task[name] for name in ("prompt", "prefix") if name in task}
             verdicts.append(row | prompt | execution.result())
             bar.update()
         bar.close()
-    return verdicts
+    return common.gather_rows(verdicts)
 
 
 def report_of(tasks: list[dict], verdicts: list[dict], ks: list[int]) -> dict:
@@ -187,12 +203,14 @@ def report_of(tasks: list[dict], verdicts: list[dict], ks: list[int]) -> dict:
 
 
 def evaluate(config: Config, tasks: list[dict]) -> dict:
-    """Samples, verdicts and their report."""
+    """Samples, verdicts and, on rank 0, their report."""
     folder = Path(config.output_dir)
     if config.samples is None:
         generate(config, tasks, folder / "samples.jsonl")
     samples = read_samples(config.samples or folder / "samples.jsonl", tasks)
     verdicts = verdicts_of(config, tasks, samples)
+    if common.rank() > 0:
+        return {}
     common.write_jsonl(folder / "verdicts.jsonl", verdicts)
     report = report_of(tasks, verdicts, config.k)
     for unit in ("lines", "steps"):
@@ -264,10 +282,10 @@ def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
 def main(config: Config) -> None:
     if config.output_dir is None:
         raise InputError("--output_dir is required (--help lists all flags)")
-    if common.world_size() > 1:
-        raise InputError("eval.py runs in one process")
     if (config.tasks is None) == (not config.compare):
         raise InputError("give either --tasks or --compare")
+    if config.compare and common.world_size() > 1:
+        raise InputError("--compare runs in one process")
     if config.compare:
         arms = read_arms(config.compare)
     else:
@@ -287,7 +305,8 @@ def main(config: Config) -> None:
     if common.open_run(config, complete="report.json") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
     report = compare(config, arms) if config.compare else evaluate(config, tasks)
-    common.write_text(Path(config.output_dir) / "report.json", json.dumps(report, indent=2) + "\n")
+    if common.rank() == 0:
+        common.write_text(f"{config.output_dir}/report.json", json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

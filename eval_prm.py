@@ -100,7 +100,7 @@ class Config:
 
 def load_model(config: Config, path: str) -> tuple:
     """A reward model and its tokenizer; --prompt_format overrides the model's own format."""
-    model = common.load_scorer(path).to(common.device()).eval()
+    model = common.replicate(common.load_scorer(path).eval())
     if config.prompt_format != "auto":
         model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
     return model, common.load_tokenizer(path)

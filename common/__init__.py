@@ -30,11 +30,14 @@ from common.distributed import (
     clip_gradients,
     device,
     end_distributed,
+    gather_rows,
     my_share,
     rank,
+    replicate,
     reshard,
     shard,
     unshard,
+    wait_for_all,
     world_size,
 )
 

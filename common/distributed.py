@@ -1,6 +1,7 @@
 """torch.distributed: ranks, sums over ranks, sharded models (FSDP2)."""
 
 import gc
+import json
 import os
 import types
 
@@ -61,12 +62,36 @@ def all_std(x: torch.Tensor, mask: torch.Tensor) -> float:
     return max(0.0, squares / n - (total / n) ** 2) ** 0.5
 
 
-def my_share(rows: list) -> list:
-    """This rank's contiguous share of rows. Ranks step together: InputError for unequal shares."""
-    if len(rows) % world_size():
+def my_share(rows: list, even: bool = True) -> list:
+    """This rank's contiguous share of rows. Shares differ by one row at most.
+
+    even: InputError for shares that differ, since ranks that train step together.
+    """
+    if even and len(rows) % world_size():
         raise InputError(f"a batch of {len(rows)} does not divide over {world_size()} processes")
-    size = len(rows) // world_size()
-    return rows[rank() * size : (rank() + 1) * size]
+    start, end = (len(rows) * place // world_size() for place in (rank(), rank() + 1))
+    return rows[start:end]
+
+
+def gather_rows(rows: list) -> list:
+    """The rows of all ranks on every rank, those of rank 0 first: what `my_share` splits is whole
+    again. Rows travel as JSON, so a tuple arrives as a list. All ranks must call this together."""
+    if not dist.is_initialized():
+        return rows
+    mine = torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8).to(device())
+    sizes = [torch.zeros(1, dtype=torch.long, device=device()) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=device()))
+    longest = max(map(int, sizes))
+    texts = [torch.zeros(longest, dtype=torch.uint8, device=device()) for _ in sizes]
+    dist.all_gather(texts, nn.functional.pad(mine, (0, longest - len(mine))))
+    parts = [bytes(text[: int(n)].cpu().numpy()) for text, n in zip(texts, sizes, strict=True)]
+    return [row for part in parts for row in json.loads(part)]
+
+
+def wait_for_all() -> None:
+    """Returns once every rank is here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def shard(model: nn.Module) -> nn.Module:
@@ -77,12 +102,8 @@ def shard(model: nn.Module) -> nn.Module:
     `completion_logprobs` (kernels/logprobs.py); InputError for one that the kernels do not cover.
     """
     model.to(device())
+    _check_policy(model)
     if model.get_output_embeddings() is not None:
-        try:
-            check_plain_head(model)
-            check_sampling(model)
-        except ValueError as error:
-            raise InputError(str(error)) from None
         model.completion_logprobs = types.MethodType(completion_logprobs, model)
     if world_size() > 1:
         layer_names = set(model._no_split_modules or [])
@@ -93,6 +114,30 @@ def shard(model: nn.Module) -> nn.Module:
         if hasattr(model, "completion_logprobs"):
             register_fsdp_forward_method(model, "completion_logprobs")
     return model
+
+
+def replicate(model: nn.Module) -> nn.Module:
+    """Moves a model that is not trained to this process's device, whole, in bfloat16 on CUDA.
+
+    Every rank has a copy, of 2 bytes a parameter, and decodes at its own pace. A sharded model
+    would gather its parameters in each step of a loop that ranks leave at different steps.
+    """
+    if device().type == "cuda":
+        for parameter in model.parameters():  # buffers, as rotary frequencies, stay in float32
+            parameter.data = parameter.data.bfloat16()
+    model.to(device())
+    _check_policy(model)
+    return model
+
+
+def _check_policy(model: nn.Module) -> None:
+    """InputError for a policy that the kernels do not cover. Other models pass."""
+    if model.get_output_embeddings() is not None:
+        try:
+            check_plain_head(model)
+            check_sampling(model)
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
 
 def unshard(model: nn.Module) -> None:

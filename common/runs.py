@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 from common.batches import Rollout, Verdicts
-from common.distributed import all_sum, end_distributed, rank, start_distributed
+from common.distributed import all_sum, end_distributed, gather_rows, rank, start_distributed
 from common.files import append_jsonl, whole_lines, write_text
 from common.flags import InputError, parse_flags
 
@@ -199,8 +199,9 @@ def log(
 
     metrics: a pair (sum, count) becomes sum / count over all ranks, NaN where the count is 0; a
     tensor becomes its sum over all ranks; a number stands. columns: a list of N values for each
-    further field of completions.jsonl. After each tenth batch a PRM that is over-optimised is
-    warned of. Returns the metrics as numbers, the same on every rank.
+    further field of completions.jsonl, which has the samples of all ranks in the batch's order.
+    After each tenth batch a PRM that is over-optimised is warned of. Returns the metrics as
+    numbers, the same on every rank.
     """
     summed = {name: value for name, value in metrics.items() if isinstance(value, tuple)}
     totals = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
@@ -212,21 +213,22 @@ def log(
         reduced[name] = total / count if count else math.nan
     reduced |= dict(zip(totals, numbers, strict=True))
     row = {"step": step + 1} | {name: reduced.get(name, value) for name, value in metrics.items()}
+    samples = [
+        {
+            "step": step + 1,
+            "task_id": task["task_id"],
+            "prompt": task["prompt"],
+            "completion": text,
+            "status": verdict["status"],
+        }
+        | {name: column[i] for name, column in columns.items()}
+        for i, (task, text, verdict) in enumerate(
+            zip(rollout.tasks, rollout.texts, verdicts.rows, strict=True)
+        )
+    ]
+    samples = gather_rows(samples)
     if rank() == 0:
         append_jsonl(f"{config.output_dir}/metrics.jsonl", [row])
-        samples = [
-            {
-                "step": step + 1,
-                "task_id": task["task_id"],
-                "prompt": task["prompt"],
-                "completion": text,
-                "status": verdict["status"],
-            }
-            | {name: column[i] for name, column in columns.items()}
-            for i, (task, text, verdict) in enumerate(
-                zip(rollout.tasks, rollout.texts, verdicts.rows, strict=True)
-            )
-        ]
         append_jsonl(f"{config.output_dir}/completions.jsonl", samples)
         passed, reward = row["rewards/tests/mean"], row["reward"]
         tenth = row["step"] % 10 == 0 and "rewards/prm/mean" in row

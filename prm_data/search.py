@@ -56,6 +56,11 @@ Where the paper is silent:
 
 (ppo.py --save_steps 15 --save_total_limit 0 keeps these checkpoints.)
 
+    torchrun --standalone --nproc_per_node=8 make_prm_data.py --method search ...
+
+Under torchrun the processes share each chunk's tasks, and each has the whole models. No row depends
+on the number of processes, and a search may go on with another number.
+
 The search is kept beside the output, chunk by chunk, in OUTPUT_FILE.progress: a run that was cut
 off goes on from there. Other flags for the rows alone (--data_selection, --mask_after_first_error,
 --neutral_comments, soft for marginal labels) write the rows anew without a search. So they do for
@@ -102,9 +107,10 @@ class Config:
     system_prompt: str | None = None  # chat: the turn before the user's
     temperature: float = 1.0  # of responses and completions
     max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
-    batch_size: int = 64  # prompts or prefixes a sampling batch
-    chunk_size: int = 64  # prompts searched side by side; what a run that is cut off loses at most
-    sandbox_workers: int = 1  # processes that run programs
+    batch_size: int = 64  # prompts or prefixes a sampling batch, a process
+    # prompts searched side by side, over all processes; what a run that is cut off loses at most
+    chunk_size: int = 64
+    sandbox_workers: int = 1  # processes that run programs, a process of the search
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
 
@@ -122,8 +128,12 @@ def is_kept(selection: str, n_pass: int, n_fail: int, n_revised: int) -> bool:
 def search_chunk(
     config: Config, policy, completer, tokenizer, table, runner, tasks: list[dict], index: int
 ) -> dict:
-    """Responses of one policy to some tasks, labelled: one line of the progress file."""
+    """Responses of one policy to some tasks, labelled: one line of the progress file.
+
+    Each process answers and searches its share of the tasks. The costs are summed, the seconds too.
+    """
     started, responses, futures = time.perf_counter(), [], []
+    tasks = common.my_share(tasks, even=False)
     prompt_format = common.prompt_format_of(config)
 
     def seeds_of(purpose: str, keys) -> list[int]:
@@ -171,17 +181,20 @@ def search_chunk(
     ]
     cost.update(responses=len(responses), response_tokens=sum(len(ids) for _, _, ids in responses))
     cost.update(executions=len(responses), unjudged=len(responses) - len(judged))
-    return {
-        "policy": index,
-        "responses": found,
-        "cost": dict(cost) | {"seconds": time.perf_counter() - started},
-    }
+    cost["seconds"] = time.perf_counter() - started
+    parts = common.gather_rows([{"responses": found, "cost": cost}])
+    total = Counter()
+    for part in parts:
+        total.update(part["cost"])
+    responses = [response for part in parts for response in part["responses"]]
+    return {"policy": index, "responses": responses, "cost": dict(total)}
 
 
-def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
-    """Searches chunk by chunk, policy after policy; a line a chunk goes to the progress file."""
+def search_all(config: Config, tasks: list[dict], progress: Path, done: int) -> None:
+    """Searches chunk by chunk, policy after policy; a line a chunk goes to the progress file, which
+    has `done` chunks."""
     chunks = [tasks[i : i + config.chunk_size] for i in range(0, len(tasks), config.chunk_size)]
-    total, done = len(chunks) * len(config.model_name_or_path), len(rows.results_in(progress))
+    total = len(chunks) * len(config.model_name_or_path)
     if done == total:
         return
     bar = common.progress_bar("chunks searched", total, done)
@@ -192,16 +205,18 @@ def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
                 continue
             tokenizer = common.load_tokenizer(path)
             table = common.line_table(tokenizer)
-            policy = common.shard(common.load_policy(path).eval())
+            policy = common.replicate(common.load_policy(path).eval())
             completer = policy
             if config.completer:
-                completer = common.shard(common.load_policy(config.completer).eval())
+                completer = common.replicate(common.load_policy(config.completer).eval())
             for number in left:
                 chunk = search_chunk(
                     config, policy, completer, tokenizer, table, runner, chunks[number], index
                 )
-                common.append_jsonl(progress, [chunk])
+                if common.rank() == 0:
+                    common.append_jsonl(progress, [chunk])
                 bar.update()
+            del policy, completer  # before the next policy is loaded
     bar.close()
 
 
@@ -284,10 +299,6 @@ def main(config: Config) -> None:
         raise InputError(
             "--share_completions is for --labels hard: shares are of a prefix's own completions"
         )
-    if common.world_size() > 1:
-        raise InputError(
-            "make_prm_data.py --method search runs in one process; split the tasks to use several"
-        )
     for path in [*config.model_name_or_path, config.completer]:
         common.check_model("policy", path, config.max_completion_length, tasks)
     if config.completer:
@@ -303,8 +314,12 @@ def main(config: Config) -> None:
     for name in ("output_file", "data_selection", "mask_after_first_error", "neutral_comments"):
         del searched[name]  # what is left are the flags that the search depends on
     progress, output = rows.progress_of(config), Path(config.output_file)
-    common.write_text(progress, "".join(rows.read_progress(progress, searched)))
-    search_all(config, tasks, progress)
+    lines = rows.read_progress(progress, searched)
+    if common.rank() == 0:
+        common.write_text(progress, "".join(lines))
+    search_all(config, tasks, progress, len(lines) - 1)
+    if common.rank() > 0:
+        return
 
     labelled, report = rows_and_report(config, tasks, rows.results_in(progress))
     if not labelled:

@@ -7,7 +7,14 @@
 #     OUT            folder of the run folders
 #     SEED           of every stage
 #     SEEDS, JOBS    the seeds, and how many jobs run at a time
-#     PROCESSES      of a training run (torchrun); 1 unless set
+#     PROCESSES      of a run that trains, samples or searches (torchrun), one a GPU; 1 unless set
+#     LAUNCH         or what starts a script's processes on several machines. The recipe itself runs
+#                    on one of them, and all see its folder. With Slurm, on two nodes:
+#         export LAUNCH="srun --ntasks-per-node=1 torchrun --nnodes=2 --nproc_per_node=8 \
+#             --rdzv_backend c10d --rdzv_endpoint $(hostname):29500"
+#                    Without it, a stage is started by hand, by the same line on each machine:
+#         torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 \
+#             ppo.py ...
 #     PPO=() GRPO=() DPO=() PRM=() EVAL=()    flags of a stage that all its runs have
 #     SAMPLE=()      flags of every run of eval.py that samples
 #
@@ -33,7 +40,7 @@
 #
 # Everything can be run again: a finished stage is not repeated, a run that was cut off goes on.
 
-SEED="${SEED:-0}" PROCESSES="${PROCESSES:-1}" JOBS="${JOBS:-2}" MORE=
+SEED="${SEED:-0}" PROCESSES="${PROCESSES:-1}" LAUNCH="${LAUNCH:-}" JOBS="${JOBS:-2}" MORE=
 PPO=() GRPO=() DPO=() PRM=() EVAL=() SAMPLE=()
 
 # Activates .venv, made here unless a virtual environment is active, and installs the packages of
@@ -95,8 +102,10 @@ at_once() { # function, arguments ...: once for each argument, $JOBS at a time; 
     set +m
 }
 
-train() { # script, its flags ...
-    if [ "$PROCESSES" = 1 ]; then
+launch() { # script, its flags ...: of what runs in several processes
+    if [ -n "$LAUNCH" ]; then
+        $LAUNCH "$@"
+    elif [ "$PROCESSES" = 1 ]; then
         python "$@"
     else
         torchrun --standalone --nproc_per_node="$PROCESSES" "$@"
@@ -123,7 +132,7 @@ stage() { # script, flags ..., --, studies ..., more flags ...: a flag after -- 
         if $kept; then defaults+=("$word"); fi
     done
     if [ ${#studies[@]} -gt 0 ]; then script=studies/run.py; fi
-    train "$script" "${studies[@]}" "${defaults[@]}" "$@"
+    launch "$script" "${studies[@]}" "${defaults[@]}" "$@"
 }
 
 sft() { # arm, flags ...
@@ -161,7 +170,7 @@ dpo() { # arm, flags of make_prm_data.py --method rank ...: pairs, and the polic
 }
 
 sample() { # policy, tasks, folder, flags ...
-    python eval.py --tasks "$2" --model_name_or_path "$1" "${SAMPLE[@]}" --seed "$SEED" "${@:4}" \
+    launch eval.py --tasks "$2" --model_name_or_path "$1" "${SAMPLE[@]}" --seed "$SEED" "${@:4}" \
         --output_dir "$3"
 }
 

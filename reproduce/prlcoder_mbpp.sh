@@ -1,11 +1,28 @@
 #!/usr/bin/env bash
 # PRLCoder's comparison on MBPP with a real model: what reproduce/prlcoder.sh does at micro scale.
-# For one GPU of 80 GB or more (several: PROCESSES=8); a small model and MBPP's 374 training tasks
-# keep a seed to some hours. Not yet run by the authors: no GPU was at hand. The paper's policy is
-# CodeT5+ 770M; this takes a current small code model in its place.
+# Not yet run by the authors: no GPU was at hand. The paper's policy is CodeT5+ 770M; this takes a
+# current small code model in its place, and MBPP's 374 training tasks.
 #
 #     bash reproduce/prlcoder_mbpp.sh mbpp.jsonl                       # the published file
 #     PLUS=MbppPlus.jsonl.gz HUMANEVAL=HumanEval.jsonl.gz bash reproduce/prlcoder_mbpp.sh mbpp.jsonl
+#
+# What it needs. GiB a GPU of a PPO step, by bench/memory.py --prompt_length 512
+# --max_completion_length 512 --rollout_batch_size $SAMPLES --max_tokens_per_forward $TOKENS; beside
+# these some GiB for CUDA, NCCL and fragments:
+#     one of 24 GB     TOKENS=8192 SAMPLES=128                            rollout @A, update @B
+#     one of 80 GB     MODEL=Qwen/Qwen2.5-Coder-1.5B SAMPLES=256          rollout @C, update @D
+#     eight of 80 GB   MODEL=Qwen/Qwen2.5-Coder-7B PROCESSES=8            rollout @E, update @F
+#     several nodes    LAUNCH="srun ... torchrun --nnodes=2 ..."          see lib.sh
+# Hours of the first line, if the GPU does 50 TFLOP/s and decodes a token of 128 samples in 5 ms,
+# and every text has its full length:
+#     PPO arm   25,600 samples x 1024 tokens x 24 x 0.5e9 FLOP / 50e12 = 1.7, and decoding 100
+#               batches x 2 x 512 tokens x 5 ms = 0.1; four arms: 7.2
+#     PRM, ORM  600 x 64 texts x 1024 tokens x 8 x 0.5e9 FLOP / 50e12 = 0.9; three: 2.7
+#     samples   500 tasks x 80, 4 tasks at a time: 125 x 512 tokens x 10 ms = 0.2; eight times: 1.4
+#     a FLOP count of 24 a weight and token: 8 each to train policy and critic with gradient
+#               checkpointing, 2 each for the scores of policy, reference, critic and reward model
+# With DPO about 12 hours.
+#
 # The flags that matter, and why they have these values:
 #   --learning_rate 1e-5 for supervised stages, 1e-6 for PPO, 5e-7 for DPO: what is usual at 0.5B to
 #       7B parameters
@@ -13,7 +30,8 @@
 #   --num_prompts, --num_generations: samples a batch; their product times --max_steps is an arm's
 #       budget, equal for all arms
 #   --max_completion_length 512: MBPP's references have 330 characters at the 90th percentile
-#   --per_device_train_batch_size: rows a forward pass; memory alone, the result does not change
+#   --max_tokens_per_forward, --gradient_checkpointing, --rollout_batch_size, --batch_size: memory
+#       and speed alone, the result does not change. --bf16 is on without a word on GPUs
 #   --temperature 1.0 in training (the policy gradient needs the policy's own distribution), 0.8 for
 #       pass@k
 #   --sandbox_workers 8: processes that run programs while the model works; one a free core
@@ -33,14 +51,15 @@ MODEL="${MODEL:-Qwen/Qwen2.5-Coder-0.5B}" # any causal language model whose toke
 TEACHER="${TEACHER:-ast}"
 RUNS="${RUNS:-runs/prlcoder-mbpp-$SEED}" TASKS="${TASKS:-tasks/prlcoder-mbpp}"
 OUT="$RUNS" SFT="$RUNS/sft" TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
+TOKENS="${TOKENS:-16384}" SAMPLES="${SAMPLES:-512}"
+FIT=(--gradient_checkpointing true --max_tokens_per_forward "$TOKENS")
 # 64 prompts x 4 completions a batch, 100 batches; every arm the same KL weight, since a reward
 # model alone would else be over-optimised (the paper has the term, not its weight).
 PPO=(--max_steps 100 --num_prompts 64 --num_generations 4 --max_completion_length 512
     --learning_rate 1e-6 --value_learning_rate 1e-5 --kl_coef 0.02
-    --per_device_train_batch_size 8 --sandbox_workers 8)
-DPO=(--learning_rate 5e-7 --max_steps 200 --per_device_train_batch_size 4)
-PRM=(--learning_rate 1e-5 --max_steps 600 --train_batch_size 64 --per_device_train_batch_size 8
-    --max_length 1024)
+    "${FIT[@]}" --rollout_batch_size "$SAMPLES" --sandbox_workers 8)
+DPO=(--learning_rate 5e-7 --max_steps 200 "${FIT[@]}")
+PRM=(--learning_rate 1e-5 --max_steps 600 --train_batch_size 64 "${FIT[@]}" --max_length 1024)
 SAMPLE=(--max_completion_length 512 --batch_size 4 --sandbox_workers 8)
 # pass@1, @10 and @80, as the paper reports, on MBPP's test split, and on HumanEval where its file
 # is given.
@@ -71,7 +90,7 @@ END
 
 # Supervised stage on the 374 training tasks: three epochs.
 sft sft --tasks "$TRAIN" --model_name_or_path "$MODEL" --learning_rate 1e-5 --max_steps 36 \
-    --train_batch_size 32 --per_device_train_batch_size 8 --max_length 1024
+    --train_batch_size 32 "${FIT[@]}" --max_length 1024
 
 # Line labels, each verified by execution, and the executed programs for the outcome models.
 python make_prm_data.py --method mutate --tasks "$TRAIN" --teacher "$TEACHER" \

@@ -1,14 +1,32 @@
 #!/usr/bin/env bash
 # ReCode with the model of the paper, Qwen2.5-Coder-7B-Instruct: what reproduce/recode.sh does at
-# micro scale. Written for 8 GPUs of 80 GB and an endpoint for the teacher; not run by the authors,
-# who had neither. Every flag has been parsed, no number of it is known. Weights, gradients and
-# Adam's moments are float32, 112 GB for 7B parameters over all GPUs, and the policy and the reward
-# model are gathered whole on each: MODEL=Qwen/Qwen2.5-Coder-0.5B-Instruct needs one GPU.
+# micro scale. It wants an endpoint for the teacher. Not run by the authors, who had no GPU: every
+# flag has been parsed, no number of it is known.
 #
 #     vllm serve Qwen/Qwen2.5-Coder-32B-Instruct --port 8000 # elsewhere; any endpoint like OpenAI's
 #     PROCESSES=8 bash reproduce/recode_qwen.sh mbpp.jsonl   # the published file
 #     HUMANEVAL=HumanEval.jsonl.gz HUMANEVALPLUS=HumanEvalPlus.jsonl.gz TRAIN=deepcoder.jsonl \
 #         PROCESSES=8 bash reproduce/recode_qwen.sh mbpp.jsonl
+#     LAUNCH="srun ... torchrun --nnodes=2 ..." bash reproduce/recode_qwen.sh mbpp.jsonl  # lib.sh
+#
+# What it needs. GiB a GPU of a GRPO step, by bench/memory.py --stage grpo --prompt_length 512
+# --max_completion_length 4096 --rollout_batch_size $SAMPLES --max_tokens_per_forward $TOKENS;
+# beside these some GiB for CUDA, NCCL and fragments:
+#     one of 24 GB     MODEL=Qwen/Qwen2.5-Coder-0.5B-Instruct TOKENS=8192 SAMPLES=128
+#                                                    rollout @G, update @H
+#     one of 80 GB     MODEL=Qwen/Qwen2.5-Coder-1.5B-Instruct SAMPLES=256
+#                                                    rollout @I, update @J
+#     eight of 80 GB   PROCESSES=8                   rollout @K, update @L
+#     two such nodes   LAUNCH                        rollout @M, update @N
+# Hours of the third line, if a GPU does 300 TFLOP/s and decodes a token of each of its samples in
+# 10 ms, and every text has its full length (an answer to MBPP is far shorter):
+#     GRPO arm  51,200 samples x 4608 tokens x 12 x 7.6e9 FLOP / (8 x 300e12) = 2.5, and decoding
+#               100 batches x 4096 tokens x 10 ms = 1.1; two arms: 7.2
+#     RM        100 x 128 texts x 6144 tokens x 8 x 7.6e9 FLOP / (8 x 300e12) = 0.6; two: 1.2
+#     samples   90 tasks x 50, 8 x 100 at a time: 6 x 4096 tokens x 10 ms = 0.1
+#     a FLOP count of 12 a weight and token: 8 to train with gradient checkpointing, 2 each for the
+#               scores of policy and reward model
+# With evaluations and judges about 10 hours, and the endpoint's 4,500 calls.
 #
 # What differs from the paper:
 # - It trains on DeepCoder-Preview. TRAIN takes any tasks.jsonl whose prompts ask for <think> and
@@ -38,7 +56,8 @@
 #       reasoning
 #   --num_samples 50: of a problem for the benchmark, as in LCB-RB; 2 a problem as bases
 #   --temperature 0: pass@1 is of greedy decoding, and a judge gives its likeliest verdict
-#   --per_device_train_batch_size 1, --batch_size 8: memory alone, the result does not change
+#   --max_tokens_per_forward, --gradient_checkpointing, --rollout_batch_size, --batch_size: memory
+#       and speed alone, the result does not change. --bf16 is on without a word on GPUs
 set -euo pipefail
 INPUT="$(realpath "${1:?usage: bash reproduce/recode_qwen.sh path/to/mbpp.jsonl}")"
 TRAIN="${TRAIN:+$(realpath "$TRAIN")}" HUMANEVAL="${HUMANEVAL:+$(realpath "$HUMANEVAL")}"
@@ -53,14 +72,18 @@ TEACHER_MODEL="${TEACHER_MODEL:-Qwen/Qwen2.5-Coder-32B-Instruct}" # the paper's 
 RUNS="${RUNS:-runs/recode-qwen-$SEED}" TASKS="${TASKS:-tasks/recode-qwen}"
 # An instruct model needs no supervised stage for the form of think and answer.
 OUT="$RUNS" SFT="$MODEL" TRAIN="${TRAIN:-$TASKS/train.jsonl}" TEST="$TASKS/test.jsonl"
+TOKENS="${TOKENS:-16384}" SAMPLES="${SAMPLES:-512}"
+FIT=(--gradient_checkpointing true --max_tokens_per_forward "$TOKENS")
 # 64 prompts x 8 completions a batch.
 GRPO=(--reasoning_rm "$OUT/rm" --max_steps "$STEPS" --num_prompts 64 --num_generations 8
     --num_mini_batches 4 --max_completion_length 4096 --temperature 1.0 --learning_rate 1e-6
-    --epsilon 0.2 --epsilon_high 0.28 --beta 0 --per_device_train_batch_size 1 --sandbox_workers 2)
+    --epsilon 0.2 --epsilon_high 0.28 --beta 0 "${FIT[@]}" --rollout_batch_size "$SAMPLES"
+    --sandbox_workers 2)
 PRM=(--learning_rate 1e-5 --max_steps 100 --warmup_steps 10 --train_batch_size 64
-    --per_device_train_batch_size 1 --max_length 6144 --eval_steps 50)
-SAMPLE=(--max_completion_length 4096 --batch_size 8 --sandbox_workers 8)
-EVAL=(--temperature 0) # MBPP's test split, HumanEval and HumanEval+ where their files are given
+    "${FIT[@]}" --max_length 6144 --eval_steps 50)
+SAMPLE=(--max_completion_length 4096 --sandbox_workers 8)
+# MBPP's test split, HumanEval and HumanEval+ where their files are given
+EVAL=(--temperature 0 --batch_size 64)
 MORE="${HUMANEVAL:+humaneval} ${HUMANEVALPLUS:+humanevalplus}"
 mkdir -p "$RUNS"
 
@@ -82,7 +105,7 @@ END
 evaluate base "$MODEL"
 
 # Pairs: base reasonings, each made better and worse in three dimensions by the teacher.
-sample "$MODEL" "$TRAIN" "$OUT/samples-train" --num_samples 2
+sample "$MODEL" "$TRAIN" "$OUT/samples-train" --num_samples 2 --batch_size 32
 python make_prm_data.py --method contrast --tasks "$TRAIN" \
     --samples "$OUT/samples-train/samples.jsonl" --teacher "$TEACHER" \
     --teacher_model "$TEACHER_MODEL" --max_new_tokens 2048 --num_bases 2 --num_degraded 1 \
@@ -96,7 +119,8 @@ reward_model rm-score "$OUT/pairs.jsonl" --objective score
 
 # Are they any good? Sound against unsound samples on problems that they have not seen, next to two
 # zero-shot judges.
-sample "$MODEL" "$TASKS/validation.jsonl" "$OUT/samples-validation" --num_samples 50
+sample "$MODEL" "$TASKS/validation.jsonl" "$OUT/samples-validation" --num_samples 50 \
+    --batch_size 2
 python make_prm_data.py --method contrast --tasks "$TASKS/validation.jsonl" \
     --from_verdicts "$OUT/samples-validation/verdicts.jsonl" --num_pairs 3 --match_length none \
     --seed "$SEED" --output_file "$OUT/benchmark.jsonl"

@@ -133,11 +133,18 @@ def make_stages(folder: Path) -> Stages:
 
 def run_on_two_processes(script: str, config, timeout: float) -> subprocess.CompletedProcess:
     """A stage's script under torchrun, with the flags of its config."""
+    return run_on_processes(2, script, config, timeout)
+
+
+def run_on_processes(
+    count: int, script: str, config, timeout: float
+) -> subprocess.CompletedProcess:
     words = []
     for name, value in vars(config).items():
         values = value if isinstance(value, list) else [value]
-        words += [f"--{name}", *("none" if item is None else str(item) for item in values)]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        if values:
+            words += [f"--{name}", *("none" if item is None else str(item) for item in values)]
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     return subprocess.run(
         [sys.executable, *launch, script, *words],
         cwd=Path(__file__).parent.parent,

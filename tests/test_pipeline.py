@@ -428,18 +428,14 @@ def test_two_processes_do_what_one_does(stages, name):
         for key in row.keys() - {"step_time"}:
             assert other[key] == pytest.approx(row[key], rel=1e-3, abs=1e-5, nan_ok=True), key
     assert same_weights(config.output_dir, two.output_dir)
-    if name in (
-        "ppo",
-        "grpo",
-    ):  # rank 0 keeps its share of the samples, the first prompts of each batch
-        one, half = (
+    if name in ("ppo", "grpo"):  # the samples of both, in the batch's order
+        one, both = (
             [json.loads(line) for line in open(Path(c.output_dir) / "completions.jsonl")]
             for c in (config, two)
         )
-        first = [row for row in one if row["step"] == 1]
-        assert [r["completion"] for r in half if r["step"] == 1] == [
-            r["completion"] for r in first[: len(first) // 2]
-        ]
+        for row, other in zip(one, both, strict=True):
+            assert other.pop("reward") == pytest.approx(row.pop("reward"), rel=1e-3, abs=1e-5)
+            assert other == row
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ INPUTS |= {"from_verdicts", "compare", "plus", "pairs"}
 STUB = """
 import json, sys
 from pathlib import Path
-words = sys.argv[3:] if sys.argv[1] == "--standalone" else sys.argv[1:]
+script = next(i for i, word in enumerate(sys.argv) if i and word.endswith(".py"))
+words, launched = sys.argv[script:], sys.argv[1:script]  # torchrun's flags come before the script
 flags, values = {}, []
 for word in words[1:]:
     if word.startswith("--"):
@@ -37,7 +38,8 @@ paths = [path for name in INPUTS & set(flags) for path in flags[name] if "/" in 
 hub = ("Qwen/", "http:")
 missing = [path for path in paths if not path.startswith(hub) and not Path(path).exists()]
 with open("commands.jsonl", "a") as file:
-    file.write(json.dumps({"words": words, "missing": missing}) + "\\n")
+    row = {"words": words, "missing": missing, "launched": launched}
+    file.write(json.dumps(row) + "\\n")
 files = ("output_file", "outcomes_file", "lines_file")
 written = [path for name in files for path in flags.get(name, [])]
 written += [path + ".progress" for path in written]
@@ -145,6 +147,29 @@ def words_of(folder, script):
     assert done.returncode == 0, done.stderr
     rows = (folder / "commands.jsonl").read_text().splitlines()
     return [json.loads(row)["words"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("variables", "launched"),
+    [
+        ({}, []),
+        ({"PROCESSES": "8"}, ["--standalone", "--nproc_per_node=8"]),
+        (
+            {"LAUNCH": "torchrun --nnodes=2 --nproc_per_node=8 --rdzv_endpoint host:29500"},
+            ["--nnodes=2", "--nproc_per_node=8", "--rdzv_endpoint", "host:29500"],
+        ),
+    ],
+)
+def test_what_trains_samples_or_searches_runs_in_all_processes(tmp_path, variables, launched):
+    (tmp_path / "mbpp.jsonl").touch()
+    done = bash(tmp_path, "reproduce/psgpo_qwen.sh", str(tmp_path / "mbpp.jsonl"), **variables)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "commands.jsonl").read_text().splitlines()]
+    several = {"sft.py", "ppo.py", "train_prm.py", "eval.py", "make_prm_data.py"}
+    for row in rows:
+        shared = row["words"][0] in several and "--compare" not in row["words"]
+        assert row["launched"] == (launched if shared else []), row
+    assert several <= {row["words"][0] for row in rows}
 
 
 def test_an_arm_is_one_line_with_studies_before_flags_that_replace_the_common_ones(tmp_path):

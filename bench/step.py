@@ -3,16 +3,16 @@
     python bench/step.py --trl_grpo_python trl116/bin/python --trl_ppo_python trl112/bin/python
 
 The two flags name the Pythons of virtual environments: one with TRL's GRPOTrainer (`pip install
-trl==1.16.0`), one with its PPOTrainer (`pip install trl==1.12.0`, the last release that has it was
-looked for there). A trainer without its flag is left out, and a line says so.
+trl==1.16.0`), one with its PPOTrainer (`pip install trl==1.12.0`). A trainer without its flag is
+left out, and its cell says so.
 
 A step is a whole batch: rollout, scores, advantages, one update. All candidates have the same
-random Llama, float32, the same 4 prompts of 64 tokens, 8 completions of 64 tokens of each
-prompt (a random EOS ends a few earlier), one micro-batch, one pass, AdamW, one thread, no gradient
-checkpointing. PPO has a critic, a reference policy and an outcome reward model; grpo.py and
-ppo.py run their main() with a sandbox that judges at once and at random. Each candidate is a
+random Llama, float32, the same 4 prompts of 64 tokens, 8 completions of 64 tokens of each prompt (a
+random EOS ends a few earlier), the same rows in a micro-batch, one pass, AdamW, one thread, no
+gradient checkpointing. PPO has a critic, a reference policy and an outcome reward model. grpo.py
+and ppo.py run their main() with a sandbox that judges at once and at random. Each candidate is a
 process of its own. The candidates take turns, step by step; a first turn does not count. Seconds
-are the median of CPU time; memory is the peak of the process, with all that it imports (VmHWM, so
+are the median of CPU time. Memory is the peak of the process, with all that it imports (VmHWM, so
 on Linux alone).
 """
 
@@ -35,11 +35,16 @@ PROMPTS, SAMPLES, TOKENS = 4, 8, 64
 class Setting(NamedTuple):
     name: str
     vocab_size: int
+    rows: int  # of a micro-batch
     hidden_size: int = 256
     layers: int = 4
 
 
-SETTINGS = [Setting("32k vocabulary", 32768), Setting("small vocabulary", 768)]
+SETTINGS = [
+    Setting("32k vocabulary, micro-batches of 8", 32768, 8),
+    Setting("32k vocabulary, one micro-batch of 32", 32768, 32),
+    Setting("vocabulary of 768, micro-batches of 8", 768, 8),
+]
 
 
 class Turns:
@@ -64,7 +69,7 @@ class Turns:
         self.start = time.process_time()
 
 
-def run_stage(name: str, folder: Path, turns: Turns) -> None:
+def run_stage(name: str, folder: Path, rows: int, turns: Turns) -> None:
     """main() of grpo.py or ppo.py, with a sandbox that judges at once."""
     sys.path.insert(0, str(ROOT))
     from concurrent.futures import Future
@@ -100,6 +105,7 @@ def run_stage(name: str, folder: Path, turns: Turns) -> None:
         num_generations=SAMPLES,
         max_completion_length=TOKENS,
         num_mini_batches=1,
+        per_device_train_batch_size=rows,
         learning_rate=1e-6,
         save_steps=10**6,
         **(flags if name == "ppo" else {}),
@@ -109,7 +115,7 @@ def run_stage(name: str, folder: Path, turns: Turns) -> None:
         stage.main(config)
 
 
-def trl_parts(folder: Path, turns: Turns) -> tuple:
+def trl_parts(folder: Path, rows: int, turns: Turns) -> tuple:
     """What both trainers take: policy, tokenizer, prompts, the callback, arguments."""
     import transformers
 
@@ -125,7 +131,8 @@ def trl_parts(folder: Path, turns: Turns) -> tuple:
     prompts = [json.loads(line)["prompt"] for line in open(folder / "tasks.jsonl")]
     arguments = {
         "output_dir": str(folder / "trl"),
-        "per_device_train_batch_size": PROMPTS * SAMPLES,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": PROMPTS * SAMPLES // rows,
         "learning_rate": 1e-6,
         "temperature": 1.0,
         "use_cpu": True,
@@ -138,14 +145,14 @@ def trl_parts(folder: Path, turns: Turns) -> tuple:
     return policy, tokenizer, prompts, Boundary(), arguments
 
 
-def run_trl_grpo(folder: Path, turns: Turns) -> None:
+def run_trl_grpo(folder: Path, rows: int, turns: Turns) -> None:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     def coin(completions, **columns):
         return [float(random.random() < 0.5) for _ in completions]
 
-    policy, tokenizer, prompts, boundary, arguments = trl_parts(folder, turns)
+    policy, tokenizer, prompts, boundary, arguments = trl_parts(folder, rows, turns)
     config = GRPOConfig(
         num_generations=SAMPLES,
         max_completion_length=TOKENS,
@@ -164,12 +171,12 @@ def run_trl_grpo(folder: Path, turns: Turns) -> None:
     ).train()
 
 
-def run_trl_ppo(folder: Path, turns: Turns) -> None:
+def run_trl_ppo(folder: Path, rows: int, turns: Turns) -> None:
     import transformers
     from datasets import Dataset
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    policy, tokenizer, prompts, boundary, arguments = trl_parts(folder, turns)
+    policy, tokenizer, prompts, boundary, arguments = trl_parts(folder, rows, turns)
     scorer = transformers.AutoModelForSequenceClassification
     reference = transformers.AutoModelForCausalLM.from_pretrained(
         folder / "policy", dtype="float32"
@@ -188,7 +195,7 @@ def run_trl_ppo(folder: Path, turns: Turns) -> None:
         num_sample_generations=0,
         **arguments,
     )
-    rows = [tokenizer(prompt).input_ids for prompt in prompts for _ in range(SAMPLES)]
+    queries = [tokenizer(prompt).input_ids for prompt in prompts for _ in range(SAMPLES)]
     PPOTrainer(
         args=config,
         processing_class=tokenizer,
@@ -196,7 +203,7 @@ def run_trl_ppo(folder: Path, turns: Turns) -> None:
         ref_model=reference,
         reward_model=reward_model,
         value_model=critic,
-        train_dataset=Dataset.from_dict({"input_ids": rows}),
+        train_dataset=Dataset.from_dict({"input_ids": queries}),
         callbacks=[boundary],
     ).train()
 
@@ -267,9 +274,10 @@ def write_inputs(folder: Path, setting: Setting) -> None:
 class Candidate:
     """A worker process and the seconds of its steps."""
 
-    def __init__(self, name: str, python: str, folder: Path):
+    def __init__(self, name: str, python: str, folder: Path, rows: int):
         self.name, self.seconds, self.log = name, [], folder / f"{name}.log"
         command = [python, __file__, "--worker", name, "--folder", str(folder)]
+        command += ["--rows", str(rows)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
@@ -303,7 +311,7 @@ def measure(setting: Setting, pythons: dict[str, str], rounds: int) -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, setting)
-        candidates = [Candidate(name, python, folder) for name, python in pythons.items()]
+        candidates = [Candidate(*item, folder, setting.rows) for item in pythons.items()]
         for candidate in candidates:
             assert candidate.hear() == "ready"
         for turn in range(rounds + 1):
@@ -324,6 +332,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["grpo", "ppo"])
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         sys.path.pop(0)  # the folder of this file hides packages by its files' names
@@ -331,7 +340,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-        WORKERS[args.worker](args.folder, turns)
+        WORKERS[args.worker](args.folder, args.rows, turns)
         return
     pairs = {"grpo": ("GRPOTrainer", args.trl_grpo_python)}
     pairs["ppo"] = ("PPOTrainer", args.trl_ppo_python)

@@ -57,6 +57,7 @@ class Config:
     num_iterations: int = 1  # passes over a batch
     num_mini_batches: int = 2  # optimiser steps a pass
     per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result
+    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
     learning_rate: float = 2e-4  # for a pretrained model 1e-6 is usual
     warmup_steps: int = 10  # batches; without them the first Adam steps are destructive
     max_grad_norm: float = 1.0
@@ -146,10 +147,13 @@ def main(config: Config) -> None:
             rollout = common.sample(policy, tokenizer, tasks, config, step, "grpo")
             executions = common.execute(runner, rollout)
             batches = common.mini_batches(rollout, config)
+            optimiser_steps = batches * config.num_iterations
 
-            # Score, while the programs run: what the models say of each token (N, T).
+            # Score, while the programs run: what the models say of each token (N, T). A batch with
+            # one optimiser step takes log pi_old from this step's forward pass: there pi = pi_old.
+            reuse = len(optimiser_steps) == 1
             old_logprobs, entropies = common.score_policy(
-                policy, rollout, batches, config.temperature
+                policy, rollout, [] if reuse else batches, config.temperature
             )
             ref_logprobs = old_logprobs
             if reference:
@@ -178,11 +182,15 @@ def main(config: Config) -> None:
             lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps)
             common.set_lr(optimizers["policy"], lr)
             clip_range, stats = (config.epsilon, config.epsilon_high), Counter()
-            for mini_batch in batches * config.num_iterations:
+            for mini_batch in optimiser_steps:
                 (num_tokens,) = common.all_sum(sum(mask[rows].sum() for rows in mini_batch))
                 num_tokens = max(num_tokens, 1)
                 for rows in mini_batch:
-                    logprobs, _ = common.logprobs_of(policy, rollout, rows, config.temperature)
+                    logprobs, entropy = common.logprobs_of(
+                        policy, rollout, rows, config.temperature
+                    )
+                    if reuse:
+                        old_logprobs[rows], entropies[rows] = logprobs.detach(), entropy.detach()
                     loss, log_ratio, clipped = policy_loss(
                         logprobs, old_logprobs[rows], advantages[rows], mask[rows], *clip_range
                     )
@@ -201,7 +209,7 @@ def main(config: Config) -> None:
 
             # Log: of a pair (sum, count), sum / count over all processes; of a tensor, its sum.
             samples, tokens = judged.sum(), mask.sum()
-            updates = config.num_iterations * tokens
+            updates = len(optimiser_steps) // len(batches) * tokens
             logprob_difference = ((rollout.logprobs - old_logprobs).abs() * mask).sum()
             failed, size = judged & ~passed, config.num_generations
             some_pass = passed.view(-1, size).any(1)  # (groups,)

@@ -66,6 +66,7 @@ class Config:
     num_ppo_epochs: int = 1  # passes over a batch
     num_mini_batches: int = 2  # optimiser steps a pass
     per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result
+    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
     learning_rate: float = 2e-4  # for a pretrained model 1e-6 is usual
     value_learning_rate: float = 5e-4  # of the critic
     warmup_steps: int = 10  # batches; without them the first Adam steps are destructive
@@ -179,10 +180,13 @@ def main(config: Config) -> None:
             rollout = common.sample(policy, tokenizer, tasks, config, step, "ppo")
             executions = common.execute(runner, rollout)
             batches = common.mini_batches(rollout, config)
+            optimiser_steps = batches * config.num_ppo_epochs
 
-            # Score, while the programs run: what the models say of each token (N, T).
+            # Score, while the programs run: what the models say of each token (N, T). A batch with
+            # one optimiser step takes log pi_old from this step's forward pass: there pi = pi_old.
+            reuse = len(optimiser_steps) == 1 and not reference  # whose KL is in the reward
             old_logprobs, entropies = common.score_policy(
-                policy, rollout, batches, config.temperature
+                policy, rollout, [] if reuse else batches, config.temperature
             )
             ref_logprobs = old_logprobs
             if reference:
@@ -220,11 +224,15 @@ def main(config: Config) -> None:
             common.set_lr(optimizers["policy"], lr)
             common.set_lr(optimizers["critic"], value_lr)
             clip_range, stats = (config.cliprange, config.cliprange), Counter()
-            for mini_batch in batches * config.num_ppo_epochs:
+            for mini_batch in optimiser_steps:
                 (num_tokens,) = common.all_sum(sum(mask[rows].sum() for rows in mini_batch))
                 num_tokens = max(num_tokens, 1)
                 for rows in mini_batch:
-                    logprobs, _ = common.logprobs_of(policy, rollout, rows, config.temperature)
+                    logprobs, entropy = common.logprobs_of(
+                        policy, rollout, rows, config.temperature
+                    )
+                    if reuse:
+                        old_logprobs[rows], entropies[rows] = logprobs.detach(), entropy.detach()
                     loss, log_ratio, clipped = policy_loss(
                         logprobs, old_logprobs[rows], advantages[rows], mask[rows], *clip_range
                     )
@@ -247,7 +255,7 @@ def main(config: Config) -> None:
 
             # Log: of a pair (sum, count), sum / count over all processes; of a tensor, its sum.
             samples, tokens, lines = judged.sum(), mask.sum(), (line_ends & mask).sum()
-            updates = config.num_ppo_epochs * tokens
+            updates = len(optimiser_steps) // len(batches) * tokens
             logprob_difference = ((rollout.logprobs - old_logprobs).abs() * mask).sum()
             comment_ends = line_ends & ~code_ends
             metrics = {

@@ -36,6 +36,7 @@ class Config:
     max_steps: int = 600  # optimiser steps
     train_batch_size: int = 64  # rows an optimiser step, over all processes
     per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result
+    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
     learning_rate: float = 2e-3  # peak; for a pretrained model 1e-5 is usual
     warmup_steps: int = 50
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
@@ -113,8 +114,8 @@ def main(config: Config) -> None:
         # A loss is a sum over tokens, divided by the tokens of all processes. FSDP averages
         # gradients: times world_size is their sum.
         loss_sum, lengths = 0.0, [sum(map(len, pair)) for pair in batch]
-        for micro in common.batches_by_length(lengths, config.per_device_train_batch_size):
-            prompts, completions = zip(*(batch[i] for i in micro), strict=True)
+        for micro in common.micro_batches(lengths, config):
+            prompts, completions = ([batch[i][part] for i in micro] for part in (0, 1))
             ids, mask = common.pad_pairs(prompts, completions)  # (B, L), (B, L)
             logprobs, _ = policy.completion_logprobs(ids, mask)  # (B, L)
             loss = -logprobs.sum() / num_tokens

@@ -64,6 +64,7 @@ class Config:
     max_steps: int = 600  # optimiser steps
     train_batch_size: int = 64  # rows (or pairs) an optimiser step, over all processes
     per_device_train_batch_size: int = 32  # rows (or pairs) a forward pass: memory and speed alone
+    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
     learning_rate: float = 5e-4  # peak; with 2e-3 the tiny policy unlearned; pretrained: 1e-5
     warmup_steps: int = 40
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
@@ -138,7 +139,8 @@ def logits_of_all(model, config: Config, examples: list[dict], table) -> list[to
     together."""
     logits = [None] * len(examples)
     lengths = [len(row["text_ids"]) for row in examples]
-    for micro in common.batches_by_length(lengths, config.per_device_train_batch_size):
+    padded = [common.example_length(row) for row in examples]
+    for micro in common.micro_batches(lengths, config, padded):
         rows = [examples[i] for i in micro]
         read = common.logits_at(model, rows, table, config.score_pooling).cpu()  # (B, P, C)
         for i, row in zip(micro, read, strict=True):
@@ -284,7 +286,8 @@ def main(config: Config) -> None:
         # A loss is a sum over terms, divided by the terms of all processes. FSDP averages
         # gradients: times world_size is their sum.
         loss_sum, lengths = 0.0, [sum(map(common.example_length, unit)) for unit in batch]
-        for micro in common.batches_by_length(lengths, config.per_device_train_batch_size):
+        padded = [len(unit) * max(map(common.example_length, unit)) for unit in batch]
+        for micro in common.micro_batches(lengths, config, padded):
             columns = zip(*(batch[i] for i in micro), strict=True)
             rows = [row for column in columns for row in column]
             logits = common.logits_at(model, rows, table, config.score_pooling)

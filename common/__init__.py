@@ -25,6 +25,7 @@ from common.seeds import draw, held_out_tasks, seed_of, shuffled
 
 # distributed: ranks, sums over ranks, sharded models.
 from common.distributed import (
+    all_max,
     all_std,
     all_sum,
     clip_gradients,
@@ -82,6 +83,7 @@ from common.batches import (
     Verdicts,
     batches_by_length,
     execute,
+    limits_of,
     micro_batches,
     mini_batches,
     pad,

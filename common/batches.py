@@ -1,12 +1,13 @@
 """Batches: padding, rollouts, their programs' verdicts, and the mini-batches of an update."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
 
 import torch
 
-from common.distributed import device, my_share, unshard
+from common.distributed import all_max, device, my_share, unshard
 from common.models import eos_ids, line_table
 from common.programs import extract_program
 from common.seeds import draw, seed_of
@@ -18,24 +19,59 @@ def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:
     """Ragged rows as one right-padded tensor (B, L) on this process's device."""
     width = max((len(row) for row in rows), default=0)
     padded = [row + [value] * (width - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=dtype, device=device())
+    return torch.tensor(padded, dtype=dtype, device=device()).view(len(rows), width)
 
 
 def pad_pairs(
     prompts: list[list[int]], texts: list[list[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts, each followed by its text, as input_ids (B, L), right-padded; and the mask of the
-    texts' tokens (B, L) bool."""
+    texts' tokens (B, L) bool. An empty micro-batch is one row whose mask is off."""
+    if not prompts:
+        prompts, texts = [[0, 0]], [[]]
     input_ids = pad([p + t for p, t in zip(prompts, texts, strict=True)])
     mask = pad([[0] * len(p) + [1] * len(t) for p, t in zip(prompts, texts, strict=True)]).bool()
     return input_ids, mask
 
 
-def batches_by_length(lengths: list[int], size: int) -> list[list[int]]:
-    """Indices of rows in micro-batches of `size`; rows of like length share one, for less padding.
-    lengths: of the rows, in tokens."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def batches_by_length(
+    lengths: list[int],
+    batch_size: int,
+    max_tokens: float = math.inf,
+    padded: list[int] | None = None,
+) -> list[list[int]]:
+    """Indices of rows in micro-batches; rows of like length share one, for less padding.
+
+    A micro-batch has at most batch_size rows and max_tokens tokens, padding included. A row above
+    max_tokens is a micro-batch of its own. lengths: of the rows, in tokens. padded: where a unit is
+    several rows (a pair of texts), the tokens of each unit with its padding; without: lengths.
+
+    All ranks call this function together. A rank with fewer micro-batches than another has empty
+    ones at its end: ranks that share a model step together.
+    """
+    padded = padded or lengths
+    batches, most = [], 0  # most: padded tokens of the last batch's largest unit
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        most = max(most, padded[i])
+        rows = len(batches[-1]) + 1 if batches else math.inf
+        if rows > batch_size or rows * most > max_tokens:
+            batches.append([])
+            most = padded[i]
+        batches[-1].append(i)
+    return batches + [[]] * (all_max(len(batches)) - len(batches))
+
+
+def limits_of(config) -> dict[str, int]:
+    """What a stage's flags allow a forward pass: arguments of `batches_by_length`."""
+    return {
+        "batch_size": config.per_device_train_batch_size,
+        "max_tokens": config.max_tokens_per_forward,
+    }
+
+
+def micro_batches(lengths: list[int], config, padded: list[int] | None = None) -> list[list[int]]:
+    """`batches_by_length` within the limits of a stage's flags."""
+    return batches_by_length(lengths, padded=padded, **limits_of(config))
 
 
 class Rollout(NamedTuple):
@@ -175,14 +211,9 @@ def mini_batches(rollout: Rollout, config) -> list[list[list[int]]]:
             for i in range(len(rollout.ids))
             if i // config.num_generations % config.num_mini_batches == number
         ]
-        batches.append(micro_batches(rollout, rows, config.per_device_train_batch_size))
+        lengths = [len(rollout.prompts[i]) + len(rollout.completions[i]) for i in rows]
+        batches.append([[rows[i] for i in micro] for micro in micro_batches(lengths, config)])
     return batches
-
-
-def micro_batches(rollout: Rollout, rows: list[int], size: int) -> list[list[int]]:
-    """The given rows in micro-batches of `size`, sorted by length."""
-    lengths = [len(rollout.prompts[i]) + len(rollout.completions[i]) for i in rows]
-    return [[rows[i] for i in batch] for batch in batches_by_length(lengths, size)]
 
 
 def pad_rollout(
@@ -192,10 +223,10 @@ def pad_rollout(
 
     Returns input_ids (B, L); the mask of the completions' tokens (B, L) bool; and positions (B, T),
     where completion token t stands in the row: x.gather(1, positions) brings a result (B, L) to the
-    rollout's shape (B, T).
+    rollout's shape (B, T). Without rows input_ids has one row, and positions none.
     """
     prompts = [rollout.prompts[i] for i in rows]
     input_ids, mask = pad_pairs(prompts, [rollout.completions[i] for i in rows])
-    starts = torch.tensor([[len(prompt)] for prompt in prompts], device=input_ids.device)
-    positions = starts + torch.arange(rollout.ids.shape[1], device=input_ids.device)
+    starts = torch.tensor([len(p) for p in prompts], dtype=torch.long, device=input_ids.device)
+    positions = starts[:, None] + torch.arange(rollout.ids.shape[1], device=input_ids.device)
     return input_ids, mask, positions.clamp(max=input_ids.shape[1] - 1)

@@ -54,6 +54,14 @@ def all_sum(*values: float | torch.Tensor) -> list[float]:
     return total.tolist()
 
 
+def all_max(value: int) -> int:
+    """Greatest value over all ranks."""
+    greatest = torch.tensor(value, device=device())
+    if dist.is_initialized():
+        dist.all_reduce(greatest, dist.ReduceOp.MAX)
+    return int(greatest)
+
+
 def all_std(x: torch.Tensor, mask: torch.Tensor) -> float:
     """Standard deviation of the valid entries of x (N,) over all ranks; 0 without any."""
     x = torch.where(mask, x, 0)

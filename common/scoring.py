@@ -1,12 +1,20 @@
 """What models say of tokens: log-probs of a policy, values of a critic, scores of reward models."""
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from common.batches import Rollout, batches_by_length, pad, pad_pairs, pad_rollout
+from common.batches import (
+    Rollout,
+    batches_by_length,
+    limits_of,
+    pad,
+    pad_pairs,
+    pad_rollout,
+)
 from common.checks import check_length
 from common.distributed import all_sum, device, rank, reshard, shard
 from common.flags import InputError
@@ -100,13 +108,14 @@ def logits_at(
     texts = [row["text_ids"] for row in examples]
     ids, mask = pad_pairs([row["prompt_ids"] for row in examples], texts)  # (B, L), (B, L)
     logits = reward_model(input_ids=ids).logits.float()  # (B, L, C)
+    logits, ids, mask = (x[: len(texts)] for x in (logits, ids, mask))
     if score_pooling == "lines":
         return masking.mean_over_lines(logits, ids, mask, table)[:, None]
     if table is None:
-        last = [[len(row["prompt_ids"]) + len(row["text_ids"]) - 1] for row in examples]
-        positions = torch.tensor(last, device=ids.device)  # (B, 1)
+        last = [len(row["prompt_ids"]) + len(row["text_ids"]) - 1 for row in examples]
+        positions = torch.tensor(last, dtype=torch.long, device=ids.device)[:, None]  # (B, 1)
     else:
-        num_lines = max(len(row["labels"]) for row in examples)
+        num_lines = max((len(row["labels"]) for row in examples), default=0)
         positions = masking.line_end_positions(ids, mask, table, num_lines).clamp(min=0)  # (B, P)
     return logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[2]))
 
@@ -119,13 +128,14 @@ def score_texts(
     texts: list[str | None],
     batch_size: int,
     ended: list[bool] | None = None,
+    max_tokens: float = math.inf,
 ) -> torch.Tensor:
     """Scores (N,) of a reward model for texts that follow their tasks' prompts; NaN for None.
 
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
     a score is the mean of those at the ends of the text's lines. Prompts have the format that the
     model was trained with, which its config.json names. ended: the texts that an EOS follows;
-    without the list no text.
+    without the list no text. batch_size, max_tokens, ranks: as in `batches_by_length`.
     """
     prompt_format = prompt_format_of(reward_model.config)
     prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
@@ -134,16 +144,16 @@ def score_texts(
         row += [tokenizer.eos_token_id] * ends
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
-    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]) + len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        micro = order[start : start + batch_size]
+    lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, rows, strict=True)]
+    for micro in batches_by_length(lengths, batch_size, max_tokens):
         ids, mask = pad_pairs([prompts[i] for i in micro], [rows[i] for i in micro])  # (B, L)
         token_scores = scores_of(reward_model, ids)  # (B, L)
+        if not micro:
+            continue
         if pooled:
             scores[micro] = masking.mean_over_lines(token_scores, ids, mask, line_table(tokenizer))
         else:
-            last = [[len(prompts[i]) + len(rows[i]) - 1] for i in micro]
-            last = torch.tensor(last, device=ids.device)  # (B, 1)
+            last = torch.tensor([lengths[i] - 1 for i in micro], device=ids.device)[:, None]
             scores[micro] = token_scores.gather(1, last).squeeze(1)
     absent = torch.tensor([text is None for text in texts], device=scores.device)
     return scores.masked_fill(absent, float("nan"))
@@ -155,8 +165,8 @@ def score_reasoning(reward_model, tokenizer, rollout: Rollout, config) -> torch.
     if reward_model is None:
         return torch.full((len(rollout.ids),), torch.nan, device=device())
     reasonings = [reasoning_of(text) for text in rollout.judged_texts()]
-    size = config.per_device_train_batch_size
-    return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, size)
+    limits = limits_of(config)
+    return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, **limits)
 
 
 class RewardModel(NamedTuple):
@@ -221,6 +231,7 @@ def score_text_lines(
     texts: list[str],
     batch_size: int,
     title: str = "",
+    max_tokens: float = math.inf,
     path: str | None = None,
 ) -> list[list[float]]:
     """Scores of a PRM for the lines of texts (common.lines_of) that follow their tasks' prompts,
@@ -228,6 +239,7 @@ def score_text_lines(
 
     A line's score is read at the token in which the line ends. Where config.json has a `step_token`
     this token is put in after each line, and the score is read there. title: of a progress bar.
+    batch_size, max_tokens, ranks: as in `batches_by_length`.
     path: of the model, for an InputError where a text is too long for the model.
     """
     step_token = getattr(reward_model.config, "step_token", None)
@@ -249,14 +261,17 @@ def score_text_lines(
     if path is not None:
         check_length(path, reward_model, max(lengths, default=0))
     bar = progress_bar(title, len(rows)) if title else None
-    for micro in batches_by_length(lengths, batch_size):
+    for micro in batches_by_length(lengths, batch_size, max_tokens):
         ids, mask = pad_pairs([prompts[i] for i in micro], [rows[i] for i in micro])  # (B, L)
+        token_scores = scores_of(reward_model, ids)  # (B, L)
+        if not micro:
+            continue
         if step:
             ends = pad([[len(prompts[i]) + end for end in step_ends[i]] for i in micro], value=-1)
         else:
             num_lines = max(len(lines[i]) for i in micro)
             ends = masking.line_end_positions(ids, mask, line_table(tokenizer), num_lines)
-        values = scores_of(reward_model, ids).gather(1, ends.clamp(min=0))  # (B, lines)
+        values = token_scores.gather(1, ends.clamp(min=0))  # (B, lines)
         values = values.masked_fill(ends < 0, torch.nan).tolist()
         for i, row in zip(micro, values, strict=True):
             scores[i] = row[: len(lines[i])]
@@ -282,8 +297,8 @@ def score_lines(
     """
     if prm is None or prm.reads_ids:
         return score_tokens(prm and prm.model, rollout, batches)
-    size = config.per_device_train_batch_size
-    scores = score_text_lines(prm.model, prm.tokenizer, rollout.tasks, rollout.texts, size)
+    texts, limits = (rollout.tasks, rollout.texts), limits_of(config)
+    scores = score_text_lines(prm.model, prm.tokenizer, *texts, **limits)
     return put_at_line_ends(scores, rollout, table, config.score_prose)
 
 
@@ -295,8 +310,8 @@ def score_outcomes(
     if orm is None or orm.reads_ids:
         scores = score_tokens(orm and orm.model, rollout, batches)  # (N, T)
         return scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)
-    ended, size = rollout.terminated.tolist(), config.per_device_train_batch_size
-    return score_texts(orm.model, orm.tokenizer, rollout.tasks, rollout.texts, size, ended)
+    texts, ended = (rollout.tasks, rollout.texts), rollout.terminated.tolist()
+    return score_texts(orm.model, orm.tokenizer, *texts, ended=ended, **limits_of(config))
 
 
 def load_reasoning_rm(path: str | None) -> tuple:

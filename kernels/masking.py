@@ -280,19 +280,3 @@ def stop_table(table: LineTable, strings: list[str]) -> Tensor:
         longer = (size > i).nonzero().squeeze(1)
         result[:, longer] = step[result[:, longer], letter[codes[start[longer] + i]]]
     return result.to(table.start.device)
-
-
-def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Indices of rows in micro-batches of at most `budget` tokens, padding included.
-
-    The rows are sorted by length: rows of like length share a micro-batch, so padding is little.
-    The longest rows come first: a run that will exhaust the memory does so at once. A row longer
-    than the budget is a micro-batch of its own.
-    """
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches

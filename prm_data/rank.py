@@ -65,7 +65,7 @@ def prm_scores(
     """One score a completion: those of its program's lines, aggregated; NaN without a line."""
     size = config.per_device_eval_batch_size
     lines = common.score_text_lines(
-        model, tokenizer, tasks, completions, size, "samples scored", config.prm
+        model, tokenizer, tasks, completions, size, "samples scored", path=config.prm
     )
     programs = map(common.extract_program, tasks, completions)
     rows = common.of_program_lines(lines, programs, completions)

@@ -1,6 +1,7 @@
 """Flags, JSONL, seeds, prompts, run folders."""
 
 import json
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -285,6 +286,48 @@ def test_batches_that_do_not_divide_over_processes_are_refused(monkeypatch):
     assert common.my_share([1, 2, 3, 4]) == [3, 4]
     with pytest.raises(InputError, match="a batch of 3 does not divide over 2 processes"):
         common.my_share([1, 2, 3])
+
+
+def test_micro_batches_hold_each_row_once_within_both_limits():
+    rng = random.Random(7)
+    for _ in range(200):
+        lengths = [rng.randrange(0, 60) for _ in range(rng.randrange(0, 30))]
+        # Of a unit of two rows, the padded tokens may be above the sum of the lengths.
+        padded = [n + rng.randrange(0, 30) for n in lengths] if rng.random() < 0.5 else None
+        batches = common.batches_by_length(lengths, 7, 100, padded)
+        assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
+        costs = padded or lengths
+        for batch, after in zip(batches, [*batches[1:], []], strict=False):
+            assert len(batch) <= 7
+            assert len(batch) == 1 or max(costs[i] for i in batch) * len(batch) <= 100
+            # One row more would be above a limit.
+            more = [*batch, *after[:1]]
+            assert not after or len(more) > 7 or max(costs[i] for i in more) * len(more) > 100
+        ordered = [lengths[i] for b in batches for i in b]
+        assert ordered == sorted(lengths)
+        # Without a limit on tokens: runs of 7 rows.
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        runs = [order[i : i + 7] for i in range(0, len(order), 7)]
+        assert common.batches_by_length(lengths, 7) == runs
+
+
+def test_an_empty_micro_batch_has_a_loss_of_zero_that_is_connected_to_every_parameter():
+    tokenizer = common.new_tokenizer(["def f(x):\n    return x + 1\n"], 300)
+    policy = common.shard(common.new_model(tokenizer, 32, 1, seed=0))
+    critic = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1)
+    ids = torch.tensor([[5, 6, 7], [5, 6, 7]])
+    rollout = common.Rollout([[3], [3, 4]], ids.tolist(), ["", ""], ids, ids > 0, ids.float())
+    assert common.logprobs_of(policy, rollout, [0, 1], 1.0)[0].shape == (2, 3)
+    for model, results in [
+        (policy, common.logprobs_of(policy, rollout, [], 1.0)),
+        (critic, (common.values_of(critic, rollout, []),)),
+        (critic, (common.logits_at(critic, [], None),)),
+        (critic, (common.logits_at(critic, [], common.line_table(tokenizer)),)),
+    ]:
+        assert all(result.numel() == 0 and len(result) == 0 for result in results)
+        model.zero_grad()
+        sum(result.sum() for result in results).backward()
+        assert all((p.grad == 0).all() for p in model.parameters())
 
 
 def test_shuffles_are_permutations_that_differ_by_epoch():

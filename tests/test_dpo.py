@@ -257,6 +257,16 @@ def test_two_processes_do_what_one_does(start):
     assert_same_run(start / "one", start / "two")
 
 
+@pytest.mark.slow
+def test_processes_may_have_different_numbers_of_micro_batches(start):
+    limit = {"max_steps": 2, "max_tokens_per_forward": 300}
+    dpo.main(config_of(start, "uneven-one", **limit))
+    two = config_of(start, "uneven-two", **limit)
+    result = run_on_two_processes("dpo.py", two, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert_same_run(start / "uneven-one", start / "uneven-two")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -23,8 +23,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+import common
 from kernels.logprobs import check_plain_head, completion_logprobs, token_logprobs
-from kernels.masking import token_budget_batches
 
 
 def naive(hidden, weight, targets, temperature):
@@ -188,7 +188,7 @@ def test_gradients_do_not_depend_on_the_split_into_micro_batches(budget):
     lengths = (mask.long() * torch.arange(1, 18)).amax(1).tolist()
     whole, split = llama(), llama()
     completion_logprobs(whole, ids, mask)[0].sum().div(mask.sum()).backward()
-    for rows in token_budget_batches(lengths, budget):
+    for rows in common.batches_by_length(lengths, 100, budget):
         width = max(1, max(lengths[i] for i in rows))
         logprobs, _ = completion_logprobs(split, ids[rows, :width], mask[rows, :width])
         (logprobs.sum() / mask.sum()).backward()

@@ -25,7 +25,6 @@ from kernels.masking import (
     mean_over_lines,
     span,
     stop_table,
-    token_budget_batches,
 )
 
 
@@ -167,15 +166,3 @@ def test_the_completion_ends_with_the_first_eos_of_several_and_padding_is_by_pos
     expected = [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
     assert completion_mask(ids, [1, 2]).int().tolist() == expected
     assert completion_mask(ids, []).all()
-
-
-def test_token_budget_batches_hold_each_row_once_within_the_budget():
-    rng = random.Random(7)
-    for _ in range(200):
-        lengths = [rng.randrange(0, 60) for _ in range(rng.randrange(0, 30))]
-        batches = token_budget_batches(lengths, 100)
-        assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
-        for b in batches:
-            assert len(b) == 1 or max(lengths[i] for i in b) * len(b) <= 100
-        padded = sum(max(lengths[i] for i in b) * len(b) for b in batches)
-        assert padded <= sum(lengths) + 60 * max(1, len(batches))

@@ -1,8 +1,10 @@
 """The pipeline in miniature: each stage on real files, resumed after a kill, on two processes."""
 
 import json
+import re
 import subprocess
 import sys
+import types
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -407,6 +409,31 @@ def test_micro_batches_change_nothing_but_rounding(stages, name):
     assert same_weights(stages.path(f"{name}-micro-32"), stages.path(f"{name}-micro-3"))
 
 
+@pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "grpo"])
+def test_a_limit_on_tokens_changes_nothing_but_rounding(stages, name, monkeypatch):
+    seen, batches_of = [], common.batches.batches_by_length
+
+    def spy(lengths, batch_size, max_tokens, padded=None):
+        batches = batches_of(lengths, batch_size, max_tokens, padded)
+        seen.extend(batches)
+        return batches
+
+    monkeypatch.setattr(common.batches, "batches_by_length", spy)
+    rows = {}
+    for limit in (16384, 150):
+        stage, config = getattr(stages, name)(
+            f"{name}-tokens-{limit}", max_steps=2, max_tokens_per_forward=limit
+        )
+        seen.clear()
+        stage.main(config)
+        rows[limit] = metrics_of(config.output_dir)
+    assert len({len(batch) for batch in seen}) > 1 and max(map(len, seen)) < 8
+    for row, other in zip(rows[16384], rows[150], strict=True):
+        for key in row.keys() - {"step_time"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-3, abs=1e-5, nan_ok=True), key
+    assert same_weights(stages.path(f"{name}-tokens-16384"), stages.path(f"{name}-tokens-150"))
+
+
 def same_weights(folder, other):
     """Whether hardly any weight differs by more than rounding. A few may: Adam's first steps move a
     weight by the learning rate, however small its gradient is."""
@@ -436,6 +463,92 @@ def test_two_processes_do_what_one_does(stages, name):
         for row, other in zip(one, both, strict=True):
             assert other.pop("reward") == pytest.approx(row.pop("reward"), rel=1e-3, abs=1e-5)
             assert other == row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "limit"), [("sft", 150), ("train_prm", 150), ("ppo", 60), ("grpo", 150)]
+)
+def test_processes_may_have_different_numbers_of_micro_batches(stages, name, limit):
+    flags = {"max_steps": 2, "max_tokens_per_forward": limit}
+    stage, config = getattr(stages, name)(f"{name}-uneven-one", **flags)
+    stage.main(config)
+    stage, two = getattr(stages, name)(f"{name}-uneven-two", **flags)
+    result = run_on_two_processes(f"{name}.py", two, timeout=120)
+    assert result.returncode == 0, result.stderr[-2000:]
+    for row, other in zip(metrics_of(config.output_dir), metrics_of(two.output_dir), strict=True):
+        for key in row.keys() - {"step_time"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-3, abs=1e-5, nan_ok=True), key
+    assert same_weights(config.output_dir, two.output_dir)
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_a_batch_of_one_optimiser_step_needs_no_forward_pass_for_the_old_log_probs(
+    stages, name, monkeypatch
+):
+    scored, score_policy = [], common.score_policy
+
+    def spy(policy, rollout, batches, temperature):
+        scored.append(len(batches))
+        return score_policy(policy, rollout, batches, temperature)
+
+    monkeypatch.setattr(common, "score_policy", spy)
+    flags = {"max_steps": 3, "num_mini_batches": 1, "per_device_train_batch_size": 3}
+    flags |= {"kl_coef": 0.0} if name == "ppo" else {"beta": 0.1}
+    reusing, config = getattr(stages, name)(f"{name}-reuse", **flags)
+    reusing.main(config)
+    assert scored == ([0] * 3 if name == "ppo" else [0, 1] * 3)  # grpo scores the reference too
+    source = (ROOT / f"{name}.py").read_text()
+    always = re.sub(r"reuse = .*", "reuse = False", source)
+    assert always != source
+    stage = types.ModuleType(f"{name}_always")
+    monkeypatch.setitem(sys.modules, stage.__name__, stage)
+    exec(always, stage.__dict__)
+    scored.clear()
+    _, other = getattr(stages, name)(f"{name}-always", stage=stage, **flags)
+    stage.main(other)
+    assert scored[:1] == [1]
+    rows, twins = metrics_of(config.output_dir), metrics_of(other.output_dir)
+    for row, twin in zip(rows, twins, strict=True):
+        assert json.dumps(row | {"step_time": 0}) == json.dumps(twin | {"step_time": 0})
+    weights, twins = weights_of(config.output_dir), weights_of(other.output_dir)
+    assert all(torch.equal(weights[key], twins[key]) for key in weights)
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_what_a_micro_batch_keeps_for_its_backward_is_gone_before_the_next(
+    stages, name, monkeypatch
+):
+    kept = []  # bytes of each tensor that autograd holds
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            kept.append(tensor.nbytes)
+
+        def __del__(self):
+            kept.remove(self.tensor.nbytes)
+
+    before, after = [], []  # bytes before and after each forward pass of the update
+
+    def spied(scores):
+        def spy(*args):
+            before.append(sum(kept))
+            result = scores(*args)
+            after.append(sum(kept))
+            return result
+
+        return spy
+
+    for function in ("logprobs_of", "values_of"):
+        monkeypatch.setattr(common, function, spied(getattr(common, function)))
+    stage, config = getattr(stages, name)(
+        f"{name}-kept", max_steps=1, num_mini_batches=1, per_device_train_batch_size=2
+    )
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        stage.main(config)
+    # The entropies, which have no backward, keep their mask and positions.
+    assert len(before) >= 8 and max(before) < 0.02 * min(after)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 
 from common.flags import InputError
 from kernels.logprobs import check_plain_head, completion_logprobs
-from kernels.sampling import check_sampling
 
 
 def rank() -> int:
@@ -80,7 +79,6 @@ def shard(model: nn.Module) -> nn.Module:
     if model.get_output_embeddings() is not None:
         try:
             check_plain_head(model)
-            check_sampling(model)
         except ValueError as error:
             raise InputError(str(error)) from None
         model.completion_logprobs = types.MethodType(completion_logprobs, model)

@@ -315,7 +315,8 @@ def check_sampling(model) -> None:
 
     ValueError if log-probs while sampling, in a batch with padding and several samples a prompt,
     differ from those of a forward pass over each whole text: a cache that is read in another way,
-    say, or tokens that see the tokens after them. Before sharding; the mode is restored.
+    say, or tokens that see the tokens after them. A model sharded by FSDP2 must be unsharded, as
+    for `sample`; the mode is restored.
     """
     vocabulary = len(model.get_input_embeddings().weight)
     prompts = [[(7 * i + n) % vocabulary for i in range(n)] for n in (11, 4)]

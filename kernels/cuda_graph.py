@@ -40,9 +40,9 @@ def can_be_recorded(model) -> bool:
 def without_fsdp_hooks(model) -> Iterator[None]:
     """Forward passes of an unsharded FSDP2 model as those of a plain one.
 
-    FSDP2's hooks make the streams of its collectives wait for the current stream, at each forward
-    pass: while a CUDA graph is recorded, these streams would become a part of it, and never end.
-    Inputs need no cast by the hooks: the unsharded parameters have the dtype of the computation.
+    FSDP2's hooks make the streams of its collectives wait for the current stream at each forward
+    pass. In a recording these streams would become a part of the graph. Inputs need no cast by the
+    hooks: the unsharded parameters have the dtype of the computation.
     """
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
     hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]

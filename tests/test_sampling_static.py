@@ -1,5 +1,7 @@
 """Decoding with a static cache: the plain loop's tokens, by steps that a CUDA graph can hold."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kernels import sampling
+from kernels.cuda_graph import recorded
 from kernels.sampling import sample
 
 PLAIN = ["llama", "qwen3", "eager", "absolute_positions"]
@@ -170,7 +173,7 @@ def record_on_tape(monkeypatch) -> list[Tape]:
     """Steps are recorded on tapes; the first run of a recorded step is the recording."""
     tapes = []
 
-    def recorded(step, device):
+    def record(step, device):
         step()
         tape = Tape()
         tapes.append(tape)
@@ -183,7 +186,7 @@ def record_on_tape(monkeypatch) -> list[Tape]:
 
         return run
 
-    monkeypatch.setattr(sampling, "recorded", recorded)
+    monkeypatch.setattr(sampling, "recorded", record)
     return tapes
 
 
@@ -245,3 +248,17 @@ def test_the_steps_of_a_sharded_model_run_none_of_its_hooks(dtype, tmp_path, sta
         del model
     finally:
         dist.destroy_process_group()
+
+
+def test_on_cuda_a_step_runs_once_on_a_side_stream_and_is_recorded_once():
+    """The order of the calls, with stand-ins for CUDA's classes: no GPU runs here."""
+    calls = []
+    stand_ins = {name: mock.MagicMock() for name in ("Stream", "current_stream", "CUDAGraph")}
+    stand_ins["stream"] = mock.MagicMock()
+    stand_ins["stream"].return_value.__enter__.side_effect = lambda: calls.append("side stream")
+    stand_ins["graph"] = mock.create_autospec(torch.cuda.graph)
+    stand_ins["graph"].return_value.__enter__.side_effect = lambda: calls.append("recording")
+    with mock.patch.multiple(torch.cuda, **stand_ins):
+        run = recorded(lambda: calls.append("step"), torch.device("cuda"))
+    assert calls == ["side stream", "step", "recording", "step"]
+    assert run is stand_ins["CUDAGraph"].return_value.replay

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 
 
 def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -37,14 +36,15 @@ def can_be_recorded(model) -> bool:
 
 
 @contextmanager
-def without_fsdp_hooks(model) -> Iterator[None]:
-    """Forward passes of an unsharded FSDP2 model as those of a plain one.
+def without_hooks(model) -> Iterator[None]:
+    """Forward passes that run no hook of a module: those that are known are in the way of a graph.
 
-    FSDP2's hooks make the streams of its collectives wait for the current stream at each forward
-    pass. In a recording these streams would become a part of the graph. Inputs need no cast by the
-    hooks: the unsharded parameters have the dtype of the computation.
+    FSDP2's make the streams of its collectives wait for the current stream, and would so draw these
+    streams into the graph. An unsharded model needs neither the collectives nor the hooks' casts:
+    the unsharded parameters have the dtype of the computation. Activation checkpointing's ask the
+    random number generator for its state, which is refused while a graph is recorded.
     """
-    modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    modules = list(model.modules())
     hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
     try:
         for module in modules:

@@ -8,9 +8,9 @@ alone. So the keys and values of the prompt are kept and read once per row and n
 on long prompts, reading them is what decoding costs on a CPU.
 
 `_decode_static`: a row holds one sample, and a step has the same shapes and addresses as the step
-before. On a GPU the step is recorded as a CUDA graph and launched as a whole: launching the
-hundreds of kernels of a step one by one takes longer than running them. The host looks at the
-samples every few tokens alone. This loop has not run on a GPU; the tests run it on a CPU.
+before. So a GPU can record the step as a CUDA graph, and a step is one launch in the place of
+hundreds. The host looks at the samples every few tokens alone. This loop has not run on a GPU; the
+tests run it on a CPU.
 
 P prompts, G samples of each, T new tokens at most, L tokens of the longest prompt, V vocabulary
 entries; R rows of S slots, at first R S = P G.
@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.cuda_graph import can_be_recorded, recorded, without_fsdp_hooks
+from kernels.cuda_graph import can_be_recorded, recorded, without_hooks
 from kernels.kv_cache import attention_mask, is_full, make_static, reserve, select
 
-# Drop finished samples once this share of the batch, or less, is left. Dropping copies the cache,
-# and with a static cache a CUDA graph is recorded anew, which takes as long as tens of its steps.
+# Drop finished samples once this share of the batch, or less, is left. Dropping copies the cache;
+# with a static cache a CUDA graph is also recorded anew, which launches two steps kernel by kernel.
 COMPACT, STATIC_COMPACT = 0.8, 0.5
 
 # With a static cache: tokens between two looks at which samples have ended, and by how many tokens
@@ -135,7 +135,7 @@ def sample(
     step = partial(forward, **{cache_name: kv})
     prefilled = (out.logits[:, -1], real, num_samples)
     if _static and shared and can_be_recorded(model):
-        with without_fsdp_hooks(model):
+        with without_hooks(model):
             _decode_static(step, kv, samples, *prefilled)
     else:
         _decode(step, kv, samples, *prefilled, shared)

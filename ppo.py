@@ -63,6 +63,7 @@ class Config:
     num_generations: int = 4  # completions a prompt
     max_completion_length: int = 128  # tokens
     temperature: float = 1.0  # of sampling and of every log-prob; no top-p, top-k or penalty
+    rollout_batch_size: int = 512  # samples decoded at a time: bounds the KV cache, not the result
     num_ppo_epochs: int = 1  # passes over a batch
     num_mini_batches: int = 2  # optimiser steps a pass
     per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result
@@ -85,6 +86,8 @@ class Config:
 
 def check_flags(config: Config) -> None:
     """Raises InputError where flags do not fit together."""
+    if config.rollout_batch_size < config.num_generations:
+        raise InputError("--rollout_batch_size must be at least --num_generations")
     if config.num_prompts % (config.num_mini_batches * common.world_size()):
         raise InputError(
             "--num_prompts must be a multiple of --num_mini_batches times the processes"

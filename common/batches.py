@@ -4,15 +4,20 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
+from weakref import WeakSet
 
 import torch
+import torch.nn.functional as F
 
 from common.distributed import all_max, device, my_share, unshard
+from common.flags import InputError
 from common.models import eos_ids, line_table
 from common.programs import extract_program
 from common.seeds import draw, seed_of
 from common.texts import cut_at, decode, encode_prompt, opening_of, prompt_format_of
 from kernels import masking, sampling
+
+CAN_BE_SAMPLED = WeakSet()  # models that `roll_out` has checked
 
 
 def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:
@@ -109,26 +114,43 @@ def roll_out(
     top_p: float = 1.0,
     stops: tuple[str, ...] = (),
     progress: Callable[[int, int], None] | None = None,
+    rollout_batch_size: int | None = None,
 ) -> Rollout:
     """Samples num_generations completions of each prompt; one seed a sample.
 
     A completion also ends with the first of the strings `stops`, which is no part of its text.
-    progress: see kernels/sampling.py.
+    progress: see kernels/sampling.py. rollout_batch_size: samples decoded at a time, in whole
+    prompts; None: all. Raises InputError at the first call for a model that cannot be sampled from.
     """
     unshard(policy)
+    if policy not in CAN_BE_SAMPLED:
+        try:
+            sampling.check_sampling(policy)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        CAN_BE_SAMPLED.add(policy)
     ends = eos_ids(policy, tokenizer)
     stop = masking.stop_table(line_table(tokenizer), list(stops)) if stops else None
-    ids, mask, logprobs = sampling.sample(
-        policy,
-        prompts,
-        num_generations,
-        max_length,
-        temperature,
-        ends,
-        seeds,
-        stop=stop,
-        top_p=top_p,
-        progress=progress,
+    size = max(1, (rollout_batch_size or len(seeds)) // num_generations)  # prompts
+    parts = [
+        sampling.sample(
+            policy,
+            prompts[start : start + size],
+            num_generations,
+            max_length,
+            temperature,
+            ends,
+            seeds[start * num_generations : (start + size) * num_generations],
+            stop=stop,
+            top_p=top_p,
+            progress=progress,
+        )
+        for start in range(0, max(1, len(prompts)), size)
+    ]
+    width = max(ids.shape[1] for ids, _, _ in parts)
+    ids, mask, logprobs = (
+        torch.cat([F.pad(x, (0, width - x.shape[1])) for x in column])
+        for column in zip(*parts, strict=True)
     )
     lengths = mask.sum(1).tolist()
     completions = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
@@ -165,6 +187,7 @@ def sample(policy, tokenizer, tasks: list[dict], config, step: int, stage: str) 
         config.max_completion_length,
         config.temperature,
         seeds,
+        rollout_batch_size=config.rollout_batch_size,
     )
     repeated = (tasks[i] for _, i in mine for _ in range(config.num_generations))
     return rollout._replace(tasks=tuple(repeated))

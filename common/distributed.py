@@ -13,7 +13,6 @@ from torch.distributed.tensor import DTensor
 
 from common.flags import InputError
 from kernels.logprobs import check_plain_head, completion_logprobs
-from kernels.sampling import check_sampling
 
 
 def rank() -> int:
@@ -110,8 +109,11 @@ def shard(model: nn.Module) -> nn.Module:
     `completion_logprobs` (kernels/logprobs.py); InputError for one that the kernels do not cover.
     """
     model.to(device())
-    _check_policy(model)
     if model.get_output_embeddings() is not None:
+        try:
+            check_plain_head(model)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         model.completion_logprobs = types.MethodType(completion_logprobs, model)
     if world_size() > 1:
         layer_names = set(model._no_split_modules or [])
@@ -134,18 +136,7 @@ def replicate(model: nn.Module) -> nn.Module:
         for parameter in model.parameters():  # buffers, as rotary frequencies, stay in float32
             parameter.data = parameter.data.bfloat16()
     model.to(device())
-    _check_policy(model)
     return model
-
-
-def _check_policy(model: nn.Module) -> None:
-    """InputError for a policy that the kernels do not cover. Other models pass."""
-    if model.get_output_embeddings() is not None:
-        try:
-            check_plain_head(model)
-            check_sampling(model)
-        except ValueError as error:
-            raise InputError(str(error)) from None
 
 
 def unshard(model: nn.Module) -> None:

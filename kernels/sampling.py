@@ -1,9 +1,16 @@
-"""Sampling from a Hugging Face causal LM: one prefill a prompt, a KV cache that samples share.
+"""Sampling from a Hugging Face causal LM: one prefill a prompt, then a token a sample and step.
 
-A row of the decoding batch holds `slots` samples of one prompt side by side. Each step feeds the
+Two loops decode, and draw the same tokens:
+
+`_decode`: a row of the batch holds `slots` samples of one prompt side by side. Each step feeds the
 row one token per sample, and an attention mask lets a sample see the prompt and its own tokens
 alone. So the keys and values of the prompt are kept and read once per row and not once per sample;
-on long prompts, reading them is what decoding costs.
+on long prompts, reading them is what decoding costs on a CPU.
+
+`_decode_static`: a row holds one sample, and a step has the same shapes and addresses as the step
+before. So a GPU can record the step as a CUDA graph, and a step is one launch in the place of
+hundreds. The host looks at the samples every few tokens alone. This loop has not run on a GPU; the
+tests run it on a CPU.
 
 P prompts, G samples of each, T new tokens at most, L tokens of the longest prompt, V vocabulary
 entries; R rows of S slots, at first R S = P G.
@@ -11,13 +18,25 @@ entries; R rows of S slots, at first R S = P G.
 
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Drop finished samples once this share of the batch, or less, is left. Dropping copies the cache.
-COMPACT = 0.8
+from kernels.cuda_graph import can_be_recorded, recorded, without_hooks
+from kernels.kv_cache import attention_mask, is_full, make_static, reserve, select
+
+# Drop finished samples once this share of the batch, or less, is left. Dropping copies the cache;
+# with a static cache a CUDA graph is also recorded anew, which launches two steps kernel by kernel.
+COMPACT, STATIC_COMPACT = 0.8, 0.5
+
+# With a static cache: tokens between two looks at which samples have ended, and by how many tokens
+# the part of the cache that a step reads grows.
+LOOK, GROW = 32, 256
+
+# A CDF over more entries than WHOLE is a CDF over blocks, and one within the block that is drawn.
+WHOLE, BLOCK = 8192, 64
 
 
 @torch.no_grad()
@@ -33,6 +52,7 @@ def sample(
     stop: Tensor | None = None,
     top_p: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
+    _static: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample `num_samples` completions of each prompt.
 
@@ -45,16 +65,19 @@ def sample(
         of the table's strings.
     top_p: a token is drawn from the fewest tokens whose probabilities sum to top_p or more
         (nucleus sampling, Holtzman et al., 2020); in (0, 1], without effect on greedy decoding.
-    progress: called after each step with the numbers of drawn tokens and of samples that ended.
+    progress: called every few steps with the numbers of tokens that were drawn, and of samples that
+        ended, since the call before.
+    _static: decode with a static cache; by default on CUDA.
 
     Returns ids (P * G, T) long, padded on the right with pad_id; mask (P * G, T) bool, on up to and
     including the token that ends the completion; logprobs (P * G, T) float32, log-probs of the ids
     under the distribution that they were drawn from (greedy: temperature 1), 0 where the mask is
     off. The samples of a prompt are next to each other. T is the longest completion's length.
 
-    The model must be in eval mode. A model sharded by FSDP2 must be unsharded first: ranks leave
-    the loop at different steps. ValueError for an empty prompt, a wrong number of seeds, a negative
-    temperature, a top_p out of range, and a model without KV cache.
+    The model must be in eval mode. A model sharded by FSDP2 must be unsharded first, and must stay
+    so after a forward pass: ranks leave the loop at different steps. ValueError for an empty
+    prompt, a wrong number of seeds, a negative temperature, a top_p out of range, and a model
+    without KV cache.
     """
     total = len(prompts) * num_samples
     if len(seeds) != total:
@@ -71,8 +94,6 @@ def sample(
     if total == 0:
         empty = torch.zeros((0, 0), device=device)
         return empty.long(), empty.bool(), empty
-    eos = torch.tensor(eos_ids, dtype=torch.long, device=device)
-
     # Releases of transformers differ in the cache's name. A forward pass that ignores the cache
     # would let each token see itself alone.
     accepted = inspect.signature(model.forward).parameters
@@ -100,57 +121,107 @@ def sample(
     # Samples share rows where we can write the attention mask: every layer sees all the past, the
     # attention code takes a mask of all keys, and the forward pass takes positions. ALiBi, and the
     # local layers of GPT-Neo, count the keys between two tokens, also those of other samples.
-    full = [type(layer).__name__ == "DynamicLayer" for layer in kv.layers]
     counts_keys = getattr(model.config, "alibi", False) or "local" in getattr(
         model.config, "attention_layers", ()
     )
     takes_mask = model.config._attn_implementation in ("sdpa", "eager") and not counts_keys
-    shared = all(full) and takes_mask and "position_ids" in accepted
+    shared = all(map(is_full, kv.layers)) and takes_mask and "position_ids" in accepted
+    if _static is None:
+        _static = device.type == "cuda"
+
+    samples = _Samples(
+        seeds, max_new_tokens, temperature, top_p, eos_ids, stop, pad_id, progress, device
+    )
+    step = partial(forward, **{cache_name: kv})
+    prefilled = (out.logits[:, -1], real, num_samples)
+    if _static and shared and can_be_recorded(model):
+        with without_hooks(model):
+            _decode_static(step, kv, samples, *prefilled)
+    else:
+        _decode(step, kv, samples, *prefilled, shared)
+    return samples.results()
+
+
+class _Samples:
+    """The samples so far, and the rules by which tokens are drawn and samples end.
+
+    Each slot of a decoding batch has an `owner`, the sample (0 to P * G - 1) whose tokens the slot
+    holds. A finished slot has owner P * G, an entry more than there are samples, which `results`
+    cuts off.
+    """
+
+    def __init__(
+        self, seeds, max_new_tokens, temperature, top_p, eos_ids, stop, pad_id, progress, device
+    ):
+        self.total, self.max_new_tokens = len(seeds), max_new_tokens
+        self.temperature, self.top_p, self.stop = temperature, top_p, stop
+        self.eos = torch.tensor(eos_ids, dtype=torch.long, device=device)
+        size = (self.total + 1, max_new_tokens)
+        uniforms = torch.zeros(size, dtype=torch.float64)
+        for i, seed in enumerate(seeds):
+            uniforms[i].uniform_(generator=torch.Generator().manual_seed(seed))
+        self.uniforms = uniforms.to(device)
+        self.ids = torch.full(size, pad_id, dtype=torch.long, device=device)
+        self.mask = torch.zeros(size, dtype=torch.bool, device=device)
+        self.logprobs = torch.zeros(size, device=device)
+        self.progress = progress or (lambda drawn, ended: None)
+
+    def draw(
+        self, logits: Tensor, owner: Tensor, state: Tensor, t: int | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws token number t, an int or a tensor (1,), of each slot; notes the tokens.
+
+        logits (R, S, V), owner and state of `stop` (R, S) -> token, owner, state, all (R, S).
+        """
+        token, logprob = _draw(logits, self.temperature, self.uniforms[owner, t], self.top_p)
+        self.ids[owner, t], self.logprobs[owner, t] = token, logprob
+        self.mask[owner, t] = owner < self.total
+        ended = (token[..., None] == self.eos).any(-1)
+        if self.stop is not None:
+            state = self.stop[state, token.clamp(max=self.stop.shape[1] - 1)]
+            ended |= state == len(self.stop) - 1
+        return token, owner.masked_fill(ended, self.total), state
+
+    def results(self) -> tuple[Tensor, Tensor, Tensor]:
+        """ids, mask and logprobs (P * G, T), where T is the longest sample's length."""
+        length = int(self.mask[:-1].sum(1).max())
+        return tuple(x[:-1, :length] for x in (self.ids, self.mask, self.logprobs))
+
+
+def _decode(
+    step: Callable, kv, samples: _Samples, logits: Tensor, real: Tensor, num_samples: int, shared
+) -> None:
+    """Draws all tokens, with a KV cache that grows.
+
+    step: the forward pass with the cache. logits (P, V) of the first tokens; real (P, L) is off for
+    the padding of prompts; shared: samples of a prompt may share a row.
+    """
+    total, max_new_tokens, longest = samples.total, samples.max_new_tokens, real.shape[1]
     slots = _slots(longest, num_samples, max_new_tokens) if shared else 1
     rows_each = num_samples // slots
-    _select(kv, torch.arange(len(prompts), device=device).repeat_interleave(rows_each))
-    for layer, is_full in zip(kv.layers, full, strict=True):
-        if is_full:
-            _reserve(layer, slots * max_new_tokens)
+    select(kv, torch.arange(len(real), device=real.device).repeat_interleave(rows_each))
+    for layer in filter(is_full, kv.layers):
+        reserve(layer, slots * max_new_tokens)
 
-    # The batch. `owner` is the sample (0 to P * G - 1) whose tokens a slot holds. A finished slot
-    # has owner P * G, an entry more than there are samples, which is cut off at the end.
-    owner = torch.arange(total, device=device).view(-1, slots)  # (R, S)
-    logits = out.logits[:, -1].repeat_interleave(num_samples, 0).view(*owner.shape, -1)  # (R, S, V)
-    position = lengths.repeat_interleave(rows_each)[:, None]  # (R, 1)
+    owner = torch.arange(total, device=real.device).view(-1, slots)  # (R, S)
+    logits = logits.repeat_interleave(num_samples, 0).view(*owner.shape, -1)  # (R, S, V)
+    position = real.sum(1).repeat_interleave(rows_each)[:, None]  # (R, 1)
     real = real.repeat_interleave(rows_each, 0)  # (R, L)
-    if shared:  # (R, 1, S, L + S T), added to the scores: 0 where a slot sees a key
-        dtype = kv.layers[0].keys.dtype
-        size = (len(owner), 1, slots, longest + slots * max_new_tokens)
-        attention = torch.full(size, torch.finfo(dtype).min, dtype=dtype, device=device)
-        attention[..., :longest].masked_fill_(real[:, None, None], 0)
+    if shared:
+        attention = attention_mask(kv, real, slots, longest + slots * max_new_tokens)
     else:  # (R, L + T): 1 where the row's slot sees a key; recurrent layers alone take no mask
         attention = torch.cat([real, real.new_ones(len(owner), max_new_tokens)], 1).long()
     has_keys = any(hasattr(layer, "keys") for layer in kv.layers)
     state = torch.zeros_like(owner)  # (R, S) of `stop`
-    uniforms = torch.zeros(total + 1, max_new_tokens, dtype=torch.float64)
-    for i, seed in enumerate(seeds):
-        uniforms[i].uniform_(generator=torch.Generator().manual_seed(seed))
-    uniforms = uniforms.to(device)
-    ids = torch.full((total + 1, max_new_tokens), pad_id, dtype=torch.long, device=device)
-    mask = torch.zeros((total + 1, max_new_tokens), dtype=torch.bool, device=device)
-    logprobs = torch.zeros((total + 1, max_new_tokens), device=device)
 
     length = longest  # of the cache
     drawing = total  # samples that have not ended
     for t in range(max_new_tokens):
-        token, logprob = _draw(logits, temperature, uniforms[owner, t], top_p)  # (R, S)
-        ids[owner, t], logprobs[owner, t], mask[owner, t] = token, logprob, True
-        ended = torch.isin(token, eos)
-        if stop is not None:
-            state = stop[state, token.clamp(max=stop.shape[1] - 1)]
-            ended |= state == len(stop) - 1
-        owner = owner.masked_fill(ended, total)
+        token, owner, state = samples.draw(logits, owner, state, t)  # (R, S)
         alive = owner < total
         left = alive.sum(1).tolist()  # samples of each row
         last = t + 1 == max_new_tokens or not any(left)
-        if progress is not None:
-            progress(drawing, drawing if last else drawing - sum(left))
+        samples.progress(drawing, drawing if last else drawing - sum(left))
         if last:
             break
         drawing = sum(left)
@@ -158,7 +229,7 @@ def sample(
         # Drop rows without samples, and slots that no row needs.
         width = max(left)
         if width * sum(n > 0 for n in left) <= COMPACT * owner.numel():
-            keep = torch.tensor([i for i, n in enumerate(left) if n], device=device)
+            keep = torch.tensor([i for i, n in enumerate(left) if n], device=owner.device)
             order = (~alive[keep]).int().argsort(dim=1, stable=True)[:, :width]  # the alive first
             owner, token, state = (x[keep].gather(1, order) for x in (owner, token, state))
             position = position[keep]
@@ -167,7 +238,7 @@ def sample(
                 index = order[:, None, :, None].expand(-1, 1, -1, attention.shape[3])
                 attention = attention.gather(2, index)
             if len(keep) < len(left):
-                _select(kv, keep)
+                select(kv, keep)
 
         # One more token a slot, which the slot itself alone sees.
         width = owner.shape[1]
@@ -176,9 +247,66 @@ def sample(
             attention[..., length - width : length].diagonal(dim1=2, dim2=3).fill_(0)
         positions = (position + t).expand_as(token)
         seen = attention[..., :length] if has_keys else None
-        out = forward(token, seen, positions, **{cache_name: kv})
-        logits = out.logits
-    return ids[:total, : t + 1], mask[:total, : t + 1], logprobs[:total, : t + 1]
+        logits = step(token, seen, positions).logits
+
+
+def _decode_static(
+    step: Callable, kv, samples: _Samples, logits: Tensor, real: Tensor, num_samples: int
+) -> None:
+    """As `_decode`, one slot a row: each step writes and reads the same tensors, and asks nothing
+    of the host."""
+    total, max_new_tokens, longest = samples.total, samples.max_new_tokens, real.shape[1]
+    size = -(-(longest + max_new_tokens) // GROW) * GROW
+    at = torch.full((1,), longest, device=real.device)  # where the next keys and values go
+    t = torch.zeros_like(at)  # the number of the next token
+    for layer in kv.layers:
+        make_static(layer, num_samples, size, at)
+    real = real.repeat_interleave(num_samples, 0)  # (R, L)
+    attention = attention_mask(kv, real, 1, size)
+    position = real.sum(1, keepdim=True)  # (R, 1) of the token that is fed
+    owner = torch.arange(total, device=real.device)[:, None]
+    state = torch.zeros_like(owner)  # of `stop`
+    first = logits.repeat_interleave(num_samples, 0)[:, None]  # (R, 1, V)
+    token, owner, state = samples.draw(first, owner, state, t)
+    del first
+
+    def decode_token() -> None:
+        attention.index_fill_(3, at, 0)
+        logits = step(token, attention[..., :seen], position).logits
+        for number in (at, position, t):
+            number.add_(1)
+        drawn = samples.draw(logits, owner, state, t)
+        for x, new in zip((token, owner, state), drawn, strict=True):
+            x.copy_(new)
+
+    decode, seen = None, 0
+    done, counted, drawing = 1, 0, total  # tokens a row; tokens and samples of the last look
+    while True:
+        alive = owner[:, 0] < total
+        left = int(alive.sum())
+        last = done == max_new_tokens or not left
+        drawn = int(samples.mask[:-1].sum())
+        samples.progress(drawn - counted, drawing if last else drawing - left)
+        if last:
+            break
+        counted, drawing = drawn, left
+        steps = min(LOOK, max_new_tokens - done)
+        needed = -(-(longest + done + steps) // GROW) * GROW
+        if needed > seen or left <= STATIC_COMPACT * len(owner):
+            decode, seen = None, max(needed, seen)  # frees the graph's memory
+            if left < len(owner):
+                keep = alive.nonzero()[:, 0]
+                tensors = (token, owner, state, position, attention)
+                token, owner, state, position, attention = (x[keep] for x in tensors)
+                select(kv, keep)
+            for layer in kv.layers:
+                layer.keys, layer.values = (x[:, :, :seen] for x in layer.buffers)
+        run = steps
+        if decode is None:
+            decode, run = recorded(decode_token, owner.device), steps - 1
+        for _ in range(run):
+            decode()
+        done += steps
 
 
 @torch.no_grad()
@@ -187,7 +315,8 @@ def check_sampling(model) -> None:
 
     ValueError if log-probs while sampling, in a batch with padding and several samples a prompt,
     differ from those of a forward pass over each whole text: a cache that is read in another way,
-    say, or tokens that see the tokens after them. Before sharding; the mode is restored.
+    say, or tokens that see the tokens after them. A model sharded by FSDP2 must be unsharded, as
+    for `sample`; the mode is restored.
     """
     vocabulary = len(model.get_input_embeddings().weight)
     prompts = [[(7 * i + n) % vocabulary for i in range(n)] for n in (11, 4)]
@@ -225,47 +354,12 @@ def _slots(prompt: int, num_samples: int, max_new_tokens: int) -> int:
     return min(divisors, key=lambda s: (prompt + s * max_new_tokens / 2) * (1 + 12 / s))
 
 
-@cache
-def _in_place(layer_class: type) -> type:
-    """A cache layer class that writes new keys and values into reserved room, without a copy."""
-
-    class InPlace(layer_class):
-        def update(self, keys, values, *args, **kwargs):
-            start, end = self.keys.shape[2], self.keys.shape[2] + keys.shape[2]
-            k, v = self.buffers
-            k[:, :, start:end], v[:, :, start:end] = keys, values
-            self.keys, self.values = k[:, :, :end], v[:, :, :end]
-            return self.keys, self.values
-
-        def reorder_cache(self, indices):
-            end = self.keys.shape[2]
-            self.buffers = [x[indices] for x in self.buffers]
-            self.keys, self.values = (x[:, :, :end] for x in self.buffers)
-
-    return InPlace
-
-
-def _select(kv, rows: Tensor) -> None:
-    """Keep these rows of a KV cache, in this order; a row may be named several times."""
-    for layer in kv.layers:
-        layer.reorder_cache(rows)
-
-
-def _reserve(layer, room: int) -> None:
-    """Give a layer of the KV cache room for `room` more tokens. To the model nothing changes."""
-    layer.buffers = [
-        torch.cat([x, x.new_empty(*x.shape[:2], room, x.shape[3])], 2)
-        for x in (layer.keys, layer.values)
-    ]
-    layer.__class__ = _in_place(type(layer))
-
-
 def _nucleus(logp: Tensor, top_p: float) -> Tensor:
     """Log-probs (..., V) of the fewest tokens whose probabilities sum to top_p or more; the other
     tokens have -inf."""
     ordered, order = logp.sort(dim=-1, descending=True, stable=True)
-    share = ordered.double().exp()
-    before = share.cumsum(-1) - share  # of the likelier tokens
+    share = ordered.double().exp_()
+    before = share.cumsum(-1).sub_(share)  # of the likelier tokens
     outside = torch.zeros_like(before, dtype=torch.bool).scatter_(-1, order, before >= top_p)
     return torch.log_softmax(logp.masked_fill(outside, -torch.inf), -1)
 
@@ -273,19 +367,49 @@ def _nucleus(logp: Tensor, top_p: float) -> Tensor:
 def _draw(
     logits: Tensor, temperature: float, uniform: Tensor, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Next tokens and their log-probs, each (...): logits (..., V), uniform (...) in [0, 1).
-
-    By inverse CDF in float64.
-    """
+    """Next tokens and their log-probs, each (...): logits (..., V), uniform (...) in [0, 1)."""
     logp = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
     if temperature == 0:
         token = logp.argmax(-1, keepdim=True)
     else:
         if top_p < 1:
             logp = _nucleus(logp, top_p)
-        cdf = logp.double().exp_().cumsum_(-1)
-        # 1 - uniform is in (0, 1]. The first entry that reaches this share of the total has a
-        # probability above 0.
-        token = torch.searchsorted(cdf, (1 - uniform[..., None]) * cdf[..., -1:])
-        token.clamp_(max=logits.shape[-1] - 1)  # NaN logits: an id in range, whose log-prob is NaN
+        share = 1 - uniform[..., None]  # in (0, 1]
+        if logp.shape[-1] <= WHOLE:
+            token = _inverse_cdf(logp.double().exp_(), share)
+        else:
+            token = _inverse_cdf_by_blocks(logp.exp(), share)
     return token.squeeze(-1), logp.gather(-1, token).squeeze(-1)
+
+
+def _inverse_cdf(p: Tensor, share: Tensor) -> Tensor:
+    """The first entry at which the running sum reaches this share, in (0, 1], of the total.
+
+    p (..., V) float64, is overwritten; share (..., 1) float64 -> (..., 1) long. The entry has p
+    above 0. NaN gives an entry in range.
+    """
+    cdf = p.cumsum_(-1)
+    return torch.searchsorted(cdf, share * cdf[..., -1:]).clamp_(max=p.shape[-1] - 1)
+
+
+def _inverse_cdf_by_blocks(p: Tensor, share: Tensor) -> Tensor:
+    """`_inverse_cdf` of p (..., V) float32: the block of entries first, then the entry.
+
+    Sums within a block are float32, over blocks and in the block that is drawn float64: each
+    entry's chance is right up to float32's rounding. A float64 CDF over a large vocabulary costs
+    several times the memory traffic of the logits.
+    """
+    vocabulary = p.shape[-1]
+    if vocabulary % BLOCK:
+        p = F.pad(p, (0, -vocabulary % BLOCK))
+    p = p.unflatten(-1, (-1, BLOCK))  # (..., V / BLOCK, BLOCK)
+    mass = p.sum(-1).double()
+    cdf = mass.cumsum(-1)
+    target = share * cdf[..., -1:]
+    block = torch.searchsorted(cdf, target).clamp_(max=mass.shape[-1] - 1)  # (..., 1)
+    mass = mass.gather(-1, block)
+    before = cdf.gather(-1, block) - mass
+    share = ((target - before) / mass).clamp(2**-53, 1)  # of the block's own mass
+    index = block[..., None].expand(*block.shape, BLOCK)
+    entry = _inverse_cdf(p.gather(-2, index).squeeze(-2).double(), share)
+    return (block * BLOCK + entry).clamp_(max=vocabulary - 1)

@@ -124,6 +124,27 @@ def test_bf16_input_is_reduced_in_fp32():
         assert (ours.double() - expected).norm() < 0.01 * expected.norm()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_large_logits_of_bf16_input_are_not_rounded(temperature):
+    generator = torch.Generator().manual_seed(5)
+    hidden = torch.randn(100, 64, generator=generator)
+    weight = torch.randn(700, 64, generator=generator)
+    logits = hidden @ weight.T
+    hidden *= 70 / logits.amax(1, keepdim=True)  # each row's largest logit is 70
+    hidden, weight = (x.bfloat16().requires_grad_() for x in (hidden, weight))
+    targets = logits.topk(3).indices[:, 2]
+    logprobs, entropy = token_logprobs(hidden, weight, targets, temperature, tile=(64, 512))
+    h, w = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    expected, expected_entropy = naive(h, w, targets, temperature)
+    # Logits in bfloat16 would be up to 0.25 off.
+    torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(entropy.double(), expected_entropy, rtol=0, atol=1e-4)
+    logprobs.sum().backward()
+    expected.sum().backward()
+    for ours, exact in ((hidden.grad, h.grad), (weight.grad, w.grad)):
+        assert (ours.double() - exact).norm() < 0.003 * exact.norm()  # bfloat16's own rounding
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature"):

@@ -1,0 +1,55 @@
+"""A decoding step as a CUDA graph. No line here has run on a GPU."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Runs a step, and returns a function that runs the step again: on CUDA as a CUDA graph.
+
+    torch's notes on CUDA graphs ask for a step on a side stream before the one that is recorded,
+    which itself runs nothing. Other threads (NCCL's watchdog) may use CUDA meanwhile.
+    """
+    if device.type != "cuda":
+        step()
+        return step
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        step()
+    return graph.replay
+
+
+def can_be_recorded(model) -> bool:
+    """Whether a forward pass asks nothing of the host: transformers says which may be compiled as
+    one graph. Positions of two types look at the longest text of the batch."""
+    ropes = {str(getattr(module, "rope_type", None)) for module in model.modules()}
+    asks = any("dynamic" in rope or "longrope" in rope for rope in ropes)
+    return getattr(model, "_can_compile_fullgraph", False) and not asks
+
+
+@contextmanager
+def without_hooks(model) -> Iterator[None]:
+    """Forward passes that run no hook of a module: those that are known are in the way of a graph.
+
+    FSDP2's make the streams of its collectives wait for the current stream, and would so draw these
+    streams into the graph. An unsharded model needs neither the collectives nor the hooks' casts:
+    the unsharded parameters have the dtype of the computation. Activation checkpointing's ask the
+    random number generator for its state, which is refused while a graph is recorded.
+    """
+    modules = list(model.modules())
+    hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
+    try:
+        for module in modules:
+            module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+        yield
+    finally:
+        for module, (before, after) in zip(modules, hooks, strict=True):
+            module._forward_pre_hooks, module._forward_hooks = before, after

@@ -53,6 +53,7 @@ class Config:
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
     k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
     batch_size: int = 64  # tasks a sampling batch
+    bf16: bool | None = None  # models in bfloat16; default: on CUDA
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
@@ -64,7 +65,7 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
     form = common.prompt_format_of(config)
     protocol = protocols.choose(config.protocol, form, tokenizer, tasks)
     prompts = {task["task_id"]: protocol.encode(tokenizer, task) for task in tasks}
-    policy = common.shard(common.load_policy(config.model_name_or_path).eval())
+    policy = common.shard(common.load_policy(config.model_name_or_path, config).eval(), config)
     done = Counter()  # samples that `path` holds, by task
     if path.is_file():
         lines = common.whole_lines(path)

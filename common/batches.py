@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from common.distributed import device, my_share, unshard
+from common.distributed import device, my_share
 from common.models import eos_ids, line_table
 from common.programs import extract_program
 from common.seeds import draw, seed_of
+from common.sharding import reshard, unshard
 from common.texts import cut_at, decode, encode_prompt, opening_of, prompt_format_of
 from kernels import masking, sampling
 
@@ -90,6 +91,7 @@ def roll_out(
         top_p=top_p,
         progress=progress,
     )
+    reshard(policy)
     lengths = mask.sum(1).tolist()
     completions = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
     decoded = decode(tokenizer, completions)

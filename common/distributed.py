@@ -1,18 +1,16 @@
-"""torch.distributed: ranks, sums over ranks, sharded models (FSDP2)."""
+"""torch.distributed: ranks, and sums over ranks."""
 
 import gc
 import os
-import types
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
 from common.flags import InputError
-from kernels.logprobs import check_plain_head, completion_logprobs
-from kernels.sampling import check_sampling
+
+# Ranks wait for one another while rank 0 writes a checkpoint, or while one rank's programs run.
+TIMEOUT = timedelta(hours=1)
 
 
 def rank() -> int:
@@ -29,12 +27,23 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def start_distributed() -> None:
-    """Joins torchrun's process group, if there is one: NCCL on GPU, gloo on CPU."""
-    if device().type == "cuda":
+def bf16(config=None) -> bool:
+    """Whether a run computes in bfloat16: its flag `bf16`, and without one whether on a GPU."""
+    flag = getattr(config, "bf16", None)
+    return device().type == "cuda" if flag is None else flag
+
+
+def start_distributed(alone: bool = False) -> None:
+    """Joins torchrun's process group, if there is one: NCCL on GPU, gloo on CPU. alone: starts a
+    group of this one process, which FSDP2 needs as well."""
+    on_gpu = device().type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device())
-    if world_size() > 1:
-        dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+    if world_size() > 1 or alone:
+        group = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
+        backend, device_id = ("nccl", device()) if on_gpu else ("gloo", None)
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device_id, **group)
 
 
 def end_distributed() -> None:
@@ -67,49 +76,3 @@ def my_share(rows: list) -> list:
         raise InputError(f"a batch of {len(rows)} does not divide over {world_size()} processes")
     size = len(rows) // world_size()
     return rows[rank() * size : (rank() + 1) * size]
-
-
-def shard(model: nn.Module) -> nn.Module:
-    """Moves a model to this process's device, and shards it over several ranks (FSDP2), by layers.
-
-    Parameters stay whole from the forward to the end of the backward: a rollout, which has no
-    backward, gathers them once and not at each token. A policy gets the method
-    `completion_logprobs` (kernels/logprobs.py); InputError for one that the kernels do not cover.
-    """
-    model.to(device())
-    if model.get_output_embeddings() is not None:
-        try:
-            check_plain_head(model)
-            check_sampling(model)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        model.completion_logprobs = types.MethodType(completion_logprobs, model)
-    if world_size() > 1:
-        layer_names = set(model._no_split_modules or [])
-        for module in list(model.modules()):
-            if type(module).__name__ in layer_names:
-                fully_shard(module, reshard_after_forward=False)
-        fully_shard(model, reshard_after_forward=False)
-        if hasattr(model, "completion_logprobs"):
-            register_fsdp_forward_method(model, "completion_logprobs")
-    return model
-
-
-def unshard(model: nn.Module) -> None:
-    """Gathers a sharded model's parameters before a rollout. Other models stay as they are."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.unshard()
-
-
-def reshard(model: nn.Module) -> None:
-    """Frees what a forward has gathered, before the parameters (the shards) change in place."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Clips by the norm over all parameters and ranks; returns the norm before clipping."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -103,6 +103,7 @@ class Config:
     temperature: float = 1.0  # of responses and completions
     max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
     batch_size: int = 64  # prompts or prefixes a sampling batch
+    bf16: bool | None = None  # models in bfloat16; default: on CUDA
     chunk_size: int = 64  # prompts searched side by side; what a run that is cut off loses at most
     sandbox_workers: int = 1  # processes that run programs
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
@@ -192,10 +193,11 @@ def search_all(config: Config, tasks: list[dict], progress: Path) -> None:
                 continue
             tokenizer = common.load_tokenizer(path)
             table = common.line_table(tokenizer)
-            policy = common.shard(common.load_policy(path).eval())
+            policy = common.shard(common.load_policy(path, config).eval(), config)
             completer = policy
             if config.completer:
-                completer = common.shard(common.load_policy(config.completer).eval())
+                completer = common.load_policy(config.completer, config).eval()
+                completer = common.shard(completer, config)
             for number in left:
                 chunk = search_chunk(
                     config, policy, completer, tokenizer, table, runner, chunks[number], index

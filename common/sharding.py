@@ -1,6 +1,7 @@
 """Models on this process's device: in bfloat16 or float32, whole or sharded over ranks (FSDP2)."""
 
 import types
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,9 @@ from common.distributed import bf16, device, start_distributed, world_size
 from common.flags import InputError
 from kernels.logprobs import check_plain_head, completion_logprobs
 from kernels.sampling import check_sampling
+
+# A head's result is a view, which nothing changes in place.
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
 def shard(model: nn.Module, config=None, trained: bool = False) -> nn.Module:

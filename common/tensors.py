@@ -1,10 +1,12 @@
 """safetensors files: written tensor by tensor as ranks gather them, read slice by slice."""
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import transformers
 from safetensors import safe_open
 from torch.distributed.tensor import DTensor
@@ -82,8 +84,9 @@ def save_tensors(
     """Writes stem.safetensors; where that would have more than max_size bytes several files,
     stem-00001-of-0000N.safetensors, and an index. All ranks must call this together.
 
-    Tensors are gathered one by one, and rank 0 writes each as it arrives: the header needs shapes
-    and dtypes alone. The layout is that of safetensors and, of the index, that of transformers.
+    Ranks send their rows of one tensor after another, and rank 0 writes them as they arrive: the
+    header needs shapes and dtypes alone. The layout is that of safetensors and, of the index, that
+    of transformers.
     """
     files, size = [[]], 0
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
@@ -102,13 +105,31 @@ def save_tensors(
             if out:
                 out.write(_header({name: tensors[name] for name in names}))
             for name in names:
-                tensor = whole(tensors[name])
-                if out:
-                    out.write(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+                for part in _parts(tensors[name]):
+                    out.write(part.contiguous().view(-1).view(torch.uint8).numpy())
     if len(files) > 1 and rank() == 0:
         total = sum(map(_num_bytes, tensors.values()))
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """On rank 0, a tensor's rows in order, on the CPU: those of rank 0, rank 1 and so on. The other
+    ranks send theirs to rank 0. A tensor that is not sharded is one part."""
+    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+    if rank() == 0:
+        yield local.cpu()
+    if not isinstance(tensor, DTensor):
+        return
+    if rank() > 0 and len(local):
+        dist.send(local.contiguous(), dst=0)
+    rows, left = len(local), len(tensor) - len(local)  # rank 0 has as many as any
+    for other in range(1, world_size() if rank() == 0 else 1):
+        part = local.new_empty(min(rows, left), *tensor.shape[1:])
+        left -= len(part)
+        if len(part):
+            dist.recv(part, src=other)
+            yield part.cpu()
 
 
 def _num_bytes(tensor: torch.Tensor) -> int:

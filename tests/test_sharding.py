@@ -4,7 +4,6 @@ import functools
 import json
 import multiprocessing
 import os
-import resource
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 import common
@@ -34,7 +33,8 @@ class Config:
 
 FLOAT32 = Config(bf16=False)
 SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-MIXTURE = {"num_local_experts": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+SIZES |= {"num_key_value_heads": 2}
+MIXTURE = {"num_local_experts": 4, "intermediate_size": 48}
 TIED = {"tie_word_embeddings": True, "intermediate_size": 48}
 
 
@@ -301,15 +301,19 @@ def on_rank(rank: int, port: int, function, args: tuple) -> None:
     common.end_distributed()
 
 
+TWO_RANKS = ("policy tied", "policy mixture", "scorer prm", "critic")
+
+
 def load_on_two_ranks(rank: int, models: Path, folder: Path) -> None:
     for name, load in loaders(models).items():
-        if name not in ("policy tied", "policy mixture", "scorer prm", "critic"):
+        if name not in TWO_RANKS:
             continue
         for bf16 in (True, False):
-            expected = whole_state(load(None))
+            expected = load_file(folder / f"{name}.safetensors")
             model = load(Config(bf16=bf16)).eval()
             model = common.shard(model, Config(bf16=bf16), trained=True)
-            assert same(whole_state(model), expected), name
+            state = whole_state(model)
+            assert same({key: state[key] for key in expected}, expected), name
             common.runs._save_pretrained(model, folder / name / str(bf16))
             del model
     critic = common.load_scorer(models / "two_labels", run_config=Config())
@@ -323,6 +327,11 @@ def load_on_two_ranks(rank: int, models: Path, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_load_and_save_the_same_bits_as_one(models, tmp_path):
+    for name in TWO_RANKS:
+        model = loaders(models)[name](None)
+        save_file(
+            {key: p.data for key, p in model.named_parameters()}, tmp_path / f"{name}.safetensors"
+        )
     spawn(load_on_two_ranks, models, tmp_path)
     for bf16 in ("True", "False"):
         for name in ("tied", "mixture"):
@@ -337,22 +346,30 @@ def test_two_processes_load_and_save_the_same_bits_as_one(models, tmp_path):
         assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), expected)
 
 
-def peak() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak_of(function) -> tuple:
+    """The result of function(), and the bytes by which this process grew at most meanwhile."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM becomes VmRSS
+    before = memory("VmRSS")
+    return function(), memory("VmHWM") - before
+
+
+def memory(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def measure_on_two_ranks(rank: int, small: Path, large: Path, folder: Path) -> None:
-    config = Config(str(folder / "small"), bf16=False)
+    config = Config(bf16=False)
+
+    def load(path):  # a policy is gathered once more, by the checks of `shard`
+        model = common.load_scorer(path, run_config=config).eval()
+        return common.shard(model, config, trained=True)
+
     for path in (small, large):  # the small model brings in all code
-        before = peak()
-        policy = common.load_policy(path, config).eval()
-        policy = common.shard(policy, config, trained=True)
-        loaded = peak() - before
-        before = peak()
-        checkpoints.save_weights(policy, folder / path.name)
-        saved = peak() - before
-    share = sum(p.to_local().nbytes for p in policy.parameters())
+        model, loaded = peak_of(lambda path=path: load(path))
+        save = functools.partial(checkpoints.save_weights, model, folder / "saved" / path.name)
+        _, saved = peak_of(save)
+    share = sum(p.to_local().nbytes for p in model.parameters())
     (folder / f"{rank}.json").write_text(json.dumps([share, loaded, saved]))
 
 

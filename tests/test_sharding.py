@@ -406,7 +406,7 @@ def test_a_stage_runs_in_bfloat16_and_resumes_to_the_same_weights(stages, name):
     if name in ("ppo", "grpo"):
         assert all(row["val/ratio"] == pytest.approx(1.0, abs=0.2) for row in rows)
         difference = rows[0]["sampling/sampling_logp_difference/mean"]
-        assert 1e-5 < difference < 0.02  # of bfloat16, between rollout and scoring
+        assert 1e-6 < difference < 0.02  # of bfloat16, between rollout and scoring
     else:
         _, plain = getattr(stages, name)(f"{name}-float32", bf16=False)
         stage.main(plain)

@@ -253,6 +253,14 @@ def test_files_have_at_most_their_size_and_are_read_by_transformers(models, tmp_
         assert type(published).__name__ == published.config.architectures[0]
 
 
+def test_a_file_of_every_dtype_is_what_safetensors_reads(tmp_path):
+    state = {str(dtype): torch.arange(5).to(dtype) for dtype in tensors.DTYPES}
+    state |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "row": torch.eye(4)[:, 1]}
+    tensors.save_tensors(tmp_path, "x", state)
+    read = load_file(tmp_path / "x.safetensors")
+    assert same(read, state) and all(read[name].dtype == state[name].dtype for name in state)
+
+
 def test_moments_are_restored_from_several_files(models, tmp_path, monkeypatch):
     tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
     for bf16 in (True, False):

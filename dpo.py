@@ -57,6 +57,8 @@ class Config:
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
+    gradient_checkpointing: bool = False  # less memory: backward computes activations again
     save_steps: int = 50  # optimiser steps between checkpoints
     save_total_limit: int = 1  # how many checkpoints stay
     seed: int = 0
@@ -196,14 +198,16 @@ def main(config: Config) -> None:
     if common.rank() == 0:
         print(f"{counts}, {len(held_out)} held out, {too_long} left out as too long")
 
-    reference = common.shard(common.load_policy(config.model_name_or_path).eval())
+    reference = common.load_policy(config.model_name_or_path, config).eval()
+    reference = common.shard(reference, config)
     reference_logps = reference_of(reference, train + held_out, config)  # (2, N)
     train_logps, held_out_logps = reference_logps.split((len(train), len(held_out)), dim=1)
     # The policy is loaded anew: an optimizer made after a forward would hold gathered parameters,
     # not FSDP's shards.
     del reference
-    policy = common.shard(common.load_policy(checkpoint or config.model_name_or_path).train())
-    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
+    policy = common.load_policy(checkpoint or config.model_name_or_path, config).train()
+    policy = common.shard(policy, config, trained=True)
+    optimizer = common.adamw(policy, config.weight_decay)
     models, optimizers = {"policy": policy}, {"policy": optimizer}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 

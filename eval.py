@@ -58,6 +58,7 @@ class Config:
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
     k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
     batch_size: int = 64  # tasks a sampling batch, a process
+    bf16: bool | None = None  # models in bfloat16; default: on CUDA
     sandbox_workers: int = 1  # processes that run programs, a process of eval.py
     sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
@@ -69,7 +70,8 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
     tokenizer = common.load_tokenizer(config.model_name_or_path)
     protocol = protocols.choose(config.protocol, common.prompt_format_of(config), tokenizer, tasks)
     prompts = {task["task_id"]: protocol.encode(tokenizer, task) for task in tasks}
-    policy = common.replicate(common.load_policy(config.model_name_or_path).eval())
+    policy = common.load_policy(config.model_name_or_path, config).eval()
+    policy = common.replicate(policy, config)
     done = Counter()  # samples that `path` holds, by task
     if path.is_file():
         lines = common.whole_lines(path)

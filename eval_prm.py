@@ -95,12 +95,13 @@ class Config:
     # auto: as the reward model's config.json says, or by the chat template, if there is one
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
     batch_size: int = 64  # rows a forward pass; questions to the judge at a time
+    bf16: bool | None = None  # models in bfloat16; default: on CUDA
     seed: int = 0
 
 
 def load_model(config: Config, path: str) -> tuple:
     """A reward model and its tokenizer; --prompt_format overrides the model's own format."""
-    model = common.replicate(common.load_scorer(path).eval())
+    model = common.replicate(common.load_scorer(path, run_config=config).eval(), config)
     if config.prompt_format != "auto":
         model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
     return model, common.load_tokenizer(path)

@@ -62,6 +62,8 @@ class Config:
     learning_rate: float = 2e-4  # for a pretrained model 1e-6 is usual
     warmup_steps: int = 10  # batches; without them the first Adam steps are destructive
     max_grad_norm: float = 1.0
+    bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
+    gradient_checkpointing: bool = False  # less memory: backward computes activations again
     epsilon: float = 0.2  # clip range below 1
     epsilon_high: float = 0.28  # clip range above 1 (DAPO's clip-higher)
     beta: float = 0.0  # weight of the KL term in the loss; 0: no reference policy is kept
@@ -129,16 +131,15 @@ def main(config: Config) -> None:
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)
-    policy = common.shard(common.load_policy(start).eval())  # eval: no dropout; gradients flow
+    # eval: no dropout; gradients flow
+    policy = common.shard(common.load_policy(start, config).eval(), config, trained=True)
     reference = None
     if config.beta:
-        reference = common.shard(common.load_policy(config.model_name_or_path).eval())
-    reward_model, rm_tokenizer = common.load_reasoning_rm(config.reasoning_rm)
+        reference = common.load_policy(config.model_name_or_path, config).eval()
+        reference = common.shard(reference, config)
+    reward_model, rm_tokenizer = common.load_reasoning_rm(config.reasoning_rm, config)
     models = {"policy": policy}
-    optimizers = {
-        name: torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-        for name, model in models.items()
-    }
+    optimizers = {name: common.adamw(model, weight_decay=0.0) for name, model in models.items()}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:

@@ -72,6 +72,8 @@ class Config:
     value_learning_rate: float = 5e-4  # of the critic
     warmup_steps: int = 10  # batches; without them the first Adam steps are destructive
     max_grad_norm: float = 1.0
+    bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
+    gradient_checkpointing: bool = False  # less memory: backward computes activations again
     cliprange: float = 0.2
     cliprange_value: float = 0.2
     kl_coef: float = 0.0  # weight of the KL term in the reward; 0: no reference policy is kept
@@ -159,18 +161,17 @@ def main(config: Config) -> None:
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)
-    policy = common.shard(common.load_policy(start).eval())  # eval: no dropout; gradients flow
+    # eval: no dropout; gradients flow
+    policy = common.shard(common.load_policy(start, config).eval(), config, trained=True)
     reference = None
     if config.kl_coef:
-        reference = common.shard(common.load_policy(config.model_name_or_path).eval())
+        reference = common.load_policy(config.model_name_or_path, config).eval()
+        reference = common.shard(reference, config)
     prm = common.load_reward_model(config.prm, tokenizer, config, config.value_init == "prm")
     orm = common.load_reward_model(config.orm, tokenizer, config)
-    critic = common.shard(common.load_critic(config, checkpoint).eval())
+    critic = common.shard(common.load_critic(config, checkpoint).eval(), config, trained=True)
     models = {"policy": policy, "critic": critic}
-    optimizers = {
-        name: torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-        for name, model in models.items()
-    }
+    optimizers = {name: common.adamw(model, weight_decay=0.0) for name, model in models.items()}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
     line_table = common.line_table(tokenizer)
 

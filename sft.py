@@ -16,8 +16,6 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 import common
 from common import InputError
 
@@ -42,6 +40,8 @@ class Config:
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
+    bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
+    gradient_checkpointing: bool = False  # less memory: backward computes activations again
     save_steps: int = 100  # optimiser steps between checkpoints
     save_total_limit: int = 1  # how many checkpoints stay
     seed: int = 0
@@ -77,9 +77,9 @@ def main(config: Config) -> None:
         policy = common.new_model(tokenizer, *size, config.seed)
     else:
         tokenizer = common.load_tokenizer(start)
-        policy = common.load_policy(start)
-    policy = common.shard(policy.train())
-    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
+        policy = common.load_policy(start, config)
+    policy = common.shard(policy.train(), config, trained=True)
+    optimizer = common.adamw(policy, config.weight_decay)
     models, optimizers = {"policy": policy}, {"policy": optimizer}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 

@@ -70,26 +70,11 @@ class Config:
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
+    gradient_checkpointing: bool = False  # less memory: backward computes activations again
     save_steps: int = 100  # optimiser steps between checkpoints
     save_total_limit: int = 1  # how many checkpoints stay
     seed: int = 0
-
-
-def read_examples(config: Config) -> list[dict]:
-    """The examples of config.data (common/examples.py), of the kind that the objective needs."""
-    if config.objective == "regression":
-        return common.read_labelled_lines(config.data, fence=config.fence)
-    if config.objective == "classification":
-        check = common.check_classification_row
-        return common.read_labelled_lines(config.data, check, config.fence)
-    rated, first = config.objective == "score", {"status": ""}
-    if config.objective == "ranking":
-        first = common.read_jsonl(config.data, common.PROMPT_FIELDS)[0]
-    if rated or "status" not in first:
-        if config.fence:
-            raise InputError("--fence is for programs; the texts of pairs.jsonl are as written")
-        return common.read_pairs(config.data, rated)
-    return common.read_outcomes(config.data, config.fence)
 
 
 def units_of(config: Config, examples: list[dict]) -> list[tuple[list[dict], ...]]:
@@ -218,7 +203,7 @@ def load_model(config: Config, start, examples: list[dict]) -> tuple:
         model = common.new_model(tokenizer, *size, config.seed, num_labels)
     else:
         tokenizer = common.load_tokenizer(start)
-        model = common.load_scorer(start, num_labels)
+        model = common.load_scorer(start, num_labels, run_config=config)
     model.config.score_activation = {
         "classification": "sigmoid_signed",
         "outcome": "expected_outcome",
@@ -235,11 +220,11 @@ def load_model(config: Config, start, examples: list[dict]) -> tuple:
         model.config.label2id = {name: number for number, name in enumerate(OUTCOMES)}
     if config.objective == "ranking":
         head_bias(model)
-    return common.shard(model.train()), tokenizer
+    return common.shard(model.train(), config, trained=True), tokenizer
 
 
 def main(config: Config) -> None:
-    examples = read_examples(config)
+    examples = common.read_examples(config)
     pairs = config.objective in PAIRED and "status" not in examples[0]
     if config.score_pooling == "lines" and not pairs:
         raise InputError("--score_pooling lines is for pairs.jsonl, --objective ranking or score")
@@ -247,7 +232,7 @@ def main(config: Config) -> None:
         common.check_model("backbone", config.model_name_or_path, config.max_length)
     checkpoint = common.open_run(config)
     model, tokenizer = load_model(config, checkpoint or config.model_name_or_path, examples)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
+    optimizer = common.adamw(model, config.weight_decay)
     models, optimizers = {"reward_model": model}, {"reward_model": optimizer}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 

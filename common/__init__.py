@@ -23,21 +23,17 @@ from common.files import (
 # seeds: stateless randomness.
 from common.seeds import draw, held_out_tasks, seed_of, shuffled
 
-# distributed: ranks, sums over ranks, sharded models.
+# distributed: ranks, sums over ranks.
 from common.distributed import (
     all_max,
     all_std,
     all_sum,
-    clip_gradients,
+    bf16,
     device,
     end_distributed,
     gather_rows,
     my_share,
     rank,
-    replicate,
-    reshard,
-    shard,
-    unshard,
     wait_for_all,
     world_size,
 )
@@ -61,7 +57,7 @@ from common.texts import (
 # programs: the program in a completion.
 from common.programs import extract_program, standalone
 
-# models: policies and tokenizers; weights whole or refused (checkpoints.py).
+# models: policies and tokenizers; weights whole or refused (checkpoints.py, tensors.py).
 from common.models import (
     eos_ids,
     line_table,
@@ -73,6 +69,9 @@ from common.models import (
 
 # reward models and critics: a backbone and a linear head.
 from common.reward_models import OUTCOME_REWARDS, head_of, load_critic, load_scorer
+
+# sharding: models on the device, in bfloat16 or float32, whole or over ranks; their optimiser.
+from common.sharding import adamw, clip_gradients, replicate, reshard, shard, unshard
 
 # checks: what can be told of a model before a run.
 from common.checks import check_length, check_model, position_limit
@@ -105,6 +104,7 @@ from common.examples import (
     example_length,
     fence_labelled_lines,
     fenced,
+    read_examples,
     read_labelled_lines,
     read_outcomes,
     read_pairs,

@@ -9,11 +9,12 @@ from weakref import WeakSet
 import torch
 import torch.nn.functional as F
 
-from common.distributed import all_max, device, my_share, unshard
+from common.distributed import all_max, device, my_share
 from common.flags import InputError
 from common.models import eos_ids, line_table
 from common.programs import extract_program
 from common.seeds import draw, seed_of
+from common.sharding import reshard, unshard
 from common.texts import cut_at, decode, encode_prompt, opening_of, prompt_format_of
 from kernels import masking, sampling
 
@@ -152,6 +153,7 @@ def roll_out(
         torch.cat([F.pad(x, (0, width - x.shape[1])) for x in column])
         for column in zip(*parts, strict=True)
     )
+    reshard(policy)
     lengths = mask.sum(1).tolist()
     completions = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
     decoded = decode(tokenizer, completions)

@@ -1,17 +1,19 @@
 """Model folders and hub names: what kind of model they hold, and their weights, whole or refused.
 
-A check before a run is a load in which zeros without storage stand for the tensors: `headers_only`
-reads config.json and the safetensors headers, and finds what the load itself would find.
+A check before a run is a load in which zeros without storage stand for the tensors: it reads
+config.json and the safetensors headers, and finds what the load itself would find. A model that
+will be sharded is loaded in the same way, and each process then reads its own part (`fill`).
 """
 
-import json
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors import safe_open
+from torch import nn
 
+from common.distributed import bf16, rank, world_size
 from common.flags import InputError
+from common.tensors import MAX_FILE_SIZE, read_into, save_tensors, tensors_in, whole
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -36,15 +38,12 @@ ACCEPTED = {
     "critic": {"critic", "prm", "policy", "tokens"},
     "backbone": set(KINDS),
 }
-HEAD_FILE = "head.safetensors"  # the head of a common/reward_models.py `BackboneWithHead`
+HEADS = ("score", "classifier")  # the head's name in a token classifier
 
 
-def find_file(path: str | Path, name: str) -> str | None:
-    """A file of a folder, or of a hub name's cached download; None where there is none."""
-    try:
-        return transformers.utils.cached_file(path, name)
-    except OSError:
-        return None
+def head_of(model) -> nn.Linear:
+    """The linear head of a token classifier: `score`, or `classifier` in older architectures."""
+    return next(module for name, module in model.named_modules() if name in HEADS)
 
 
 def read_config(path: str | Path, wanted: str):
@@ -108,43 +107,37 @@ def kind_of(path: str | Path, config) -> str:
     return "tokens" if architecture.endswith("ForTokenClassification") else "policy"
 
 
-def _shapes(path: str | Path) -> dict[str, list[int]]:
-    """Shape of each tensor in the safetensors files of a folder or hub name."""
-    whole = find_file(path, "model.safetensors")
-    index = None if whole else find_file(path, "model.safetensors.index.json")
-    if not whole and not index:
-        raise ValueError("it has no model.safetensors")
-    files = [whole]
-    if index:
-        names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-        files = [transformers.utils.cached_file(path, name) for name in sorted(set(names))]
-    shapes = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names = tensors.keys()
-                shapes |= {name: tensors.get_slice(name).get_shape() for name in names}
-        except Exception as error:  # SafetensorError, which is no OSError
-            raise ValueError(f"{Path(file).name} is damaged: {error}") from None
-    return shapes
+def how_to_load(headers_only: bool, run_config=None) -> str:
+    """The argument `weights` of `load_weights`: "late" for the models of a run, given by its flags,
+    that computes in bfloat16 or has several processes; `sharding.shard` reads them."""
+    if headers_only:
+        return "headers"
+    late = run_config is not None and (bf16(run_config) or world_size() > 1)
+    return "late" if late else "whole"
 
 
-def load_weights(auto_class, path: str | Path, config, headers_only: bool = False):
+def load_weights(auto_class, path: str | Path, config, weights: str = "whole"):
     """A model in float32 whose class auto_class finds; of a policy's folder also a classifier.
 
     Returns the model and two lists of names: tensors of the model that the files do not hold, and
-    tensors of the files that the model does not have. headers_only: every tensor is 0. InputError
-    for damaged files, and for tensors of other shapes than the config's.
+    tensors of the files that the model does not have. weights: "whole"; "headers": every tensor is
+    0, without storage; "late": parameters are on meta, where they are sharded without memory, until
+    `fill`. Models whose tensors are not those of the files, one to one, are never late: where
+    transformers converts tensors (joins those of experts, say), every process loads the whole model
+    first. InputError for damaged files, and for tensors of other shapes than the config's.
     """
     try:
         with torch.device("meta"):
             model_class = type(auto_class.from_config(config))
-        shapes = _shapes(path)  # also before a load: no reader of tensors names the damaged file
-        zero = torch.zeros(())
+        files = tensors_in(path)  # also before a load: no reader of tensors names the damaged file
+        stand_ins = {  # numbers without storage, which say what parameter a tensor becomes
+            name: torch.tensor(float(number * (weights == "late"))).expand(shape)
+            for number, (name, (_, shape)) in enumerate(files.items())
+        }
         model, info = model_class.from_pretrained(
-            None if headers_only else path,
+            path if weights == "whole" else None,
             config=config,
-            state_dict={k: zero.expand(v) for k, v in shapes.items()} if headers_only else None,
+            state_dict=None if weights == "whole" else stand_ins,
             dtype=torch.float32,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are reported, and refused here
@@ -157,10 +150,77 @@ def load_weights(auto_class, path: str | Path, config, headers_only: bool = Fals
             f"{path}: its weights do not fit: {name} is {tuple(found)}, by config.json it is "
             f"{tuple(expected)}"
         )
-    if not headers_only:
+    if weights == "late":
+        if not _is_as_in_files(model):
+            return load_weights(auto_class, path, config)
+        _put_on_meta(model, files, info["missing_keys"])
+    if weights == "whole":
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()  # a file's alignment would change last bits
     return model, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+
+
+def _is_as_in_files(model) -> bool:
+    """Whether the model's tensors are those of its files, one to one, and parameters."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return model.state_dict().keys() <= names and not getattr(model, "_weight_conversions", None)
+
+
+def _put_on_meta(model, files: dict[str, tuple[str, list[int]]], missing: set[str]) -> None:
+    """Puts parameters whose values are the numbers of a file's tensors on meta, and notes file and
+    tensor in `model.weight_files`. missing: parameters that no file holds stay as they are."""
+    names, on_meta, model.weight_files = list(files), {}, {}
+    for name, parameter in model.named_parameters():
+        if name not in missing:
+            tensor = names[int(parameter[(0,) * parameter.dim()])]
+            model.weight_files[name] = (files[tensor][0], tensor)
+            on_meta[parameter] = nn.Parameter(torch.empty(parameter.shape, device="meta"))
+    _replace(model, on_meta)
+
+
+def _replace(model, new: dict[nn.Parameter, nn.Parameter]) -> None:
+    """Puts new parameters in the place of old ones; a tied one stands in several places."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter in new:
+                setattr(module, name, new[parameter])
+
+
+def fill(model, device, prefixes: tuple[str, ...] = ("",)) -> None:
+    """Reads the parameters that `load_weights` has left on meta, tensor by tensor, from the files;
+    of a sharded model each process reads its own rows. prefixes: of the names to be read."""
+    filled = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and name.startswith(prefixes):
+            filled[parameter] = nn.Parameter(torch.empty_like(parameter, device=device))
+            read_into(filled[parameter], *model.weight_files[name])
+    _replace(model, filled)
+
+
+def save_weights(model, folder: Path, max_size: int = MAX_FILE_SIZE) -> None:
+    """Writes config.json, generation_config.json and the weights, in the layout of Hugging Face, in
+    files of at most max_size bytes (common/tensors.py). All ranks must call this together.
+
+    Where transformers converts a file's tensors, it converts them back: rank 0 then holds the whole
+    model once.
+    """
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    tied -= {name for name, _ in model.named_parameters()}
+    state = {name: x for name, x in model.state_dict().items() if name not in tied}
+    if rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    if getattr(model, "_weight_conversions", None):
+        state = {name: whole(x).contiguous() for name, x in state.items()}
+        if rank() == 0:
+            model.save_pretrained(folder, state_dict=state, max_shard_size=max_size)
+        return
+    if rank() == 0:
+        model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+        model.config.dtype = str(model.dtype).removeprefix("torch.")
+        model.config.save_pretrained(folder)
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
+    save_tensors(folder, "model", state, max_size)
 
 
 def refuse_names(path: str | Path, missing: list[str], unexpected: list[str]) -> None:

@@ -1,18 +1,18 @@
-"""torch.distributed: ranks, sums over ranks, sharded models (FSDP2)."""
+"""torch.distributed: ranks, and sums over ranks."""
 
 import gc
 import json
 import os
-import types
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+import torch.nn.functional as F
 
 from common.flags import InputError
-from kernels.logprobs import check_plain_head, completion_logprobs
+
+# Ranks wait for one another while rank 0 writes a checkpoint, or while one rank's programs run.
+TIMEOUT = timedelta(hours=1)
 
 
 def rank() -> int:
@@ -29,12 +29,23 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def start_distributed() -> None:
-    """Joins torchrun's process group, if there is one: NCCL on GPU, gloo on CPU."""
-    if device().type == "cuda":
+def bf16(config=None) -> bool:
+    """Whether a run computes in bfloat16: its flag `bf16`, and without one whether on a GPU."""
+    flag = getattr(config, "bf16", None)
+    return device().type == "cuda" if flag is None else flag
+
+
+def start_distributed(alone: bool = False) -> None:
+    """Joins torchrun's process group, if there is one: NCCL on GPU, gloo on CPU. alone: starts a
+    group of this one process, which FSDP2 needs as well."""
+    on_gpu = device().type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device())
-    if world_size() > 1:
-        dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+    if world_size() > 1 or alone:
+        group = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
+        backend, device_id = ("nccl", device()) if on_gpu else ("gloo", None)
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device_id, **group)
 
 
 def end_distributed() -> None:
@@ -90,7 +101,7 @@ def gather_rows(rows: list) -> list:
     dist.all_gather(sizes, torch.tensor([len(mine)], device=device()))
     longest = max(map(int, sizes))
     texts = [torch.zeros(longest, dtype=torch.uint8, device=device()) for _ in sizes]
-    dist.all_gather(texts, nn.functional.pad(mine, (0, longest - len(mine))))
+    dist.all_gather(texts, F.pad(mine, (0, longest - len(mine))))
     parts = [bytes(text[: int(n)].cpu().numpy()) for text, n in zip(texts, sizes, strict=True)]
     return [row for part in parts for row in json.loads(part)]
 
@@ -99,61 +110,3 @@ def wait_for_all() -> None:
     """Returns once every rank is here."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def shard(model: nn.Module) -> nn.Module:
-    """Moves a model to this process's device, and shards it over several ranks (FSDP2), by layers.
-
-    Parameters stay whole from the forward to the end of the backward: a rollout, which has no
-    backward, gathers them once and not at each token. A policy gets the method
-    `completion_logprobs` (kernels/logprobs.py); InputError for one that the kernels do not cover.
-    """
-    model.to(device())
-    if model.get_output_embeddings() is not None:
-        try:
-            check_plain_head(model)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        model.completion_logprobs = types.MethodType(completion_logprobs, model)
-    if world_size() > 1:
-        layer_names = set(model._no_split_modules or [])
-        for module in list(model.modules()):
-            if type(module).__name__ in layer_names:
-                fully_shard(module, reshard_after_forward=False)
-        fully_shard(model, reshard_after_forward=False)
-        if hasattr(model, "completion_logprobs"):
-            register_fsdp_forward_method(model, "completion_logprobs")
-    return model
-
-
-def replicate(model: nn.Module) -> nn.Module:
-    """Moves a model that is not trained to this process's device, whole, in bfloat16 on CUDA.
-
-    Every rank has a copy, of 2 bytes a parameter, and decodes at its own pace. A sharded model
-    would gather its parameters in each step of a loop that ranks leave at different steps.
-    """
-    if device().type == "cuda":
-        for parameter in model.parameters():  # buffers, as rotary frequencies, stay in float32
-            parameter.data = parameter.data.bfloat16()
-    model.to(device())
-    return model
-
-
-def unshard(model: nn.Module) -> None:
-    """Gathers a sharded model's parameters before a rollout. Other models stay as they are."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.unshard()
-
-
-def reshard(model: nn.Module) -> None:
-    """Frees what a forward has gathered, before the parameters (the shards) change in place."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Clips by the norm over all parameters and ranks; returns the norm before clipping."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

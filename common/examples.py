@@ -162,6 +162,22 @@ def read_outcomes(path: str, fence: bool = False) -> list[dict]:
     return examples
 
 
+def read_examples(config) -> list[dict]:
+    """The examples of config.data, of the kind that config.objective needs (train_prm.py)."""
+    if config.objective == "regression":
+        return read_labelled_lines(config.data, fence=config.fence)
+    if config.objective == "classification":
+        return read_labelled_lines(config.data, check_classification_row, config.fence)
+    rated, first = config.objective == "score", {"status": ""}
+    if config.objective == "ranking":
+        first = read_jsonl(config.data, PROMPT_FIELDS)[0]
+    if rated or "status" not in first:
+        if config.fence:
+            raise InputError("--fence is for programs; the texts of pairs.jsonl are as written")
+        return read_pairs(config.data, rated)
+    return read_outcomes(config.data, config.fence)
+
+
 def encode_examples(
     tokenizer, examples: list[dict], prompt_format: PromptFormat = AUTO_FORMAT
 ) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import torch
 import transformers
 
-from common.checkpoints import load_weights, not_loadable, read_config, refuse_names
+from common.checkpoints import (
+    how_to_load,
+    load_weights,
+    not_loadable,
+    read_config,
+    refuse_names,
+)
 from common.distributed import device
 from common.flags import InputError
 from common.seeds import seed_of
@@ -92,12 +98,13 @@ def load_tokenizer(path: str | Path):
     return tokenizer
 
 
-def load_policy(path: str | Path, headers_only: bool = False):
-    """A causal language model in float32 with every dropout at 0; headers_only: as in
-    `checkpoints.load_weights`."""
+def load_policy(path: str | Path, run_config=None, headers_only: bool = False):
+    """A causal language model in float32 with every dropout at 0; run_config and headers_only: as
+    in `checkpoints.how_to_load`."""
     config = read_config(path, "policy")
     auto_class = transformers.AutoModelForCausalLM
-    model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
+    weights = how_to_load(headers_only, run_config)
+    model, missing, unexpected = load_weights(auto_class, path, config, weights)
     refuse_names(path, missing, unexpected)
     return model
 

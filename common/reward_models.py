@@ -5,24 +5,28 @@ from types import SimpleNamespace
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from common.checkpoints import (
-    HEAD_FILE,
-    find_file,
+    HEADS,
+    fill,
+    head_of,
+    how_to_load,
     kind_of,
     load_weights,
     read_config,
     refuse_names,
+    save_weights,
 )
 from common.flags import InputError
 from common.models import load_policy
 from common.seeds import seed_of
+from common.tensors import find_file, save_tensors
 
 # The classes of an outcome reward model and their rewards (CodeRL, Le et al., 2022, eq. 4).
 OUTCOME_REWARDS = {"syntax_error": -1.0, "runtime_error": -0.6, "failed_test": -0.3, "passed": 1.0}
-HEADS = ("score", "classifier")  # the head's name in a token classifier
+HEAD_FILE = "head.safetensors"  # the head of a `BackboneWithHead`
 
 
 class BackboneWithHead(nn.Module):
@@ -38,6 +42,8 @@ class BackboneWithHead(nn.Module):
         super().__init__()
         self.backbone, self.score, self.config = backbone, head, backbone.config
         self._no_split_modules = backbone._no_split_modules
+        files = getattr(backbone, "weight_files", {})
+        self.weight_files = {f"backbone.{name}": place for name, place in files.items()}
 
     def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
         """`.logits` (B, L, C) of input_ids (B, L)."""
@@ -50,14 +56,10 @@ class BackboneWithHead(nn.Module):
     def get_output_embeddings(self) -> None:
         return None
 
-    def save_pretrained(self, folder: str | Path, state_dict: dict | None = None) -> None:
-        """Writes the folder; state_dict: whole tensors in the place of this module's own."""
-        state, parts = state_dict or self.state_dict(), {"backbone": {}, "score": {}}
-        for name, tensor in state.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        self.backbone.save_pretrained(folder, state_dict=parts["backbone"])
-        save_file(parts["score"], Path(folder) / HEAD_FILE)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the folder. All ranks must call this together."""
+        save_weights(self.backbone, Path(folder))
+        save_tensors(Path(folder), Path(HEAD_FILE).stem, self.score.state_dict())
 
 
 def _new_head(backbone, num_labels: int) -> nn.Linear:
@@ -87,14 +89,16 @@ def load_scorer(
     num_labels: int | None = None,
     wanted: str = "backbone",
     headers_only: bool = False,
+    run_config=None,
 ):
     """A reward model or critic in float32; from a policy's folder its head starts at zero.
 
     num_labels: outputs of a new head; of a trained one, InputError where they are others. None
     takes a trained head as it is, and a new one has 1. A trained head of two labels (wrong, right)
-    becomes one output, logit 1 - logit 0. wanted: a key of ACCEPTED; headers_only: as in
-    `load_weights`.
+    becomes one output, logit 1 - logit 0. wanted: a key of ACCEPTED; headers_only and run_config:
+    as in `checkpoints.how_to_load`; the head is read at once.
     """
+    weights = how_to_load(headers_only, run_config)
     config = read_config(path, wanted)
     new_head = kind_of(path, config) == "policy"
     if new_head:
@@ -105,18 +109,18 @@ def load_scorer(
     config.classifier_dropout = 0.0
     has_class = type(config) in transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
     if has_class and (new_head or not find_file(path, HEAD_FILE)):
-        model = _load_classifier(path, config, new_head, headers_only)
+        model = _load_classifier(path, config, new_head, weights)
     else:
-        model = _load_backbone(path, config, new_head, headers_only)
+        model = _load_backbone(path, config, new_head, weights)
     if not new_head and config.num_labels == 2:
         _join_labels(model)
     return model
 
 
-def _load_classifier(path: str | Path, config, new_head: bool, headers_only: bool):
+def _load_classifier(path: str | Path, config, new_head: bool, weights: str):
     """A token classifier of transformers."""
     auto_class = transformers.AutoModelForTokenClassification
-    model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
+    model, missing, unexpected = load_weights(auto_class, path, config, weights)
     starts_at_zero = {name for name in missing if name.startswith(HEADS)}
     if not new_head:  # the head of a sequence classifier is the same without a bias
         sequence = (config.architectures or [""])[0].endswith("ForSequenceClassification")
@@ -125,17 +129,22 @@ def _load_classifier(path: str | Path, config, new_head: bool, headers_only: boo
     refuse_names(path, sorted(set(missing) - starts_at_zero), [])
     for name in starts_at_zero:
         nn.init.zeros_(model.get_parameter(name))
+    fill(model, "cpu", HEADS)
     return model
 
 
-def _load_backbone(path: str | Path, config, new_head: bool, headers_only: bool):
+def _load_backbone(path: str | Path, config, new_head: bool, weights: str):
     """A BackboneWithHead; where its head is new and only headers are read, the bare backbone."""
     auto_class = transformers.AutoModel
-    model, missing, unexpected = load_weights(auto_class, path, config, headers_only)
+    model, missing, unexpected = load_weights(auto_class, path, config, weights)
     refuse_names(path, missing, [] if new_head else unexpected)
     if not new_head:
         return BackboneWithHead(model, _saved_head(path, config.num_labels))
-    return model if headers_only else BackboneWithHead(model, _new_head(model, config.num_labels))
+    if weights == "headers":
+        return model
+    late = weights == "late"  # weights on meta give no hidden states, zeros do
+    readable = load_weights(auto_class, path, config, "headers")[0] if late else model
+    return BackboneWithHead(model, _new_head(readable, config.num_labels))
 
 
 def _check_outputs(path: str | Path, config, num_labels: int | None) -> None:
@@ -167,19 +176,14 @@ def _join_labels(model) -> None:
     model.num_labels = model.config.num_labels = 1
 
 
-def head_of(model) -> nn.Linear:
-    """The linear head of a token classifier: `score`, or `classifier` in older architectures."""
-    return next(module for name, module in model.named_modules() if name in HEADS)
-
-
 def load_critic(config, checkpoint: Path | None):
     """The critic: a token classifier whose logit is the value. In a new run config.value_init says
     where it starts: "prm": as config.prm, head and all; "policy": as the policy, with a head of
     zeros; "none": as the policy, with a random head, as TRL's starts."""
     if checkpoint:
-        return load_scorer(checkpoint / "critic", wanted="critic")
+        return load_scorer(checkpoint / "critic", wanted="critic", run_config=config)
     path = config.prm if config.value_init == "prm" else config.model_name_or_path
-    critic = load_scorer(path, wanted="critic")
+    critic = load_scorer(path, wanted="critic", run_config=config)
     if getattr(critic.config, "score_activation", "none") != "none":
         raise InputError(f"{path}: a critic's values are logits; its score_activation is not none")
     critic.config.reward_model_kind = "critic"

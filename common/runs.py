@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 from common.batches import Rollout, Verdicts
+from common.checkpoints import save_weights
 from common.distributed import all_sum, end_distributed, gather_rows, rank, start_distributed
 from common.files import append_jsonl, whole_lines, write_text
 from common.flags import InputError, parse_flags
+from common.reward_models import BackboneWithHead
+from common.tensors import read_into, save_tensors, tensors_in
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
@@ -248,11 +248,6 @@ def log_row(config, bar: tqdm, row: dict, **shown: str) -> None:
         bar.update()
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor on the CPU; a sharded one is gathered first (all ranks must call this together)."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
-
-
 def _sync(folder: Path) -> None:
     """Flushes every file of a folder, and the folder itself, to disk."""
     for path in [*folder.rglob("*"), folder]:
@@ -262,13 +257,11 @@ def _sync(folder: Path) -> None:
 
 
 def _save_pretrained(model, folder: Path) -> None:
-    state = {name: _whole(tensor) for name, tensor in model.state_dict().items()}
-    if rank() == 0:
-        if getattr(model.config, "tie_word_embeddings", False):
-            for name in model._tied_weights_keys or []:  # gathered copies do not share memory
-                state.pop(name, None)
-        state = {name: tensor.contiguous() for name, tensor in state.items()}
-        model.save_pretrained(folder, state_dict=state)
+    """Writes a model in the layout of Hugging Face, gathered tensor by tensor."""
+    if isinstance(model, BackboneWithHead):
+        model.save_pretrained(folder)
+    else:
+        save_weights(model, folder)
 
 
 def save_model(model, tokenizer, folder: str | Path) -> None:
@@ -292,8 +285,8 @@ def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer
 
     `models` maps names to models; the first model stands at the top of the folder, in the layout of
     Hugging Face, the others in subfolders of their names. `optimizers` has the same names. The
-    optimizers' moments go to trainer.safetensors. Randomness is stateless: a resumed run needs no
-    more than these and the step.
+    optimizers' moments go to trainer.safetensors, or to several files (`save_tensors`). Randomness
+    is stateless: a resumed run needs no more than these and the step.
     """
     folder = Path(config.output_dir) / f"checkpoint-{step}"
     beside = folder.with_name(f"{folder.name}.tmp")
@@ -302,10 +295,10 @@ def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer
         _save_pretrained(model, beside / name if place else beside)
         for parameter_name, parameter in model.named_parameters():
             for key, value in optimizers[name].state.get(parameter, {}).items():
-                moments[f"{name}/{parameter_name}/{key}"] = _whole(value).clone()
+                moments[f"{name}/{parameter_name}/{key}"] = value
+    save_tensors(beside, "trainer", moments)
     if rank() == 0:
         tokenizer.save_pretrained(beside)
-        save_file(moments, beside / "trainer.safetensors")
         write_text(beside / "trainer_state.json", json.dumps({"global_step": step}) + "\n")
         _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
@@ -324,27 +317,17 @@ def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
     """
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        with safe_open(checkpoint / "trainer.safetensors", framework="pt") as moments:
-            keys = set(moments.keys())
-            for name, model in models.items():
-                for parameter_name, parameter in model.named_parameters():
-                    found = {
-                        key: moments.get_tensor(f"{name}/{parameter_name}/{key}")
-                        for key in ("step", "exp_avg", "exp_avg_sq")
-                        if f"{name}/{parameter_name}/{key}" in keys
-                    }
-                    for key in found.keys() - {"step"}:
-                        found[key] = _like(found[key], parameter)
-                    if found:
-                        optimizers[name].state[parameter] = found
+        files = tensors_in(checkpoint, "trainer")
+        for name, model in models.items():
+            for parameter_name, parameter in model.named_parameters():
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    moment = f"{name}/{parameter_name}/{key}"
+                    if moment in files:
+                        value = torch.zeros_like(parameter, requires_grad=False)
+                        if key == "step":
+                            value = torch.zeros((), device=parameter.device)
+                        read_into(value, files[moment][0], moment)
+                        optimizers[name].state[parameter][key] = value
         return state["global_step"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint}: cannot be resumed from: {error}") from None
-
-
-def _like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A whole tensor on the parameter's device, and sharded as the parameter is."""
-    tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-    return tensor

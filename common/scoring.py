@@ -16,12 +16,13 @@ from common.batches import (
     pad_rollout,
 )
 from common.checks import check_length
-from common.distributed import all_sum, device, rank, reshard, shard
+from common.distributed import all_sum, device, rank
 from common.flags import InputError
 from common.lines import lines_of, put_at_line_ends
 from common.models import line_table, load_tokenizer
 from common.reward_models import OUTCOME_REWARDS, head_of, load_scorer
 from common.runs import progress_bar
+from common.sharding import reshard, shard
 from common.texts import encode_prompt, encode_text, prompt_format_of, reasoning_of
 from kernels import masking
 
@@ -190,7 +191,7 @@ def load_reward_model(
     """
     if path is None:
         return None
-    own, model = load_tokenizer(path), load_scorer(path).eval()
+    own, model = load_tokenizer(path), load_scorer(path, run_config=config).eval()
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
     asked, read = prompt_format_of(config), prompt_format_of(model.config)
     same = same and asked.is_chat(tokenizer) == read.is_chat(own)
@@ -206,7 +207,7 @@ def load_reward_model(
         print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
     if rank() == 0 and not reads_ids:
         print(f"{path} reads completions as text, with its own tokenizer and prompt format")
-    return RewardModel(shard(model), own, reads_ids)
+    return RewardModel(shard(model, config), own, reads_ids)
 
 
 def check_line_tokens(path: str, model, tokenizer) -> None:
@@ -314,10 +315,12 @@ def score_outcomes(
     return score_texts(orm.model, orm.tokenizer, *texts, ended=ended, **limits_of(config))
 
 
-def load_reasoning_rm(path: str | None) -> tuple:
+def load_reasoning_rm(path: str | None, config=None) -> tuple:
     """A reasoning reward model, frozen, and its tokenizer, which need not be the policy's; None and
-    None without a path."""
-    return (shard(load_scorer(path).eval()), load_tokenizer(path)) if path else (None, None)
+    None without a path. config: of the run."""
+    if path is None:
+        return None, None
+    return shard(load_scorer(path, run_config=config).eval(), config), load_tokenizer(path)
 
 
 @torch.no_grad()

@@ -108,6 +108,7 @@ class Config:
     temperature: float = 1.0  # of responses and completions
     max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
     batch_size: int = 64  # prompts or prefixes a sampling batch, a process
+    bf16: bool | None = None  # models in bfloat16; default: on CUDA
     # prompts searched side by side, over all processes; what a run that is cut off loses at most
     chunk_size: int = 64
     sandbox_workers: int = 1  # processes that run programs, a process of the search
@@ -205,10 +206,11 @@ def search_all(config: Config, tasks: list[dict], progress: Path, done: int) -> 
                 continue
             tokenizer = common.load_tokenizer(path)
             table = common.line_table(tokenizer)
-            policy = common.replicate(common.load_policy(path).eval())
+            policy = common.replicate(common.load_policy(path, config).eval(), config)
             completer = policy
             if config.completer:
-                completer = common.replicate(common.load_policy(config.completer).eval())
+                completer = common.load_policy(config.completer, config).eval()
+                completer = common.replicate(completer, config)
             for number in left:
                 chunk = search_chunk(
                     config, policy, completer, tokenizer, table, runner, chunks[number], index

@@ -249,6 +249,17 @@ def test_micro_batches_change_nothing_but_rounding(start):
 
 
 @pytest.mark.slow
+def test_a_run_in_bfloat16_is_near_the_run_in_float32(start):
+    losses = []
+    for bf16 in (True, False):
+        config = config_of(start, f"bf16-{bf16}", max_steps=2, bf16=bf16)
+        dpo.main(config)
+        losses.append([row["loss"] for row in common.logged_metrics(config.output_dir)])
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+    common.end_distributed()
+
+
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(start):
     dpo.main(config_of(start, "one", max_steps=2, per_device_train_batch_size=7))
     two = config_of(start, "two", max_steps=2, per_device_train_batch_size=7)

@@ -115,7 +115,7 @@ def test_verdicts_are_outcome_rows_for_an_orm(tmp_path):
         )
     )
     config = train_prm.Config(str(tmp_path / "run" / "verdicts.jsonl"), "", objective="outcome")
-    examples = train_prm.read_examples(config)
+    examples = common.read_examples(config)
     assert [row["outcome"] for row in examples] == [3, 2, 0] and [
         row["prompt"] for row in examples
     ] == ["p"] * 3

@@ -346,7 +346,7 @@ def test_a_prm_is_trained_on_fenced_lines_and_an_orm_on_fenced_programs(tmp_path
     common.write_jsonl(tmp_path / "pairs.jsonl", pairs)
     config = train_prm.Config(str(tmp_path / "pairs.jsonl"), "", objective="score", fence=True)
     with pytest.raises(InputError, match="--fence is for programs"):
-        train_prm.read_examples(config)
+        common.read_examples(config)
 
 
 def test_gold_rows_are_the_completions_as_written():

@@ -136,15 +136,15 @@ def config_for(tmp_path, rows, **flags):
 def test_outcome_rows_become_classes_and_a_lost_verdict_is_none(tmp_path):
     statuses = ["passed", "failed", "error", "timeout", "memory", "syntax_error", "harness_error"]
     rows = outcome_rows([("t", status) for status in statuses])
-    examples = train_prm.read_examples(config_for(tmp_path, rows, objective="outcome"))
+    examples = common.read_examples(config_for(tmp_path, rows, objective="outcome"))
     assert [row["outcome"] for row in examples] == [3, 2, 1, 1, 1, 0]
     with pytest.raises(InputError, match=r"data\.jsonl: no row has a verdict"):
-        train_prm.read_examples(config_for(tmp_path, rows[-1:], objective="outcome"))
+        common.read_examples(config_for(tmp_path, rows[-1:], objective="outcome"))
 
 
 def test_the_orm_reads_what_it_reads_in_reinforcement_learning(tmp_path):
     rows = [OUTCOME, OUTCOME | {"terminated": True}, OUTCOME | {"terminated": False}]
-    examples = train_prm.read_examples(config_for(tmp_path, rows, objective="outcome"))
+    examples = common.read_examples(config_for(tmp_path, rows, objective="outcome"))
     tokenizer = common.new_tokenizer(["p\nx\n"] * 3, 300)
     common.encode_examples(tokenizer, examples)
     plain = tokenizer("x").input_ids
@@ -171,7 +171,7 @@ def test_a_pair_is_a_passing_and_a_failing_program_of_one_task(tmp_path):
         ]
     )
     config = config_for(tmp_path, rows, objective="ranking")
-    units = train_prm.units_of(config, train_prm.read_examples(config))
+    units = train_prm.units_of(config, common.read_examples(config))
     assert [[[row["text"] for row in side] for side in unit] for unit in units] == [
         [["0\n", "3\n"], ["1\n", "2\n"]],
         [["9\n"], ["8\n"]],
@@ -190,7 +190,7 @@ def test_a_row_of_pairs_is_a_group_of_its_own(tmp_path):
         for i in range(2)
     ]
     config = config_for(tmp_path, rows, objective="ranking")
-    examples = train_prm.read_examples(config)
+    examples = common.read_examples(config)
     assert not any(row["eos"] for row in examples)
     assert [
         [row["text"] for side in unit for row in side]
@@ -244,7 +244,7 @@ def test_an_orm_ranks_held_out_passing_programs_above_failing_ones(tmp_path, obj
         common.load_scorer(tmp_path / "run").eval(),
         common.load_tokenizer(tmp_path / "run"),
     )
-    examples = train_prm.read_examples(config)
+    examples = common.read_examples(config)
     common.encode_examples(tokenizer, examples)
     with torch.no_grad():
         scores = [
@@ -269,7 +269,7 @@ def test_ranking_scores_are_centred_on_the_training_texts(tmp_path):
         common.load_scorer(tmp_path / "run").eval(),
         common.load_tokenizer(tmp_path / "run"),
     )
-    examples = train_prm.read_examples(config)
+    examples = common.read_examples(config)
     common.encode_examples(tokenizer, examples)
     held_out = {
         f"t{i}" for i in range(30) if common.seed_of(0, "held-out", f"t{i}") % 10_000 < 3000
@@ -370,17 +370,17 @@ def test_pairs_without_ratings_are_rated_one_and_zero_and_half_rated_files_are_r
     bare = [
         {key: value for key, value in row.items() if not key.endswith("_rating")} for row in rated
     ]
-    examples = train_prm.read_examples(config_for(tmp_path, bare, objective="score"))
+    examples = common.read_examples(config_for(tmp_path, bare, objective="score"))
     assert [row["rating"] for row in examples] == [1, 0, 1, 0] and not any(
         row["eos"] for row in examples
     )
-    examples = train_prm.read_examples(config_for(tmp_path, rated, objective="score"))
+    examples = common.read_examples(config_for(tmp_path, rated, objective="score"))
     assert [row["rating"] for row in examples] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3])
     half = [rated[0], bare[1] | {"chosen_rating": 1}]
     with pytest.raises(
         InputError, match=r"data\.jsonl:2: field 'rejected_rating' must be a number in \[0, 1\]"
     ):
-        train_prm.read_examples(config_for(tmp_path, half, objective="score"))
+        common.read_examples(config_for(tmp_path, half, objective="score"))
 
 
 def test_a_head_without_bias_cannot_be_centred():
@@ -550,4 +550,4 @@ GOOD = {"task_id": "t", "prompt": "p", "completions": ["a = 1\n", "b = 2\n"], "l
 )
 def test_rows_that_do_not_fit_are_refused_by_place(tmp_path, objective, good, change, message):
     with pytest.raises(InputError, match=r"data\.jsonl:2: " + message):
-        train_prm.read_examples(config_for(tmp_path, [good, good | change], objective=objective))
+        common.read_examples(config_for(tmp_path, [good, good | change], objective=objective))

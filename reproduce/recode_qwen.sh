@@ -13,11 +13,11 @@
 # --max_completion_length 4096 --rollout_batch_size $SAMPLES --max_tokens_per_forward $TOKENS;
 # beside these some GiB for CUDA, NCCL and fragments:
 #     one of 24 GB     MODEL=Qwen/Qwen2.5-Coder-0.5B-Instruct TOKENS=8192 SAMPLES=128
-#                                                    rollout @G, update @H
+#                                                    rollout 14.4, update 9.9
 #     one of 80 GB     MODEL=Qwen/Qwen2.5-Coder-1.5B-Instruct SAMPLES=256
-#                                                    rollout @I, update @J
-#     eight of 80 GB   PROCESSES=8                   rollout @K, update @L
-#     two such nodes   LAUNCH                        rollout @M, update @N
+#                                                    rollout 55.0, update 30.4
+#     eight of 80 GB   PROCESSES=8                   rollout 42.3, update 27.9
+#     two such nodes   LAUNCH                        rollout 28.3, update 20.0
 # Hours of the third line, if a GPU does 300 TFLOP/s and decodes a token of each of its samples in
 # 10 ms, and every text has its full length (an answer to MBPP is far shorter):
 #     GRPO arm  51,200 samples x 4608 tokens x 12 x 7.6e9 FLOP / (8 x 300e12) = 2.5, and decoding

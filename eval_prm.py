@@ -158,11 +158,8 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
     if config.prm is not None:
         lines = common.score_text_lines(*load_prm(config), asked, texts, size, "prm")
         if not config.score_prose:
-            found = [common.program_lines(row["program"], row["text"]) for row in samples]
-            lines = [
-                [score for score, line in zip(*pair, strict=True) if line is not None]
-                for pair in zip(lines, found, strict=True)
-            ]
+            programs = [row["program"] for row in samples]
+            lines = common.of_program_lines(lines, programs, texts)
         for how in config.reduce:
             rankers[f"prm {how}"] = [common.reduce_lines(row, how) for row in lines]
     if config.orm is not None:

@@ -109,6 +109,7 @@ from common.examples import (
 from common.lines import (
     line_ends,
     lines_of,
+    of_program_lines,
     program_lines,
     put_at_line_ends,
     scored_lines,

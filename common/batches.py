@@ -57,6 +57,10 @@ class Rollout(NamedTuple):
         openings = self.openings or [""] * len(self.texts)
         return [opening + text for opening, text in zip(openings, self.texts, strict=True)]
 
+    def programs(self) -> list[str]:
+        """N, the program in each judged text: the sandbox runs it, and its lines have scores."""
+        return list(map(extract_program, self.tasks, self.judged_texts()))
+
 
 def roll_out(
     policy,
@@ -133,8 +137,8 @@ def sample(policy, tokenizer, tasks: list[dict], config, step: int, stage: str) 
 def execute(runner, rollout: Rollout) -> list[Future]:
     """Starts the program of each completion in the sandbox; `verdicts_of` waits for the results."""
     return [
-        runner.submit(task, extract_program(task, text))
-        for task, text in zip(rollout.tasks, rollout.judged_texts(), strict=True)
+        runner.submit(task, program)
+        for task, program in zip(rollout.tasks, rollout.programs(), strict=True)
     ]
 
 

@@ -4,11 +4,11 @@ A line is that of kernels/masking. N completions of T tokens, of at most L lines
 """
 
 import re
+from collections.abc import Iterable
 
 import torch
 
 from common.batches import Rollout, pad
-from common.programs import extract_program
 from common.texts import unix
 from kernels import lexer, masking
 
@@ -50,6 +50,17 @@ def program_lines(program: str, text: str) -> list[int | None]:
     return found
 
 
+def of_program_lines(
+    scores: list[list[float]], programs: Iterable[str], texts: list[str]
+) -> list[list[float]]:
+    """Of the scores of each text's lines those of the program's lines (`program_lines`)."""
+    found = map(program_lines, programs, texts)
+    return [
+        [score for score, line in zip(row, lines, strict=True) if line is not None]
+        for row, lines in zip(scores, found, strict=True)
+    ]
+
+
 def scored_lines(
     rollout: Rollout, line_table: masking.LineTable, score_prose: bool
 ) -> torch.Tensor:
@@ -60,8 +71,8 @@ def scored_lines(
     if score_prose:
         return scored
     rows = []
-    for task, text in zip(rollout.tasks, rollout.texts, strict=True):
-        found = program_lines(extract_program(task, text), text)[:num_lines]
+    for program, text in zip(rollout.programs(), rollout.texts, strict=True):
+        found = program_lines(program, text)[:num_lines]
         rows.append([line is not None for line in found] + [True] * (num_lines - len(found)))
     return scored & torch.tensor(rows, dtype=torch.bool, device=ended.device).view(scored.shape)
 

@@ -49,7 +49,7 @@ raise AssertionError("outputs " + _hashlib.sha256(_text).hexdigest())
 def reduce_lines(scores: list[float], how: str) -> float:
     """One score from those of a program's lines, NaN left out; -inf without a line.
 
-    how: "min", "mean", "last", or "product", the sum of log((score + 1) / 2): scores as
+    how: "min", "mean", "sum", "last", or "product", the sum of log((score + 1) / 2): scores as
     probabilities, cut to [1e-6, 1].
     """
     scores = [score for score in scores if not math.isnan(score)]
@@ -57,6 +57,8 @@ def reduce_lines(scores: list[float], how: str) -> float:
         return -math.inf
     if how == "min":
         return min(scores)
+    if how == "sum":
+        return sum(scores)
     if how == "mean":
         return sum(scores) / len(scores)
     if how == "last":

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from common.batches import Rollout, batches_by_length, pad, pad_pairs, pad_rollout
+from common.checks import check_length
 from common.distributed import all_sum, device, rank, reshard, shard
 from common.flags import InputError
 from common.lines import lines_of, put_at_line_ends
@@ -214,13 +215,20 @@ def check_line_tokens(path: str, model, tokenizer) -> None:
 
 @torch.no_grad()
 def score_text_lines(
-    reward_model, tokenizer, tasks: list[dict], texts: list[str], batch_size: int, title: str = ""
+    reward_model,
+    tokenizer,
+    tasks: list[dict],
+    texts: list[str],
+    batch_size: int,
+    title: str = "",
+    path: str | None = None,
 ) -> list[list[float]]:
     """Scores of a PRM for the lines of texts (common.lines_of) that follow their tasks' prompts,
     by the PRM's own tokenizer; NaN for a line that ends in no token.
 
     A line's score is read at the token in which the line ends. Where config.json has a `step_token`
     this token is put in after each line, and the score is read there. title: of a progress bar.
+    path: of the model, for an InputError where a text is too long for the model.
     """
     step_token = getattr(reward_model.config, "step_token", None)
     prompt_format = prompt_format_of(reward_model.config)
@@ -238,6 +246,8 @@ def score_text_lines(
         step_ends.append(ends)
     scores: list[list[float]] = [[] for _ in texts]
     lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, rows, strict=True)]
+    if path is not None:
+        check_length(path, reward_model, max(lengths, default=0))
     bar = progress_bar(title, len(rows)) if title else None
     for micro in batches_by_length(lengths, batch_size):
         ids, mask = pad_pairs([prompts[i] for i in micro], [rows[i] for i in micro])  # (B, L)

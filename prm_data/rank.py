@@ -5,8 +5,8 @@ its pairs are made. Both likely ways are here:
 
 --pairs response  Samples of one prompt, ranked. The best sample of a task against its worst; with
                   --min_margin every pair that is further apart, widest first. The seed breaks ties.
-                  --rank_by prm: by the score of a line PRM, read at the last token of each line and
-                  aggregated over the lines. The paper is silent on --aggregate: the mean stands in,
+                  --rank_by prm: by the scores of a line PRM, aggregated over the program's lines.
+                  The paper is silent on --aggregate: the mean stands in,
                   so that length does not pay; min is the score of the weakest line; sum is
                   PRLCoder's reward in PPO (its eq. 2).
                   --rank_by tests: chosen passes and rejected fails, the control on the same
@@ -32,11 +32,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 import common
 from common import InputError
-from kernels import masking
 from prm_data import rows
 
 
@@ -62,38 +59,18 @@ class Config:
     seed: int = 0
 
 
-@torch.no_grad()
 def prm_scores(
     model, tokenizer, tasks: list[dict], completions: list[str], config: Config
 ) -> list[float]:
-    """One score a completion: its lines' scores, aggregated; NaN without a line.
-
-    A line's score is read at the line's last token.
-    """
-    aggregate = {"sum": torch.sum, "mean": torch.mean, "min": torch.min}[config.aggregate]
-    table = common.line_table(tokenizer)
-    prompt_format = common.prompt_format_of(model.config)
-    prompts = [common.encode_prompt(tokenizer, task, prompt_format) for task in tasks]
-    texts = [common.encode_text(tokenizer, text) for text in completions]
-    scores = [float("nan")] * len(texts)
-    order = [i for i in range(len(texts)) if texts[i]]
-    order.sort(key=lambda i: len(prompts[i]) + len(texts[i]))
-    if order:
-        common.check_length(config.prm, model, len(prompts[order[-1]]) + len(texts[order[-1]]))
-    bar = common.progress_bar("samples scored", len(order))
-    for start in range(0, len(order), config.per_device_eval_batch_size):
-        batch = order[start : start + config.per_device_eval_batch_size]
-        # (B, L), (B, L)
-        ids, mask = common.pad_pairs([prompts[i] for i in batch], [texts[i] for i in batch])
-        ends = masking.line_ends(ids, mask, table)  # (B, L)
-        values = common.scores_of(model, ids)  # (B, L)
-        for i, row, at_end in zip(batch, values, ends, strict=True):
-            lines = row[at_end]  # (lines,)
-            if len(lines):
-                scores[i] = float(aggregate(lines))
-        bar.update(len(batch))
-    bar.close()
-    return scores
+    """One score a completion: those of its program's lines, aggregated; NaN without a line."""
+    size = config.per_device_eval_batch_size
+    lines = common.score_text_lines(
+        model, tokenizer, tasks, completions, size, "samples scored", config.prm
+    )
+    programs = map(common.extract_program, tasks, completions)
+    rows = common.of_program_lines(lines, programs, completions)
+    scores = [common.reduce_lines(row, config.aggregate) for row in rows]
+    return [math.nan if score == -math.inf else score for score in scores]
 
 
 def best_pairs(
@@ -132,10 +109,11 @@ def response_pairs(config: Config) -> list[dict]:
         score_of = {"passed": 1.0, "harness_error": math.nan}
         scores = [score_of.get(row["status"], 0.0) for row in samples]
     else:
-        model = common.shard(common.load_scorer(config.prm).eval())
+        model = common.shard(common.load_scorer(config.prm, wanted="prm").eval())
         if config.prompt_format != "auto":
             model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
         tokenizer = common.load_tokenizer(config.prm)
+        common.check_line_tokens(config.prm, model, tokenizer)
         prompted = [tasks[row["task_id"]] for row in samples]
         texts = [row["completion"] for row in samples]
         scores = prm_scores(model, tokenizer, prompted, texts, config)

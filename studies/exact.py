@@ -51,13 +51,10 @@ def labels_of(
 def labels_of_text(task: dict, text: str, labels: list[float | None]) -> list[float | None]:
     """Labels of a completion's lines from the labels of its program's lines.
 
-    The program may begin with a prefix, which the task gives and the completion does not repeat;
-    the completion may have lines before and after the program.
+    Lines around the program have no label (common.program_lines).
     """
-    program = common.extract_program(task, text)
-    body = program.removeprefix(task.get("prefix", ""))
-    prefix, before = program[: len(program) - len(body)], text[: text.find(body)]
-    return [None] * common.unix(before).count("\n") + labels[common.unix(prefix).count("\n") :]
+    lines = common.program_lines(common.extract_program(task, text), text)
+    return [None if line is None else labels[line] for line in lines]
 
 
 def at_line_ends(

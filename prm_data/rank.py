@@ -33,29 +33,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 import common
-from common import InputError
+from common import InputError, InputFile, NonNegativeFloat, OutputFile, PositiveInt
 from prm_data import rows
 
 
 @dataclass
 class Config:
-    output_file: str  # pairs.jsonl
+    output_file: OutputFile  # pairs.jsonl
     method: Literal["rank"] = "rank"
     # whole samples, or one line after the same lines
     pairs: Literal["response", "step"] = "response"
-    tasks: str | None = None  # response: tasks.jsonl that was sampled from
+    tasks: InputFile | None = None  # response: tasks.jsonl that was sampled from
     # response: samples.jsonl of eval.py; for --rank_by tests its verdicts.jsonl
-    samples: str | None = None
+    samples: InputFile | None = None
     rank_by: Literal["prm", "tests"] = "prm"  # response: score of --prm, or passing before failing
     prm: str | None = None  # response: line-level reward model
     aggregate: Literal["sum", "mean", "min"] = "mean"  # response: one score from those of the lines
     # response: pairs further apart than this; none: the best against the worst alone
-    min_margin: float | None = None
+    min_margin: NonNegativeFloat | None = None
     # response: auto: as the PRM's config.json says, or by the chat template, if there is one
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
-    data: str | None = None  # step: prm.jsonl of --method mutate --packing prefix
-    max_pairs_per_task: int = 8
-    per_device_eval_batch_size: int = 64  # response: samples a forward pass of the PRM
+    data: InputFile | None = None  # step: prm.jsonl of --method mutate --packing prefix
+    max_pairs_per_task: PositiveInt = 8
+    per_device_eval_batch_size: PositiveInt = 64  # response: samples a forward pass of the PRM
     seed: int = 0
 
 

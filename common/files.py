@@ -22,7 +22,7 @@ def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line.decode())
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # also integers of thousands of digits
                 raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: not a JSON object but {type(row).__name__}")

@@ -173,4 +173,4 @@ def main(config: Config) -> None:
         f"lines: {counts[1.0]} positive, {counts[-1.0]} negative, {counts[None]} without label; "
         f"{len(cache)} programs executed"
     )
-    common.write_jsonl(config.output_file, labelled)
+    rows.write_result(config, labelled)

@@ -109,6 +109,7 @@ def response_pairs(config: Config) -> list[dict]:
         score_of = {"passed": 1.0, "harness_error": math.nan}
         scores = [score_of.get(row["status"], 0.0) for row in samples]
     else:
+        common.check_model("prm", config.prm)
         model = common.shard(common.load_scorer(config.prm, wanted="prm").eval())
         if config.prompt_format != "auto":
             model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
@@ -201,11 +202,10 @@ def main(config: Config) -> None:
             raise InputError(f"--{name} is required for these pairs (--help lists all flags)")
     if common.world_size() > 1:
         raise InputError("--method rank runs in one process")
-    common.check_model("prm", config.prm)
     if rows.is_complete(config):
         return
     pairs = step_pairs(config) if config.pairs == "step" else response_pairs(config)
     if not pairs:
         raise InputError(f"{config.data or config.samples}: no two texts of one task can be ranked")
     print(f"{len(pairs)} pairs of {len({pair['task_id'] for pair in pairs})} tasks")
-    common.write_jsonl(config.output_file, pairs)
+    rows.write_result(config, pairs)

@@ -6,6 +6,7 @@ point in a forked process, in a folder of its own.
 """
 
 import dataclasses
+import json
 import os
 import sys
 import typing
@@ -106,7 +107,7 @@ def required_flags(stage: str) -> dict[str, list[str]]:
             elif "input file" in more:
                 flags[field.name] = ["rows.jsonl"]
             else:
-                flags[field.name] = [f"out/{field.name}"]
+                flags[field.name] = [f"out/new/{field.name}"]  # no name of a model hub
     return flags
 
 
@@ -203,3 +204,107 @@ def test_a_bad_flag_is_one_line_and_leaves_nothing(stage, folder):
 
 def test_there_are_at_least_three_hundred_cases_of_bad_flags():
     assert sum(1 for _ in flag_cases()) >= 300
+
+
+TASK = {
+    "task_id": "a",
+    "prompt": "p",
+    "entry_point": "f",
+    "solution": "def f():\n    return 1\n",
+    "setup": "",
+    "style": "assert",
+    "tests": ["assert f() == 1"],
+    "timeout": None,
+    "meta": {"plan": ["a step"]},
+}
+PROMPT = {"task_id": str, "prompt": str}
+PRM_ROW = {"task_id": "a", "prompt": "p", "completions": ["x = 1\n"], "labels": [1.0]}
+PRM_ROW |= {"origin": "reference", "meta": {"changed": []}}
+PAIR = {"task_id": "a", "prompt": "p", "chosen": "x", "rejected": "y", "meta": {}, "kind": "k"}
+OUTCOME = {"task_id": "a", "prompt": "p", "completion": "x", "status": "passed"}
+PAIR_FIELDS = PROMPT | {"chosen": str, "rejected": str}
+SAMPLE_FIELDS = {"task_id": str, "completion": str}
+MODEL = {"model_name_or_path": ["no/such/model"]}
+FILES = [  # stage, the flag of the file, other flags, a valid row, the fields that it must have
+    ("sft", "tasks", {}, TASK, PROMPT),
+    ("train_prm", "data", {}, PRM_ROW, PROMPT | {"completions": list, "labels": list}),
+    ("train_prm", "data", {"objective": ["score"]}, PAIR, PAIR_FIELDS),
+    ("train_prm", "data", {"objective": ["outcome"]}, OUTCOME, PROMPT | {"status": str}),
+    ("ppo", "tasks", {}, TASK, PROMPT),
+    ("grpo", "tasks", {}, TASK, PROMPT),
+    ("dpo", "data", {}, PAIR, PAIR_FIELDS),
+    ("eval", "tasks", MODEL | {"output_dir": ["out"]}, TASK, PROMPT),
+    ("eval_prm", "data", {"prm": ["no/such/model"]}, PRM_ROW, PROMPT | {"completions": list}),
+    ("eval_prm", "pairs", {"judge": ["no/such/model"]}, PAIR, PAIR_FIELDS),
+    ("mutate", "tasks", {}, TASK, PROMPT),
+    ("search", "tasks", {}, TASK, PROMPT),
+    ("gold", "tasks", {"samples": ["other.jsonl"]}, TASK, PROMPT),
+    ("contrast", "tasks", {"samples": ["other.jsonl"]}, TASK, PROMPT),
+    ("rank", "tasks", {"samples": ["other.jsonl"], "prm": ["no/such/model"]}, TASK, PROMPT),
+    ("rank", "data", {"pairs": ["step"]}, PRM_ROW, PROMPT | {"completions": list}),
+]
+
+
+def bad_lines(row: dict, fields: dict) -> dict[bytes, str]:
+    """Second lines of a file whose first line is right, and what is said of them."""
+
+    def line(changes: dict, without: str | None = None) -> bytes:
+        changed = {name: value for name, value in (row | changes).items() if name != without}
+        return json.dumps(changed).encode()
+
+    lines = {
+        b"": "2: not a JSON object",
+        b"{": "2: not a JSON object",
+        b"[1]": "2: not a JSON object but list",
+        b'"text"': "2: not a JSON object but str",
+        b"\x00\x00": "2: not a JSON object",
+        b'{"task_id": "\xff"}': "2: not a JSON object",
+        line({})[:-2]: "2: not a JSON object",
+        b"[" * 100_000: "2: not a JSON object",
+        b'{"task_id": ' + b"9" * 5000 + b"}": "2: not a JSON object",
+    }
+    for name, kind in fields.items():
+        lines[line({}, without=name)] = f"2: field '{name}' is missing"
+        for value in (3, None, {}, [] if kind is str else "x"):
+            lines[line({name: value})] = f"2: field '{name}' must be {kind.__name__}"
+    if row is TASK:
+        for changes, message in (
+            ({"style": "other"}, "style: 'other' is not one of"),
+            ({"style": None}, "style: None is not one of"),
+            ({"tests": []}, "tests: must be a list with at least one test"),
+            ({"tests": "assert f()"}, "tests: must be a list with at least one test"),
+            ({"tests": ["assert ("]}, "tests[0]"),
+            ({"setup": "def ("}, "setup"),
+            ({"setup": 3}, "setup: must be a string"),
+            ({"timeout": -1}, "timeout: -1 is not a positive number"),
+            ({"timeout": "x"}, "timeout: 'x' is not a positive number"),
+            ({"entry_point": "a b"}, "entry_point: 'a b' is not a name"),
+        ):
+            lines[line(changes)] = message
+    return lines
+
+
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_a_bad_row_is_named_by_file_line_and_field_and_leaves_nothing(number, folder):
+    stage, flag, more, row, fields = FILES[number]
+    lines, wrong = bad_lines(row, fields), []
+    if stage in ("sft", "rank", "contrast"):  # they do not run the tasks' tests
+        lines = {line: message for line, message in lines.items() if message.startswith("2:")}
+    for line, message in lines.items():
+        good = json.dumps(row).encode() + b"\n"
+        (folder / "rows.jsonl").write_bytes(good + line + b"\n")
+        (folder / "other.jsonl").write_bytes(b'{"task_id": "a", "completion": "x"}\n')
+        expected = f"rows.jsonl:{message}" if message.startswith("2:") else message
+        flags = more | {flag: ["rows.jsonl"]}
+        problem = check_refused(stage, flags, expected, folder)
+        wrong += [f"{line[:80]!r}: {problem}"] if problem else []
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_a_file_without_rows_is_refused(number, folder):
+    stage, flag, more, *_ = FILES[number]
+    (folder / "other.jsonl").write_bytes(b'{"task_id": "a", "completion": "x"}\n')
+    (folder / "rows.jsonl").write_bytes(b"")
+    problem = check_refused(stage, more | {flag: ["rows.jsonl"]}, "rows.jsonl: no rows", folder)
+    assert problem is None, problem

@@ -298,9 +298,9 @@ def main(config: Config) -> None:
         endpoint = config.judge is not None and config.judge.startswith(("http://", "https://"))
         if endpoint and not config.judge_model:
             raise InputError("--judge with an endpoint needs --judge_model, the name of a model")
+        rows = common.read_jsonl(config.pairs, common.PAIR_FIELDS)
         if not endpoint:
             common.check_model("policy", config.judge)
-        rows = common.read_jsonl(config.pairs, common.PAIR_FIELDS)
     common.check_model("prm", config.prm)
     common.check_model("orm", config.orm)
     common.check_model("reasoning_rm", config.reasoning_rm)

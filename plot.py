@@ -22,17 +22,17 @@ from pathlib import Path
 import numpy as np
 
 import common
-from common import InputError
+from common import InputError, InputFile, OutputFile, PositiveInt
 
 
 @dataclass
 class Config:
-    output_file: str  # the figure; its ending gives the format: png, pdf, svg
+    output_file: OutputFile  # the figure; its ending gives the format: png, pdf, svg
     runs: list[str] = field(default_factory=list)  # run folders, or label=folder,folder,...
     metric: str = "rewards/tests/mean"  # a column of metrics.jsonl
     x: str = "step"  # the column on the other axis
-    smooth: int = 1  # mean over this many rows up to each one
-    report: str | None = None  # or report.json of a reward model
+    smooth: PositiveInt = 1  # mean over this many rows up to each one
+    report: InputFile | None = None  # or report.json of a reward model
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
@@ -80,8 +80,6 @@ def read_group(word: str, config: Config) -> tuple[str, np.ndarray, np.ndarray, 
 def main(config: Config) -> None:
     if bool(config.runs) == (config.report is not None):
         raise InputError("give either --runs or --report")
-    if config.smooth < 1:
-        raise InputError("--smooth must be 1 or more")
     try:
         import matplotlib
     except ImportError:

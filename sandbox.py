@@ -73,6 +73,7 @@ from concurrent.futures import Future
 
 from jail.proxies import HarnessError
 from jail.seal import LAYERS, NAMESPACES
+from jail.styles import make_verdict
 from jail.tasks import TaskError, check_task, prompt_helpers, unittest_methods
 from jail.wire import MAX_MESSAGE, MessageError, to_json
 from jail.worker import Worker, judge_repeatedly
@@ -174,16 +175,20 @@ class Sandbox:
         self.close(cancel=kind is not None)
 
     def submit(self, task: dict, program: str):
-        """A Future of the verdict. Judging begins when a worker is free. TaskError: a bad task."""
+        """A Future of the verdict. Judging begins when a worker is free. TaskError: a bad task.
+
+        A program that is too long to send has a verdict, status "memory".
+        """
         if not self.threads:
             raise RuntimeError("the sandbox is closed")
         if not isinstance(program, str):
             raise TypeError(f"a program must be a string, not {type(program).__name__}")
+        order, future = self.order(task), Future()
         if len(program) > MAX_MESSAGE // 4:
-            raise MessageError(f"a program of {len(program)} characters exceeds {MAX_MESSAGE // 4}")
-        order = self.order(task)
+            reason = f"a program of {len(program)} characters exceeds {MAX_MESSAGE // 4}"
+            future.set_result(make_verdict("memory", 0, order["total"], reason))
+            return future
         order["program"] = program
-        future = Future()
         self.orders.put((order, future))
         return future
 
@@ -296,7 +301,7 @@ def read_rows(path: str):
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise RowError(f"{path}:{line_number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
                     raise RowError(f"{path}:{line_number}: not an object")
@@ -334,12 +339,33 @@ def read_samples(path: str, tasks: dict[str, dict]) -> list[tuple[dict, dict, st
     return samples
 
 
+def check_out(path: str, inputs: list[str]) -> None:
+    """RowError unless verdicts can be written to `path`, and nothing else is lost there."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise RowError(f"--out: {path} is a folder")
+    if not os.path.isdir(folder):
+        raise RowError(f"--out: {folder}: no such folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RowError(f"--out: {folder} cannot be written to")
+    if os.path.exists(path):
+        if any(os.path.samefile(path, other) for other in inputs):
+            raise RowError(f"--out: {path} is an input")
+        if not all("status" in row for _, row in read_rows(path)):
+            raise RowError(f"--out: {path} exists, and is no file of verdicts")
+
+
 def write_rows(path: str, rows: list[dict]) -> None:
     """Write JSONL beside its final name, sync, rename."""
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            text = json.dumps(row, ensure_ascii=False)
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 does not have
+                text = json.dumps(row)
+            file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -349,6 +375,7 @@ def run_command(options) -> None:
     """Judge a file of samples, write the verdicts, print the counts."""
     tasks = read_tasks(options.tasks)
     samples = read_samples(options.samples, tasks)
+    check_out(options.out, [options.tasks, options.samples])
     with Sandbox(
         options.workers, options.timeout, options.memory_mb, options.isolation, options.trace
     ) as sandbox:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks import files
-from common import InputError
+from common import InputError, InputFile, OutputDir
 
 
 @dataclass
 class Config:
     source: Literal["humanevalplus", "mbppplus"]
-    output_dir: str  # one JSONL file a split is written here
-    input: str  # the published file, HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz
+    output_dir: OutputDir  # one JSONL file a split is written here
+    input: InputFile  # the published file, HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz
     think: bool = False  # prompts ask for reasoning between think tags before the program
 
 

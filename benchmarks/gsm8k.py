@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks import files
-from common import InputError
+from common import InputError, InputFile, OutputDir
 
 
 @dataclass
 class Config:
-    output_dir: str  # one JSONL file a split is written here
-    input: str  # the published file, test.jsonl or train.jsonl
+    output_dir: OutputDir  # one JSONL file a split is written here
+    input: InputFile  # the published file, test.jsonl or train.jsonl
     source: Literal["gsm8k"] = "gsm8k"
     think: bool = False  # prompts ask for reasoning between think tags before the answer
 

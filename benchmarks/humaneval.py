@@ -10,12 +10,13 @@ from typing import Literal
 
 import sandbox
 from benchmarks import files
+from common import InputFile, OutputDir
 
 
 @dataclass
 class Config:
-    output_dir: str  # one JSONL file a split is written here
-    input: str  # the published file, HumanEval.jsonl.gz
+    output_dir: OutputDir  # one JSONL file a split is written here
+    input: InputFile  # the published file, HumanEval.jsonl.gz
     source: Literal["humaneval"] = "humaneval"
     think: bool = False  # prompts ask for reasoning between think tags before the program
 

@@ -16,17 +16,17 @@ from typing import Literal
 import common
 import sandbox
 from benchmarks import evalplus, files
-from common import InputError
+from common import InputError, InputFile, OutputDir, PositiveInt
 
 
 @dataclass
 class Config:
-    output_dir: str  # one JSONL file a split is written here
-    input: str  # the published file, mbpp.jsonl or sanitized-mbpp.json
+    output_dir: OutputDir  # one JSONL file a split is written here
+    input: InputFile  # the published file, mbpp.jsonl or sanitized-mbpp.json
     source: Literal["mbpp"] = "mbpp"
-    plus: str | None = None  # file of MBPP+, whose inputs strengthen the tests of its tasks
-    max_plus_inputs: int = 20  # with --plus: added tests a task
-    sandbox_workers: int = 1  # with --plus: processes that run programs against the added tests
+    plus: InputFile | None = None  # file of MBPP+, whose inputs strengthen the tests of its tasks
+    max_plus_inputs: PositiveInt = 20  # with --plus: added tests a task
+    sandbox_workers: PositiveInt = 1  # with --plus: processes that run the added tests
     think: bool = False  # prompts ask for reasoning between think tags before the program
 
 
@@ -87,8 +87,6 @@ def strengthen(tasks: list[dict], config: Config) -> None:
 
     `meta.plus_tests` counts the added tests.
     """
-    if config.max_plus_inputs < 1:
-        raise InputError("--max_plus_inputs must be at least 1")
     plus_rows = {row["task_id"].lower(): row for row in evalplus.read_plus(config.plus)}
     covered = []  # (task, its setup and tests with those of MBPP+)
     for task in tasks:

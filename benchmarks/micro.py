@@ -40,27 +40,27 @@ from benchmarks.micro_operations import (
     VAGUE_PLAN_LINES,
     Step,
 )
-from common import InputError
+from common import InputError, OutputDir, PositiveInt, UnitFloat
 
 
 @dataclass
 class Config:
-    output_dir: str  # sft.jsonl, train.jsonl and test.jsonl are written here
+    output_dir: OutputDir  # sft.jsonl, train.jsonl and test.jsonl are written here
     source: Literal["micro"] = "micro"
-    num_sft_tasks: int = 6000  # demonstrations of the teacher
-    num_train_tasks: int = 1500  # tasks for labels and reinforcement learning
-    num_test_tasks: int = 700  # held-out tasks, from compositions that occur in no other split
+    num_sft_tasks: PositiveInt = 6000  # demonstrations of the teacher
+    num_train_tasks: PositiveInt = 1500  # tasks for labels and reinforcement learning
+    num_test_tasks: PositiveInt = 700  # held-out tasks, compositions that no other split has
     # A step is one operation of a program, one line of its body; here no step of training is meant.
-    min_steps: int = 2  # shortest program of sft.jsonl and test.jsonl
-    max_steps: int = 8  # longest program
-    train_min_steps: int = 5  # shortest program of train.jsonl
-    misconceptions: float = 0.35  # share of (operation, phrase) pairs that the teacher misreads
-    misconception_rate: float = 0.6  # how often the teacher misreads such a pair
-    noise: float = 0.04  # how often the teacher slips on any line
-    comment_rate: float = 0.0  # how often a line of a demonstration has a comment above it
+    min_steps: PositiveInt = 2  # shortest program of sft.jsonl and test.jsonl
+    max_steps: PositiveInt = 8  # longest program
+    train_min_steps: PositiveInt = 5  # shortest program of train.jsonl
+    misconceptions: UnitFloat = 0.35  # share of (operation, phrase) pairs that the teacher misreads
+    misconception_rate: UnitFloat = 0.6  # how often the teacher misreads such a pair
+    noise: UnitFloat = 0.04  # how often the teacher slips on any line
+    comment_rate: UnitFloat = 0.0  # how often a line of a demonstration has a comment above it
     plans: bool = False  # demonstrations write a plan between think tags before the program
-    vague_rate: float = 0.2  # plans: share of the teacher's plan lines that say nothing
-    unaligned_rate: float = 0.1  # plans: share that state another step than the program's line
+    vague_rate: UnitFloat = 0.2  # plans: share of the teacher's plan lines that say nothing
+    unaligned_rate: UnitFloat = 0.1  # plans: share that state another step than the program's line
     seed: int = 0
 
 

@@ -7,8 +7,19 @@ A stage reads:
         common.run(main, Config)
 """
 
-# flags: a dataclass from the command line, and the error that a user sees.
-from common.flags import InputError, parse_flags
+# flags: a dataclass from the command line, its annotations, and the error that a user sees.
+from common.flags import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputDir,
+    OutputFile,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+    parse_flags,
+)
 
 # files: JSONL, read whole and checked, written whole or not at all.
 from common.files import (

@@ -1,11 +1,14 @@
 """JSONL and text files: read whole and checked, written whole or not at all."""
 
+import fcntl
 import json
 import math
 import os
 from pathlib import Path
 
 from common.flags import InputError
+
+LOCKS = []  # open files: an flock ends with the last descriptor of its file
 
 
 def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
@@ -22,7 +25,7 @@ def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line.decode())
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # also integers of thousands of digits
                 raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: not a JSON object but {type(row).__name__}")
@@ -70,21 +73,47 @@ def write_text(path: str | Path, text: str) -> None:
     os.replace(beside, path)
 
 
+def json_line(row: dict) -> str:
+    """A row of JSONL. NaN and infinity become null, since JSON does not have them. A half of a
+    surrogate pair, which UTF-8 does not have, is escaped."""
+    line = json.dumps(null_for_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(null_for_nan(row), allow_nan=False) + "\n"
+    return line
+
+
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:
     """Writes rows as JSONL, whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(map(json_line, rows)))
 
 
 def append_jsonl(path: str | Path, rows: list[dict]) -> None:
     """Appends rows to a log."""
     with open(path, "a", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(json.dumps(null_for_nan(row), ensure_ascii=False, allow_nan=False) + "\n")
+        file.write("".join(map(json_line, rows)))
 
 
-def null_for_nan(row: dict) -> dict:
-    """The row with None for each value that is NaN, since JSON has no NaN."""
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in row.items()
-    }
+def null_for_nan(value):
+    """A value of JSON, as deep as it goes, with None for each number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [null_for_nan(item) for item in value]
+    return value
+
+
+def lock(folder: str | Path, name: str = ".lock") -> None:
+    """Holds a folder until this process ends, however it ends. InputError where another process
+    holds the folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder) / name
+    file = open(path, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{folder}: another run is at work here; wait, or stop that run") from None
+    LOCKS.append(file)

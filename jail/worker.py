@@ -77,20 +77,28 @@ class Worker:
         self.index = index  # of this worker in its pool
         self.processes = []  # the zygote's launcher and the judge, while they run
         self.report = None  # layer -> "" if proved, else the reason of its absence
-        self.scratch = None
+        self.scratch = self.connection = None
 
     def start(self) -> None:
-        """Start both processes and wait for the self-test. HarnessError if they do not come up."""
+        """Start both processes and wait for the self-test.
+
+        HarnessError or OSError if they do not come up; then neither is left.
+        """
         self.stop()
-        self.scratch = make_scratch()
-        self.connection, orders_there = socket.socketpair()
-        control, control_there = socket.socketpair()
-        self.channel = Channel(self.connection.fileno())
-        set_timeout(self.connection, socket.SO_RCVTIMEO, 1)
-        with orders_there, control, control_there:
-            launcher = self.launch("zygote", [control_there.fileno()], self.scratch, self.memory)
-            self.launch("judge", [orders_there.fileno(), control.fileno()], launcher)
-        self.report = self.receive(60.0, 60.0)
+        try:
+            self.scratch = make_scratch()
+            self.connection, orders_there = socket.socketpair()
+            control, control_there = socket.socketpair()
+            self.channel = Channel(self.connection.fileno())
+            set_timeout(self.connection, socket.SO_RCVTIMEO, 1)
+            with orders_there, control, control_there:
+                zygote_ends = [control_there.fileno()]
+                launcher = self.launch("zygote", zygote_ends, self.scratch, self.memory)
+                self.launch("judge", [orders_there.fileno(), control.fileno()], launcher)
+            self.report = self.receive(60.0, 60.0)
+        except BaseException:
+            self.stop()
+            raise
 
     def launch(self, role: str, descriptors: list[int], *arguments) -> int:
         """Start the process of a role and send it its code. Returns the process id."""
@@ -166,20 +174,22 @@ class Worker:
 
     def stop(self) -> None:
         """End both processes and remove the scratch directory."""
-        if not self.processes:
-            return
-        launcher, *judges = self.processes  # there is no judge if it could not be started
-        self.processes = []
-        self.connection.close()
-        for judge in judges:
+        processes, self.processes = self.processes, []
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        for judge in processes[1:]:  # there is no judge if it could not be started
             judge.kill()
             judge.wait()
-        try:
-            launcher.wait(10)  # the zygote sees the judge's end, and ends its candidate and itself
-        except subprocess.TimeoutExpired:
-            launcher.kill()
-            launcher.wait()
-        remove_scratch(self.scratch)
+        for launcher in processes[:1]:
+            try:
+                launcher.wait(10)  # the zygote sees the judge's end, ends its candidate and itself
+            except subprocess.TimeoutExpired:
+                launcher.kill()
+                launcher.wait()
+        if self.scratch is not None:
+            remove_scratch(self.scratch)
+            self.scratch = None
 
 
 def processor_time(pid: int) -> float:

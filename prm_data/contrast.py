@@ -55,7 +55,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import common
-from common import InputError
+from common import InputError, InputFile, NonNegativeFloat, NonNegativeInt, OutputFile, PositiveInt
 from prm_data import rows
 from teachers import chat, chat_reasoning, reasoning_rules
 from teachers.reasoning_rules import (
@@ -73,33 +73,33 @@ KINDS = ("optimisation", "degradation", "strong")
 
 @dataclass
 class Config:
-    tasks: str  # tasks.jsonl
-    output_file: str  # pairs.jsonl
+    tasks: InputFile  # tasks.jsonl
+    output_file: OutputFile  # pairs.jsonl
     # rules: prm.jsonl of the same reasonings with the exact label of each line
-    lines_file: str | None = None
-    num_scrambled: int = 16  # lines_file: scrambled reference plans a task besides
+    lines_file: OutputFile | None = None
+    num_scrambled: NonNegativeInt = 16  # lines_file: scrambled reference plans a task besides
     method: Literal["contrast"] = "contrast"
     # samples.jsonl or verdicts.jsonl of a policy whose reasoning is the base
-    samples: str | None = None
+    samples: InputFile | None = None
     # verdicts.jsonl: a benchmark of sound and unsound samples, nothing is rewritten
-    from_verdicts: str | None = None
+    from_verdicts: InputFile | None = None
     teacher: str = "rules"  # who rewrites: rules; or an endpoint's URL, a model folder or hub name
     teacher_model: str | None = None  # which model of the endpoint
-    teacher_temperature: float = 0.8
-    max_new_tokens: int = 1024  # of one answer
-    concurrency: int = 8  # requests at the same time, or prompts a batch of a local teacher
+    teacher_temperature: NonNegativeFloat = 0.8
+    max_new_tokens: PositiveInt = 1024  # of one answer
+    concurrency: PositiveInt = 8  # requests at the same time, or prompts a batch of a local teacher
     kinds: list[Literal["optimisation", "degradation", "strong"]] = field(
         default_factory=lambda: list(KINDS)
     )
     dimensions: list[Literal["factual", "rigour", "coherence"]] = field(
         default_factory=lambda: list(DIMENSIONS)
     )
-    num_bases: int = 2  # policy samples a task that are rewritten, the first ones that differ
+    num_bases: PositiveInt = 2  # policy samples a task to rewrite, the first ones that differ
     reference_bases: bool = True  # reference plans are rewritten besides
-    num_degraded: int = 2  # degraded versions of a base a dimension
-    num_pairs: int = 1  # --from_verdicts: pairs a task at most
+    num_degraded: NonNegativeInt = 2  # degraded versions of a base a dimension
+    num_pairs: PositiveInt = 1  # --from_verdicts: pairs a task at most
     # lengths differ by this share at most, and lines and tags are alike; none: off
-    match_length: float | None = 0.15
+    match_length: NonNegativeFloat | None = 0.15
     seed: int = 0
 
 

@@ -29,20 +29,20 @@ from typing import Literal
 
 import common
 import sandbox
-from common import InputError
+from common import InputError, InputFile, OutputFile, PositiveFloat, PositiveInt
 from prm_data import rows
 from prm_data.rows import is_code, lines_of
 
 
 @dataclass
 class Config:
-    tasks: str  # tasks.jsonl with reference solutions
-    samples: str  # samples.jsonl or verdicts.jsonl of eval.py
-    output_file: str  # prm.jsonl
+    tasks: InputFile  # tasks.jsonl with reference solutions
+    samples: InputFile  # samples.jsonl or verdicts.jsonl of eval.py
+    output_file: OutputFile  # prm.jsonl
     method: Literal["gold"] = "gold"
-    num_samples: int | None = None  # samples a task at most, the first ones; none: all
-    sandbox_workers: int = 1  # processes that run programs
-    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
+    num_samples: PositiveInt | None = None  # samples a task at most, the first ones; none: all
+    sandbox_workers: PositiveInt = 1  # processes that run programs
+    sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
 
 
 def submit(runner: sandbox.Sandbox, task: dict, program: str, cache: dict) -> list:
@@ -173,4 +173,4 @@ def main(config: Config) -> None:
         f"lines: {counts[1.0]} positive, {counts[-1.0]} negative, {counts[None]} without label; "
         f"{len(cache)} programs executed"
     )
-    common.write_jsonl(config.output_file, labelled)
+    rows.write_result(config, labelled)

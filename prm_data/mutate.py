@@ -56,7 +56,16 @@ from typing import Literal
 
 import common
 import sandbox
-from common import InputError
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputFile,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+)
 from prm_data import mutate_rows, rows
 from prm_data.mutate_rows import labelled_lines, variants_of
 from teachers import chat
@@ -77,39 +86,39 @@ OPERATIONAL = (
 
 @dataclass
 class Config:
-    tasks: str  # tasks.jsonl with reference solutions
-    output_file: str  # prm.jsonl
+    tasks: InputFile  # tasks.jsonl with reference solutions
+    output_file: OutputFile  # prm.jsonl
     method: Literal["mutate"] = "mutate"
     teacher: str = "ast"  # who rewrites: the rules (ast), a model folder or hub name, a URL
     teacher_model: str | None = None  # the endpoint's name for its model
-    teacher_temperature: float = 0.8
-    teacher_max_new_tokens: int = 512  # tokens of an answer
-    teacher_concurrency: int = 8  # requests at the same time, or prompts a batch of a local model
-    teacher_max_retries: int = 5  # of a request that fails, after growing waits
-    teacher_timeout: float = 120.0  # seconds of a request
-    num_variants: int = 1  # versions of a unit that a language model writes, of each intent
+    teacher_temperature: NonNegativeFloat = 0.8
+    teacher_max_new_tokens: PositiveInt = 512  # tokens of an answer
+    teacher_concurrency: PositiveInt = 8  # requests at a time; of a local model prompts a batch
+    teacher_max_retries: NonNegativeInt = 5  # of a request that fails, after growing waits
+    teacher_timeout: PositiveFloat = 120.0  # seconds of a request
+    num_variants: PositiveInt = 1  # versions of a unit that a language model writes, of each intent
     unit: Literal["line", "block"] = "line"  # what is rewritten at a time
     # what the teacher is asked for
     intents: list[Literal["mutate", "refactor"]] = field(
         default_factory=lambda: ["mutate", "refactor"]
     )
-    num_donors: int = 8  # other tasks whose statements the rules may borrow, a task
+    num_donors: NonNegativeInt = 8  # other tasks whose statements the rules may borrow, a task
     # versions of a unit by the rules, operators in turn; none: all
-    max_variants_per_line: int | None = 8
+    max_variants_per_line: PositiveInt | None = 8
     # leave out rule-made versions that write a line of meta.misconceptions, so that the labels do
     # not show what the micro benchmark's policy gets wrong
     exclude_misconceptions: bool = False
     equivalent: Literal["drop", "positive"] = "drop"  # what becomes of mutations that still pass
     packing: Literal["prefix", "program"] = "prefix"  # one changed line a row (the paper), or many
-    rows_per_task: int = 4  # program packing: rows a task
-    change_rate: float = 0.4  # program packing: share of statements that are replaced
-    shift_rate: float = 0.15  # program packing: share of rows with a deleted, added or moved line
-    sandbox_workers: int = 1  # processes that run programs
-    sandbox_timeout: float = 3.0  # CPU seconds a reference, where the task sets none
+    rows_per_task: PositiveInt = 4  # program packing: rows a task
+    change_rate: UnitFloat = 0.4  # program packing: share of statements that are replaced
+    shift_rate: UnitFloat = 0.15  # program packing: rows with a deleted, added or moved line
+    sandbox_workers: PositiveInt = 1  # processes that run programs
+    sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a reference, where the task sets none
     # CPU seconds a changed program; ten times its reference's where that is more
-    variant_timeout: float = 1.0
+    variant_timeout: PositiveFloat = 1.0
     balance: bool = False  # leave out, at random, changes whose label is the more frequent one
-    outcomes_file: str | None = None  # executed programs with verdicts, for outcome reward models
+    outcomes_file: OutputFile | None = None  # all programs with verdicts, for outcome reward models
     seed: int = 0
 
 
@@ -341,8 +350,6 @@ def verified_changes(tasks: list[dict], results: dict, config: Config) -> dict[s
 
 def main(config: Config) -> None:
     tasks = read_tasks(config)
-    if config.num_variants < 1:
-        raise InputError(f"--num_variants must be at least 1, not {config.num_variants}")
     progress, output = rows.progress_of(config), Path(config.output_file)
     flags = dataclasses.asdict(config)
     lines = rows.read_progress(progress, {n: flags[n] for n in flags if n not in OPERATIONAL})

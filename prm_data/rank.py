@@ -33,29 +33,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 import common
-from common import InputError
+from common import InputError, InputFile, NonNegativeFloat, OutputFile, PositiveInt
 from prm_data import rows
 
 
 @dataclass
 class Config:
-    output_file: str  # pairs.jsonl
+    output_file: OutputFile  # pairs.jsonl
     method: Literal["rank"] = "rank"
     # whole samples, or one line after the same lines
     pairs: Literal["response", "step"] = "response"
-    tasks: str | None = None  # response: tasks.jsonl that was sampled from
+    tasks: InputFile | None = None  # response: tasks.jsonl that was sampled from
     # response: samples.jsonl of eval.py; for --rank_by tests its verdicts.jsonl
-    samples: str | None = None
+    samples: InputFile | None = None
     rank_by: Literal["prm", "tests"] = "prm"  # response: score of --prm, or passing before failing
     prm: str | None = None  # response: line-level reward model
     aggregate: Literal["sum", "mean", "min"] = "mean"  # response: one score from those of the lines
     # response: pairs further apart than this; none: the best against the worst alone
-    min_margin: float | None = None
+    min_margin: NonNegativeFloat | None = None
     # response: auto: as the PRM's config.json says, or by the chat template, if there is one
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
-    data: str | None = None  # step: prm.jsonl of --method mutate --packing prefix
-    max_pairs_per_task: int = 8
-    per_device_eval_batch_size: int = 64  # response: samples a forward pass of the PRM
+    data: InputFile | None = None  # step: prm.jsonl of --method mutate --packing prefix
+    max_pairs_per_task: PositiveInt = 8
+    per_device_eval_batch_size: PositiveInt = 64  # response: samples a forward pass of the PRM
     seed: int = 0
 
 
@@ -109,6 +109,7 @@ def response_pairs(config: Config) -> list[dict]:
         score_of = {"passed": 1.0, "harness_error": math.nan}
         scores = [score_of.get(row["status"], 0.0) for row in samples]
     else:
+        common.check_model("prm", config.prm)
         model = common.shard(common.load_scorer(config.prm, wanted="prm").eval())
         if config.prompt_format != "auto":
             model.config.update({"prompt_format": config.prompt_format, "system_prompt": None})
@@ -201,11 +202,10 @@ def main(config: Config) -> None:
             raise InputError(f"--{name} is required for these pairs (--help lists all flags)")
     if common.world_size() > 1:
         raise InputError("--method rank runs in one process")
-    common.check_model("prm", config.prm)
     if rows.is_complete(config):
         return
     pairs = step_pairs(config) if config.pairs == "step" else response_pairs(config)
     if not pairs:
         raise InputError(f"{config.data or config.samples}: no two texts of one task can be ranked")
     print(f"{len(pairs)} pairs of {len({pair['task_id'] for pair in pairs})} tasks")
-    common.write_jsonl(config.output_file, pairs)
+    rows.write_result(config, pairs)

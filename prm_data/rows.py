@@ -79,21 +79,32 @@ def check_unique(tasks: list[dict], path: str) -> None:
 def is_complete(config) -> bool:
     """Whether config.output_file holds the result of these flags.
 
-    Raises InputError where the file is the result of other flags. Writes the flags beside the file,
-    for the next run to compare with.
+    Raises InputError where the file is the result of other flags, or of another program.
     """
     output = Path(config.output_file)
-    beside = output.with_name(output.name + ".run_config.json")
-    flags = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    if not output.is_file():
-        common.write_text(beside, flags)
+    if not output.exists():
         return False
-    if not beside.is_file() or beside.read_text(encoding="utf-8") != flags:
+    flags = flags_beside(output)
+    if not flags.is_file() or flags.read_text(encoding="utf-8") != flags_of(config):
         raise InputError(
             f"{output}: exists, made with other flags; choose another --output_file or delete it"
         )
     print(f"{output} is complete; nothing to do")
     return True
+
+
+def write_result(config, result: list[dict]) -> None:
+    """Writes config.output_file, and the flags beside the file, for `is_complete`."""
+    common.write_text(flags_beside(Path(config.output_file)), flags_of(config))
+    common.write_jsonl(config.output_file, result)
+
+
+def flags_beside(output: Path) -> Path:
+    return output.with_name(output.name + ".run_config.json")
+
+
+def flags_of(config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def progress_of(config) -> Path:

@@ -379,9 +379,11 @@ def test_a_task_that_cannot_be_judged_is_an_error_that_names_the_field(pool, cha
         pool.submit(task, "def f(x): return 1")
 
 
-def test_an_oversized_program_is_an_error_with_a_name(pool):
-    with pytest.raises(sandbox.MessageError, match="exceeds"):
-        pool.submit(SQUARE, "#" * (wire.MAX_MESSAGE + 1))
+def test_an_oversized_program_costs_its_own_verdict_alone(pool):
+    programs = ["#" * (wire.MAX_MESSAGE + 1), "def f(x): return x * x"]
+    long, right = pool.judge([(SQUARE, program) for program in programs])
+    assert (long["status"], long["passed"]) == ("memory", 0) and "exceeds" in long["message"]
+    assert right["status"] == "passed"
 
 
 def test_a_test_that_passes_what_cannot_cross_is_no_pass(pool):

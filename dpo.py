@@ -31,36 +31,45 @@ import torch
 import torch.nn.functional as F
 
 import common
-from common import InputError
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputDir,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+)
 
 
 @dataclass
 class Config:
-    data: str  # pairs.jsonl
+    data: InputFile  # pairs.jsonl
     model_name_or_path: str  # policy to start from, and the reference
-    output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
+    output_dir: OutputDir  # run folder; a run that was cut off goes on from its last checkpoint
     loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
-    beta: float = 0.1  # how close the policy stays to the reference (Rafailov et al., 2023)
-    label_smoothing: float = 0.0  # sigmoid: assumed share of pairs that are the wrong way round
-    rpo_alpha: float = 0.0  # weight of the negative log-likelihood of the chosen text
+    beta: NonNegativeFloat = 0.1  # how close to the reference (Rafailov et al., 2023)
+    label_smoothing: UnitFloat = 0.0  # sigmoid: assumed share of pairs that are the wrong way round
+    rpo_alpha: NonNegativeFloat = 0.0  # weight of the negative log-likelihood of the chosen text
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    max_length: int = 1024  # tokens of prompt and text; longer pairs are left out and counted
-    eval_fraction: float = 0.1  # share of tasks held out; 0: no evaluation
-    eval_steps: int = 50  # optimiser steps between evaluations
-    max_steps: int = 100  # optimiser steps
-    train_batch_size: int = 32  # pairs an optimiser step, over all processes
-    per_device_train_batch_size: int = 16  # pairs a forward pass: memory and speed, not the result
-    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
-    learning_rate: float = 3e-5  # peak; 1e-4 lost the tiny policy's gain; pretrained models: 1e-6
-    warmup_steps: int = 10
+    max_length: PositiveInt = 1024  # tokens of a text; longer pairs are left out, and counted
+    eval_fraction: UnitFloat = 0.1  # share of tasks held out; 0: no evaluation
+    eval_steps: PositiveInt = 50  # optimiser steps between evaluations
+    max_steps: PositiveInt = 100  # optimiser steps
+    train_batch_size: PositiveInt = 32  # pairs an optimiser step, over all processes
+    per_device_train_batch_size: PositiveInt = 16  # pairs a forward pass: memory and speed
+    max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
+    learning_rate: PositiveFloat = 3e-5  # peak; pretrained models: 1e-6
+    warmup_steps: NonNegativeInt = 10
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    save_steps: int = 50  # optimiser steps between checkpoints
-    save_total_limit: int = 1  # how many checkpoints stay
+    save_steps: PositiveInt = 50  # optimiser steps between checkpoints
+    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
     seed: int = 0
 
 

@@ -39,28 +39,28 @@ import numpy as np
 import common
 import sandbox
 from benchmarks import protocols
-from common import InputError
+from common import InputError, InputFile, NonNegativeFloat, OutputDir, PositiveFloat, PositiveInt
 
 
 @dataclass
 class Config:
-    tasks: str | None = None  # tasks.jsonl
-    output_dir: str | None = None  # folder of the results; an evaluation that was cut off goes on
+    tasks: InputFile | None = None  # tasks.jsonl
+    output_dir: OutputDir | None = None  # of the results; an evaluation that was cut off goes on
     model_name_or_path: str | None = None  # policy to sample from
-    samples: str | None = None  # or samples that exist: rows of task_id, completion or solution
-    num_samples: int = 1  # completions a task
-    temperature: float = 1.0  # 0: greedy, one sample
+    samples: InputFile | None = None  # or existing samples: rows of task_id, completion or solution
+    num_samples: PositiveInt = 1  # completions a task
+    temperature: NonNegativeFloat = 1.0  # 0: greedy, one sample
     top_p: float = 1.0  # a token is drawn from the likeliest ones of this share; 1: from all
-    max_completion_length: int = 128  # tokens
+    max_completion_length: PositiveInt = 128  # tokens
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
     protocol: Literal["none", "evalplus", "mbpp", "livecodebench"] = "none"  # none: as in training
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
-    k: list[int] = field(default_factory=lambda: [1])  # values of k for pass@k
-    batch_size: int = 64  # tasks a sampling batch, a process
+    k: list[PositiveInt] = field(default_factory=lambda: [1])  # values of k for pass@k
+    batch_size: PositiveInt = 64  # tasks a sampling batch, a process
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
-    sandbox_workers: int = 1  # processes that run programs, a process of eval.py
-    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
+    sandbox_workers: PositiveInt = 1  # processes that run programs, a process of eval.py
+    sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
 
 

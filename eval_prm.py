@@ -44,7 +44,7 @@ from typing import Literal
 
 import common
 import sandbox
-from common import InputError
+from common import InputError, InputFile, NonNegativeFloat, OutputDir, PositiveFloat, PositiveInt
 from teachers import chat
 
 JUDGE = """Here is a programming problem, and two reasonings that are meant to lead to its solution.
@@ -71,30 +71,30 @@ VERDICT = re.compile(r"\W*verdict\W+([AB])\W*", re.IGNORECASE)
 
 @dataclass
 class Config:
-    output_dir: str  # folder of the results; an evaluation that was cut off goes on
+    output_dir: OutputDir  # of the results; an evaluation that was cut off goes on
     prm: str | None = None  # a line reward model to evaluate ...
-    data: str | None = None  # ... on these labelled rows, a prm.jsonl
+    data: InputFile | None = None  # ... on these labelled rows, a prm.jsonl
     fence: bool = False  # their programs stand in a code fence, as in train_prm.py
-    pairs: str | None = None  # or pairs of reasonings, on which to evaluate ...
+    pairs: InputFile | None = None  # or pairs of reasonings, on which to evaluate ...
     reasoning_rm: str | None = None  # ... this reasoning reward model,
     judge: str | None = None  # ... or this language model: URL of a chat endpoint, folder, hub name
-    samples: str | None = None  # or a verdicts.jsonl of eval.py, to rank by --prm, or by ...
-    tasks: str | None = None  # (the samples' tasks.jsonl)
+    samples: InputFile | None = None  # or a verdicts.jsonl of eval.py, to rank by --prm, or by ...
+    tasks: InputFile | None = None  # (the samples' tasks.jsonl)
     orm: str | None = None  # ... this outcome reward model,
     agreement: bool = False  # ... or the agreement of outputs; several rankers make one table
     reduce: list[Literal["min", "mean", "last", "product"]] = field(  # of the scores of lines
         default_factory=lambda: ["min", "mean", "last", "product"]
     )
-    n: int | None = None  # samples a task, the first ones; none: all
+    n: PositiveInt | None = None  # samples a task, the first ones; none: all
     score_prose: bool = False  # lines around the program have scores too
-    sandbox_workers: int = 1  # processes that run programs
-    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
+    sandbox_workers: PositiveInt = 1  # processes that run programs
+    sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
     judge_model: str | None = None  # which model of the endpoint
-    temperature: float = 1.0  # of the judge; 0: greedy
-    max_completion_length: int = 128  # tokens of a judge's answer
+    temperature: NonNegativeFloat = 1.0  # of the judge; 0: greedy
+    max_completion_length: PositiveInt = 128  # tokens of a judge's answer
     # auto: as the reward model's config.json says, or by the chat template, if there is one
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
-    batch_size: int = 64  # rows a forward pass; questions to the judge at a time
+    batch_size: PositiveInt = 64  # rows a forward pass; questions to the judge at a time
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     seed: int = 0
 

@@ -33,44 +33,52 @@ import torch
 
 import common
 import sandbox
-from common import InputError
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputDir,
+    PositiveFloat,
+    PositiveInt,
+)
 from kernels.advantages import group_advantages
 
 
 @dataclass
 class Config:
-    tasks: str  # tasks.jsonl to sample prompts from
+    tasks: InputFile  # tasks.jsonl to sample prompts from
     model_name_or_path: str  # policy to start from
-    output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
+    output_dir: OutputDir  # run folder; a run that was cut off goes on from its last checkpoint
     reasoning_rm: str | None = None  # reasoning reward model (train_prm.py --objective ranking)
     gate: Literal["hard", "soft", "none"] = "hard"  # where R_proc counts; see above
-    process_weight: float = 1.0  # weight of R_proc (ReCode)
+    process_weight: NonNegativeFloat = 1.0  # weight of R_proc (ReCode)
     process_center: float = 0.0  # c; train_prm.py puts 0 between the chosen and the rejected texts
     scale_rewards: Literal["std", "none", "leave_one_out"] = "std"  # GRPO; Dr. GRPO; RLOO
-    max_steps: int = 60  # rollout batches
-    num_prompts: int = 16  # prompts a batch, over all processes
+    max_steps: PositiveInt = 60  # rollout batches
+    num_prompts: PositiveInt = 16  # prompts a batch, over all processes
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    num_generations: int = 8  # completions a prompt: the group
-    max_completion_length: int = 128  # tokens
-    temperature: float = 1.0  # of sampling and of every log-prob; no top-p, top-k or penalty
-    rollout_batch_size: int = 512  # samples decoded at a time: bounds the KV cache, not the result
-    num_iterations: int = 1  # passes over a batch
-    num_mini_batches: int = 2  # optimiser steps a pass
-    per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result
-    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
-    learning_rate: float = 2e-4  # for a pretrained model 1e-6 is usual
-    warmup_steps: int = 10  # batches; without them the first Adam steps are destructive
-    max_grad_norm: float = 1.0
+    num_generations: PositiveInt = 8  # completions a prompt: the group
+    max_completion_length: PositiveInt = 128  # tokens
+    temperature: PositiveFloat = 1.0  # of sampling and all log-probs; no top-p, top-k, penalty
+    rollout_batch_size: PositiveInt = 512  # samples decoded at a time: bounds the KV cache
+    num_iterations: PositiveInt = 1  # passes over a batch
+    num_mini_batches: PositiveInt = 2  # optimiser steps a pass
+    per_device_train_batch_size: PositiveInt = 32  # rows a forward pass: memory and speed
+    max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
+    learning_rate: PositiveFloat = 2e-4  # for a pretrained model 1e-6 is usual
+    warmup_steps: NonNegativeInt = 10  # batches; without them the first Adam steps are destructive
+    max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    epsilon: float = 0.2  # clip range below 1
-    epsilon_high: float = 0.28  # clip range above 1 (DAPO's clip-higher)
-    beta: float = 0.0  # weight of the KL term in the loss; 0: no reference policy is kept
-    sandbox_workers: int = 1  # processes that run programs, a training process
-    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
-    save_steps: int = 20  # batches between checkpoints
-    save_total_limit: int = 1  # how many checkpoints stay
+    epsilon: NonNegativeFloat = 0.2  # clip range below 1
+    epsilon_high: NonNegativeFloat = 0.28  # clip range above 1 (DAPO's clip-higher)
+    beta: NonNegativeFloat = 0.0  # weight of the KL term in the loss; 0: no reference policy
+    sandbox_workers: PositiveInt = 1  # processes that run programs, a training process
+    sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    save_steps: PositiveInt = 20  # batches between checkpoints
+    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
     seed: int = 0
 
 

@@ -34,55 +34,64 @@ import torch
 
 import common
 import sandbox
-from common import InputError
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputDir,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+)
 from kernels.advantages import explained_variance, gae, whiten
 
 
 @dataclass
 class Config:
-    tasks: str  # tasks.jsonl to sample prompts from
+    tasks: InputFile  # tasks.jsonl to sample prompts from
     model_name_or_path: str  # policy to start from
-    output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
+    output_dir: OutputDir  # run folder; a run that was cut off goes on from its last checkpoint
     outcome_reward: Literal["tests", "orm", "none"] = "tests"  # R_O: tests; --orm's score; 0
     orm: str | None = None  # outcome reward model, read at the completion's last token
     prm: str | None = None  # line-level reward model, read at the last token of each line
-    lambda_fail: float = 0.25  # lambda when the tests fail (PSGPO), or of every sample (orm, none)
-    lambda_pass: float = 0.025  # lambda when the tests pass (PSGPO)
+    lambda_fail: NonNegativeFloat = 0.25  # lambda when the tests fail (PSGPO); of all (orm, none)
+    lambda_pass: NonNegativeFloat = 0.025  # lambda when the tests pass (PSGPO)
     process_norm: Literal["lines", "scored_lines", "constant", "none"] = "lines"  # norm: M; the
     # lines with a score (0 would lift a failing program's mean); a constant; 1 (PRLCoder)
-    process_norm_lines: float = 8.0  # the constant of --process_norm constant
-    process_clip: float = 1.0  # R_PRM is clipped to [-x, x]; 0: no clipping
+    process_norm_lines: PositiveFloat = 8.0  # the constant of --process_norm constant
+    process_clip: NonNegativeFloat = 1.0  # R_PRM is clipped to [-x, x]; 0: no clipping
     score_prose: bool = False  # lines around the program (prose, fences, tags) have scores too
     neutral_comments: bool = False  # comments, blank lines and docstrings have no score
     value_init: Literal["none", "policy", "prm"] = "policy"  # the critic's start: the policy
     # with a random head (TRL); the policy with a head of zeros; the PRM, head and all (PSGPO)
-    max_steps: int = 60  # rollout batches
-    num_prompts: int = 16  # prompts a batch, over all processes
+    max_steps: PositiveInt = 60  # rollout batches
+    num_prompts: PositiveInt = 16  # prompts a batch, over all processes
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    num_generations: int = 4  # completions a prompt
-    max_completion_length: int = 128  # tokens
-    temperature: float = 1.0  # of sampling and of every log-prob; no top-p, top-k or penalty
-    rollout_batch_size: int = 512  # samples decoded at a time: bounds the KV cache, not the result
-    num_ppo_epochs: int = 1  # passes over a batch
-    num_mini_batches: int = 2  # optimiser steps a pass
-    per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result
-    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
-    learning_rate: float = 2e-4  # for a pretrained model 1e-6 is usual
-    value_learning_rate: float = 5e-4  # of the critic
-    warmup_steps: int = 10  # batches; without them the first Adam steps are destructive
-    max_grad_norm: float = 1.0
+    num_generations: PositiveInt = 4  # completions a prompt
+    max_completion_length: PositiveInt = 128  # tokens
+    temperature: PositiveFloat = 1.0  # of sampling and all log-probs; no top-p, top-k, penalty
+    rollout_batch_size: PositiveInt = 512  # samples decoded at a time: bounds the KV cache
+    num_ppo_epochs: PositiveInt = 1  # passes over a batch
+    num_mini_batches: PositiveInt = 2  # optimiser steps a pass
+    per_device_train_batch_size: PositiveInt = 32  # rows a forward pass: memory and speed
+    max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
+    learning_rate: PositiveFloat = 2e-4  # for a pretrained model 1e-6 is usual
+    value_learning_rate: PositiveFloat = 5e-4  # of the critic
+    warmup_steps: NonNegativeInt = 10  # batches; without them the first Adam steps are destructive
+    max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    cliprange: float = 0.2
-    cliprange_value: float = 0.2
-    kl_coef: float = 0.0  # weight of the KL term in the reward; 0: no reference policy is kept
-    gamma: float = 1.0
-    lam: float = 0.95
-    sandbox_workers: int = 1  # processes that run programs, a training process
-    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
-    save_steps: int = 20  # batches between checkpoints
-    save_total_limit: int = 1  # how many checkpoints stay
+    cliprange: NonNegativeFloat = 0.2
+    cliprange_value: NonNegativeFloat = 0.2
+    kl_coef: NonNegativeFloat = 0.0  # weight of the KL term in the reward; 0: no reference
+    gamma: UnitFloat = 1.0
+    lam: UnitFloat = 0.95
+    sandbox_workers: PositiveInt = 1  # processes that run programs, a training process
+    sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    save_steps: PositiveInt = 20  # batches between checkpoints
+    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
     seed: int = 0
 
 

@@ -17,33 +17,41 @@ from dataclasses import dataclass
 from typing import Literal
 
 import common
-from common import InputError
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputDir,
+    PositiveFloat,
+    PositiveInt,
+)
 
 
 @dataclass
 class Config:
-    tasks: str  # tasks.jsonl, or rows of prompt and completion
-    output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
+    tasks: InputFile  # tasks.jsonl, or rows of prompt and completion
+    output_dir: OutputDir  # run folder; a run that was cut off goes on from its last checkpoint
     model_name_or_path: str = "micro"  # "micro": new tiny model and tokenizer; or folder, hub name
-    vocab_size: int = 768  # micro: size of the new tokenizer
-    hidden_size: int = 128  # micro: width of the new model
-    num_hidden_layers: int = 3  # micro: depth of the new model
+    vocab_size: PositiveInt = 768  # micro: size of the new tokenizer
+    hidden_size: PositiveInt = 128  # micro: width of the new model
+    num_hidden_layers: PositiveInt = 3  # micro: depth of the new model
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    max_length: int = 1024  # tokens of prompt and completion; longer rows are left out and counted
-    max_steps: int = 600  # optimiser steps
-    train_batch_size: int = 64  # rows an optimiser step, over all processes
-    per_device_train_batch_size: int = 32  # rows a forward pass: memory and speed, not the result
-    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
-    learning_rate: float = 2e-3  # peak; for a pretrained model 1e-5 is usual
-    warmup_steps: int = 50
+    max_length: PositiveInt = 1024  # tokens of a row; longer rows are left out and counted
+    max_steps: PositiveInt = 600  # optimiser steps
+    train_batch_size: PositiveInt = 64  # rows an optimiser step, over all processes
+    per_device_train_batch_size: PositiveInt = 32  # rows a forward pass: memory and speed
+    max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
+    learning_rate: PositiveFloat = 2e-3  # peak; for a pretrained model 1e-5 is usual
+    warmup_steps: NonNegativeInt = 50
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
-    weight_decay: float = 0.05
-    max_grad_norm: float = 1.0
+    weight_decay: NonNegativeFloat = 0.05
+    max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    save_steps: int = 100  # optimiser steps between checkpoints
-    save_total_limit: int = 1  # how many checkpoints stay
+    save_steps: PositiveInt = 100  # optimiser steps between checkpoints
+    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
     seed: int = 0
 
 

@@ -38,7 +38,16 @@ import torch
 import torch.nn.functional as F
 
 import common
-from common import InputError
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputDir,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+)
 
 OUTCOMES = list(common.OUTCOME_REWARDS)  # the classes of an outcome reward model
 LINE_WISE = ("regression", "classification")  # objectives with a score at the end of each line
@@ -47,33 +56,33 @@ PAIRED = ("ranking", "score")  # objectives whose steps draw pairs of texts
 
 @dataclass
 class Config:
-    data: str  # prm.jsonl, pairs.jsonl or outcome rows, see --objective
-    output_dir: str  # run folder; a run that was cut off goes on from its last checkpoint
+    data: InputFile  # prm.jsonl, pairs.jsonl or outcome rows, see --objective
+    output_dir: OutputDir  # run folder; a run that was cut off goes on from its last checkpoint
     model_name_or_path: str = "micro"  # policy to start from (new head at 0); "micro": all is new
     objective: Literal["regression", "classification", "outcome", "ranking", "score"] = "regression"
     score_pooling: Literal["last", "lines"] = "last"  # pairs.jsonl: at the end; mean at line ends
     fence: bool = False  # programs stand in a ```python fence, whose lines have no label
-    vocab_size: int = 768  # micro: size of the new tokenizer
-    hidden_size: int = 128  # micro: width of the new model
-    num_hidden_layers: int = 3  # micro: depth of the new model
+    vocab_size: PositiveInt = 768  # micro: size of the new tokenizer
+    hidden_size: PositiveInt = 128  # micro: width of the new model
+    num_hidden_layers: PositiveInt = 3  # micro: depth of the new model
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    max_length: int = 1024  # tokens of prompt and text; longer rows are left out and counted
-    eval_fraction: float = 0.1  # share of tasks held out
-    eval_steps: int = 100  # optimiser steps between evaluations
-    max_steps: int = 600  # optimiser steps
-    train_batch_size: int = 64  # rows (or pairs) an optimiser step, over all processes
-    per_device_train_batch_size: int = 32  # rows (or pairs) a forward pass: memory and speed alone
-    max_tokens_per_forward: int = 16384  # padded tokens a forward pass: memory and speed alone
-    learning_rate: float = 5e-4  # peak; with 2e-3 the tiny policy unlearned; pretrained: 1e-5
-    warmup_steps: int = 40
+    max_length: PositiveInt = 1024  # tokens of a row; longer rows are left out and counted
+    eval_fraction: UnitFloat = 0.1  # share of tasks held out
+    eval_steps: PositiveInt = 100  # optimiser steps between evaluations
+    max_steps: PositiveInt = 600  # optimiser steps
+    train_batch_size: PositiveInt = 64  # rows (or pairs) an optimiser step, over all processes
+    per_device_train_batch_size: PositiveInt = 32  # rows (or pairs) a forward pass: memory, speed
+    max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
+    learning_rate: PositiveFloat = 5e-4  # peak; pretrained models: 1e-5
+    warmup_steps: NonNegativeInt = 40
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    save_steps: int = 100  # optimiser steps between checkpoints
-    save_total_limit: int = 1  # how many checkpoints stay
+    save_steps: PositiveInt = 100  # optimiser steps between checkpoints
+    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
     seed: int = 0
 
 

@@ -77,20 +77,20 @@ from typing import Literal, get_args
 
 import common
 import sandbox
-from common import InputError
+from common import InputError, InputFile, OutputFile, PositiveFloat, PositiveInt
 from prm_data import rows
 from prm_data.prefix_search import Labelled, label_responses
 
 
 @dataclass
 class Config:
-    tasks: str  # tasks.jsonl
+    tasks: InputFile  # tasks.jsonl
     # policies that answer; the paper: four checkpoints along a baseline RL run
     model_name_or_path: list[str]
-    output_file: str  # prm.jsonl
+    output_file: OutputFile  # prm.jsonl
     method: Literal["search"] = "search"
-    num_generations: int = 4  # responses a prompt and policy (the paper gives no number)
-    num_completions: int = 20  # K: completions of a prefix
+    num_generations: PositiveInt = 4  # responses a prompt and policy (the paper gives no number)
+    num_completions: PositiveInt = 20  # K: completions of a prefix
     completer: str | None = None  # model that completes; none: the policy that wrote the response
     search: Literal["binary", "linear", "exhaustive"] = "binary"  # which prefixes are asked
     # any of K passes, or the share that does, or its change
@@ -105,14 +105,14 @@ class Config:
     # auto: by the chat template, if there is one
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
     system_prompt: str | None = None  # chat: the turn before the user's
-    temperature: float = 1.0  # of responses and completions
-    max_completion_length: int = 128  # tokens of a response, or of a prefix with its completion
-    batch_size: int = 64  # prompts or prefixes a sampling batch, a process
+    temperature: PositiveFloat = 1.0  # of responses and completions
+    max_completion_length: PositiveInt = 128  # tokens of a response, or of prefix and completion
+    batch_size: PositiveInt = 64  # prompts or prefixes a sampling batch, a process
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     # prompts searched side by side, over all processes; what a run that is cut off loses at most
-    chunk_size: int = 64
-    sandbox_workers: int = 1  # processes that run programs, a process of the search
-    sandbox_timeout: float = 3.0  # CPU seconds a program, where the task sets none
+    chunk_size: PositiveInt = 64
+    sandbox_workers: PositiveInt = 1  # processes that run programs, a process of the search
+    sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
     seed: int = 0
 
 

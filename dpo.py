@@ -69,7 +69,7 @@ class Config:
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
     save_steps: PositiveInt = 50  # optimiser steps between checkpoints
-    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
+    save_total_limit: NonNegativeInt = 2  # how many checkpoints stay; 0: all
     seed: int = 0
 
 
@@ -220,6 +220,7 @@ def main(config: Config) -> None:
     models, optimizers = {"policy": policy}, {"policy": optimizer}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
 
+    common.begin_run(config, checkpoint)
     bar = common.progress_bar("dpo", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
         started = time.perf_counter()

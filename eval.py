@@ -306,6 +306,7 @@ def main(config: Config) -> None:
         common.check_model("policy", path, length, tasks)
     if common.open_run(config, complete="report.json") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
+    common.begin_run(config)
     report = compare(config, arms) if config.compare else evaluate(config, tasks)
     if common.rank() == 0:
         common.write_text(f"{config.output_dir}/report.json", json.dumps(report, indent=2) + "\n")

@@ -306,6 +306,7 @@ def main(config: Config) -> None:
     common.check_model("reasoning_rm", config.reasoning_rm)
     if common.open_run(config, complete="report.json") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
+    common.begin_run(config)
     if config.samples:
         report = rank_samples(config, tasks, rows)
     else:

@@ -91,7 +91,7 @@ class Config:
     sandbox_workers: PositiveInt = 1  # processes that run programs, a training process
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
     save_steps: PositiveInt = 20  # batches between checkpoints
-    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
+    save_total_limit: NonNegativeInt = 2  # how many checkpoints stay; 0: all
     seed: int = 0
 
 
@@ -182,6 +182,7 @@ def main(config: Config) -> None:
     models = {"policy": policy, "critic": critic}
     optimizers = {name: common.adamw(model, weight_decay=0.0) for name, model in models.items()}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
+    common.begin_run(config, checkpoint)
     line_table = common.line_table(tokenizer)
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:

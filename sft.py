@@ -51,7 +51,7 @@ class Config:
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
     save_steps: PositiveInt = 100  # optimiser steps between checkpoints
-    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
+    save_total_limit: NonNegativeInt = 2  # how many checkpoints stay; 0: all
     seed: int = 0
 
 
@@ -109,6 +109,7 @@ def main(config: Config) -> None:
         parameters = f"{policy.num_parameters():,} parameters"
         print(f"{len(train)} rows, {too_long} left out as too long; {parameters}")
 
+    common.begin_run(config, checkpoint)
     bar = common.progress_bar("sft", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
         started = time.perf_counter()

@@ -82,7 +82,7 @@ class Config:
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
     save_steps: PositiveInt = 100  # optimiser steps between checkpoints
-    save_total_limit: NonNegativeInt = 1  # how many checkpoints stay
+    save_total_limit: NonNegativeInt = 2  # how many checkpoints stay; 0: all
     seed: int = 0
 
 
@@ -264,6 +264,7 @@ def main(config: Config) -> None:
         too_long = len(examples) - len(fits)
         print(f"{counts}, {len(held_out)} held out, {too_long} texts left out as too long")
 
+    common.begin_run(config, checkpoint)
     bar = common.progress_bar("train_prm", config.max_steps, first_step)
     for step in range(first_step, config.max_steps):
         started = time.perf_counter()

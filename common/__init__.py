@@ -189,6 +189,8 @@ from common.ranking import (
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (
+    begin_run,
+    chosen,
     is_over_optimised,
     load_optimizers,
     log,
@@ -197,10 +199,9 @@ from common.runs import (
     lr_at,
     open_run,
     progress_bar,
-    sampling_progress,
-    chosen,
     run,
     run_chosen,
+    sampling_progress,
     save_checkpoint,
     save_model,
     set_lr,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.flags import InputError
 
-LOCKS = []  # open files: an flock ends with the last descriptor of its file
+LOCKS = {}  # folders that this process holds; an flock ends with the open file
 
 
 def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
@@ -106,14 +106,17 @@ def null_for_nan(value):
     return value
 
 
-def lock(folder: str | Path, name: str = ".lock") -> None:
+def lock(folder: str | Path) -> None:
     """Holds a folder until this process ends, however it ends. InputError where another process
     holds the folder."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    path = Path(folder) / name
-    file = open(path, "w")
+    folder = Path(folder)
+    if folder.resolve() in LOCKS:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        file.close()
         raise InputError(f"{folder}: another run is at work here; wait, or stop that run") from None
-    LOCKS.append(file)
+    LOCKS[folder.resolve()] = file

@@ -1,6 +1,8 @@
 """A run: its entry point, its folder, its log, its checkpoints."""
 
 import dataclasses
+import errno
+import hashlib
 import inspect
 import json
 import math
@@ -18,19 +20,22 @@ from tqdm import tqdm
 from common.batches import Rollout, Verdicts
 from common.checkpoints import save_weights
 from common.distributed import all_sum, end_distributed, gather_rows, rank, start_distributed
-from common.files import append_jsonl, whole_lines, write_text
+from common.files import append_jsonl, lock, whole_lines, write_text
 from common.flags import InputError, parse_flags
 from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+DIGESTS = "digests.json"  # of a checkpoint's files
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
 
 
 def run(main, config_class: type) -> None:
     """Entry point of a stage: flags, process group, main(config), a clean end.
 
-    Bad input (InputError) is one line on stderr and exit code 2.
+    Bad input (InputError) is one line on stderr and exit code 2, as is a disk that is full or
+    cannot be written to; an interrupt (Ctrl-C) is one line and exit code 130.
     """
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
         print(sys.modules[main.__module__].__doc__, inspect.getsource(config_class), sep="\n")
@@ -40,12 +45,24 @@ def run(main, config_class: type) -> None:
         start_distributed()
         main(config)
     except InputError as error:
-        if rank() == 0:
-            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(2)  # gloo's threads, which the exception left behind, would abort a normal exit
+        _end(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on from the last checkpoint", 130)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _end(f"error: {error.filename or 'a file'}: {error.strerror}", 2)
     end_distributed()
+
+
+def _end(line: str, code: int) -> None:
+    """Ends the process with a line on rank 0's stderr. Without the interpreter's own end: gloo's
+    threads, which an exception leaves behind, would abort it."""
+    if rank() == 0:
+        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def chosen(flag: str, modules: dict, argv: list[str]):
@@ -122,20 +139,28 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def open_run(config, complete: str = "config.json") -> Path | None:
-    """Opens config.output_dir for this run; returns the checkpoint to go on from, or None.
-
-    The flags are printed and kept in run_config.json (config.json is the model's). A finished run,
-    known by the file `complete`, which is written last, ends the process with a word. A folder that
-    holds a run with other flags is an InputError: no result is mixed or lost.
-    """
-    folder, flags = Path(config.output_dir), dataclasses.asdict(config)
+def _flags(config) -> dict:
+    flags = dataclasses.asdict(config)
     if hasattr(config, "studies"):  # set by studies/run.py: a forked stage is another run
         flags["studies"] = config.studies
+    return flags
+
+
+def open_run(config, complete: str = "config.json") -> Path | None:
+    """Looks at config.output_dir; returns the checkpoint to go on from, or None. Writes nothing.
+
+    A finished run, known by the file `complete`, which is written last, ends the process with a
+    word. InputError for a folder that holds a run with other flags, or files that no run of this
+    stage has written: no result is mixed or lost.
+    """
+    folder, flags = Path(config.output_dir), _flags(config)
     run_config = folder / "run_config.json"
     if run_config.is_file():
-        before = json.loads(run_config.read_text(encoding="utf-8"))
-        names = sorted(flags.keys() | before.keys())
+        try:
+            before = json.loads(run_config.read_text(encoding="utf-8"))
+            names = sorted(flags.keys() | before.keys())
+        except (ValueError, AttributeError):
+            raise InputError(f"{run_config}: damaged; delete that folder, or mend it") from None
         changed = [name for name in names if before.get(name) != flags.get(name)]
         if changed:
             name = changed[0]
@@ -143,32 +168,91 @@ def open_run(config, complete: str = "config.json") -> Path | None:
                 f"{folder}: holds a run with other flags (--{name} was {before.get(name)!r}, is "
                 f"{flags.get(name)!r}); choose another --output_dir or delete that folder"
             )
-    elif (folder / "config.json").is_file():
+    elif foreign := [name for name in ("config.json", *LOGS) if (folder / name).exists()]:
+        what = "a model" if foreign[0] == "config.json" else f"a {foreign[0]}"
         raise InputError(
-            f"{folder}: holds a model, but no run of this stage; choose another --output_dir"
+            f"{folder}: holds {what}, but no run of this stage; choose another --output_dir"
         )
     if (folder / complete).is_file():
         if rank() == 0:
             print(f"{folder} is complete; nothing to do")
         end_distributed()
         sys.exit(0)
+    step = 0
+    if rank() == 0:  # one process reads the files; the others hear of the step
+        for checkpoint in reversed(_checkpoints(folder)):
+            damage = damage_of(checkpoint)
+            if damage is None:
+                step = int(checkpoint.name.split("-")[1])
+                break
+            print(f"{checkpoint}: {damage}; this checkpoint is passed over", file=sys.stderr)
+    step = int(all_sum(step)[0])
+    return folder / f"checkpoint-{step}" if step else None
+
+
+def begin_run(config, checkpoint: Path | None = None) -> None:
+    """Makes config.output_dir the folder of this run, once inputs and models are read.
+
+    The flags are printed and kept in run_config.json (config.json is the model's). The folder is
+    locked: InputError where another process is at work there. Steps after the checkpoint leave the
+    logs, since they run, and log, again.
+    """
+    folder, step = Path(config.output_dir), 0
+    if checkpoint is not None:
+        step = int(checkpoint.name.split("-")[1])
     if rank() == 0:
-        print(json.dumps(flags, indent=2))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(run_config, json.dumps(flags, indent=2) + "\n")
-        for leftover in folder.glob("*.tmp"):
-            shutil.rmtree(leftover)
-    checkpoints = _checkpoints(folder)
-    step = int(checkpoints[-1].name.split("-")[1]) if checkpoints else 0
-    if rank() == 0:
+        lock(folder)
+        print(json.dumps(_flags(config), indent=2))
+        write_text(folder / "run_config.json", json.dumps(_flags(config), indent=2) + "\n")
+        for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:
+            shutil.rmtree(leftover, ignore_errors=True)
         for log_file in (folder / name for name in LOGS):
-            if log_file.is_file():  # steps after the checkpoint will run, and log, again
-                lines = whole_lines(log_file)
-                kept = [line for line in lines if json.loads(line)["step"] <= step]
+            if log_file.is_file():
+                kept = [line for line in whole_lines(log_file) if _step_of(line, log_file) <= step]
                 write_text(log_file, "".join(kept))
+            elif step:
+                print(f"{log_file}: missing; the run goes on without its past", file=sys.stderr)
     if dist.is_initialized():
         dist.barrier()
-    return checkpoints[-1] if checkpoints else None
+
+
+def _step_of(line: str, log_file: Path) -> float:
+    """The step of a line of a log; infinite for a line that is damaged, which leaves the log."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        print(f"{log_file}: a damaged line is left out", file=sys.stderr)
+        return math.inf
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """The BLAKE2 digest of each file of a checkpoint, by the file's name in the checkpoint."""
+    digests = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != DIGESTS:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            digests[str(path.relative_to(checkpoint))] = digest
+    return digests
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where all are as they were written. A
+    checkpoint without digests (of an earlier release) counts as whole."""
+    path = checkpoint / DIGESTS
+    if not path.is_file():
+        return None
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{DIGESTS} is damaged"
+    found = _digests(checkpoint)
+    for name in sorted(written.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if written.get(name) != found[name]:
+            return f"{name} is damaged"
+    return None
 
 
 def is_over_optimised(history: list[dict]) -> bool:
@@ -300,6 +384,7 @@ def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer
     if rank() == 0:
         tokenizer.save_pretrained(beside)
         write_text(beside / "trainer_state.json", json.dumps({"global_step": step}) + "\n")
+        write_text(beside / DIGESTS, json.dumps(_digests(beside), indent=2) + "\n")
         _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(beside, folder)

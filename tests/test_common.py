@@ -1,7 +1,10 @@
 """Flags, JSONL, seeds, prompts, run folders."""
 
+import hashlib
 import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -247,16 +250,20 @@ class RunConfig:
 
 def test_a_run_folder_refuses_other_flags_and_knows_when_it_is_complete(tmp_path, capsys):
     config = RunConfig(str(tmp_path / "run"))
-    assert common.open_run(config) is None
+    assert common.open_run(config) is None and not (tmp_path / "run").exists()
+    common.begin_run(config)
     common.append_jsonl(tmp_path / "run" / "metrics.jsonl", [{"step": 1}, {"step": 2}, {"step": 3}])
     (tmp_path / "run" / "checkpoint-2").mkdir()
-    (tmp_path / "run" / "checkpoint-10.tmp").mkdir()
-    assert common.open_run(config) == tmp_path / "run" / "checkpoint-2"
+    for name in ("checkpoint-10.tmp", "final.tmp", "mine.tmp"):
+        (tmp_path / "run" / name).mkdir()
+    checkpoint = common.open_run(config)
+    assert checkpoint == tmp_path / "run" / "checkpoint-2"
+    common.begin_run(config, checkpoint)
     assert [row["step"] for row in common.read_jsonl(tmp_path / "run" / "metrics.jsonl", {})] == [
         1,
         2,
     ]
-    assert not (tmp_path / "run" / "checkpoint-10.tmp").exists()
+    assert [path.name for path in (tmp_path / "run").glob("*.tmp")] == ["mine.tmp"]
     with pytest.raises(InputError, match="--seed was 0, is 1"):
         common.open_run(RunConfig(config.output_dir, seed=1))
     (tmp_path / "run" / "config.json").write_text("{}")
@@ -269,6 +276,82 @@ def test_a_folder_that_holds_a_foreign_model_is_not_written_to(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="holds a model, but no run"):
         common.open_run(RunConfig(str(tmp_path)))
+
+
+def test_a_folder_that_holds_a_foreign_log_is_not_written_to(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7}\n')
+    with pytest.raises(InputError, match=r"holds a metrics\.jsonl, but no run of this stage"):
+        common.open_run(RunConfig(str(tmp_path)))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 7}\n'
+
+
+def checkpoint_of(run, step):
+    """A checkpoint folder with two files and their digests."""
+    folder = run / f"checkpoint-{step}"
+    (folder / "critic").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "critic" / "head.safetensors").write_bytes(b"head")
+    digests = {
+        str(path.relative_to(folder)): hashlib.blake2b(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*.safetensors")
+    }
+    (folder / "digests.json").write_text(json.dumps(digests))
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "missing", "digests"])
+@pytest.mark.parametrize("name", ["model.safetensors", "critic/head.safetensors"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys, name, damage):
+    config = RunConfig(str(tmp_path / "run"))
+    common.begin_run(config)
+    first, second = (checkpoint_of(tmp_path / "run", step) for step in (2, 10))
+    assert common.open_run(config) == second
+    file = second / name
+    data = bytearray(file.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    file.write_bytes({"cut": data[:-1], "emptied": b""}.get(damage, bytes(data)))
+    if damage == "missing":
+        file.unlink()
+    if damage == "digests":
+        (second / "digests.json").write_text("{")
+    assert common.open_run(config) == first
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint-10" in line and line.endswith("this checkpoint is passed over")
+    assert ("digests.json" if damage == "digests" else name) in line
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(tmp_path):
+    config = RunConfig(str(tmp_path / "run"))
+    program = (
+        "import sys, time, common\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Config:\n    output_dir: str\n    seed: int = 0\n"
+        f"common.begin_run(Config({config.output_dir!r}))\nprint('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        while "ready" not in first.stdout.readline():
+            pass
+        with pytest.raises(InputError, match="another run is at work here"):
+            common.begin_run(config)
+    finally:
+        first.kill()
+        first.communicate()
+    common.begin_run(config)  # the lock ends with its process
+
+
+def test_damaged_lines_leave_a_log_with_a_word(tmp_path, capsys):
+    config = RunConfig(str(tmp_path / "run"))
+    common.begin_run(config)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_bytes(b'{"step": 1}\n\x00\x00\x00\n{"step": 2}\n{"no": 1}\n{"step": 3}\n{"st')
+    checkpoint_of(tmp_path / "run", 2)
+    common.begin_run(config, common.open_run(config))
+    assert [row["step"] for row in common.read_jsonl(log, {})] == [1, 2]
+    err = capsys.readouterr().err
+    assert err.count("metrics.jsonl: a damaged line is left out") == 2
+    assert "completions.jsonl: missing; the run goes on without its past" in err
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -11,7 +11,7 @@
 # these some GiB for CUDA, NCCL and fragments:
 #     one of 24 GB     TOKENS=8192 SAMPLES=128                            rollout 15.6, update 18.4
 #     one of 80 GB     MODEL=Qwen/Qwen2.5-Coder-1.5B SAMPLES=256          rollout 50.6, update 56.7
-#     eight of 80 GB   MODEL=Qwen/Qwen2.5-Coder-7B PROCESSES=8            rollout 39.9, update 43.9
+#     eight of 80 GB   MODEL=Qwen/Qwen2.5-Coder-7B PROCESSES=8            rollout 39.8, update 43.9
 #     several nodes    LAUNCH="srun ... torchrun --nnodes=2 ..."          see lib.sh
 # Hours of the first line, if the GPU does 50 TFLOP/s and decodes a token of 128 samples in 5 ms,
 # and every text has its full length:

@@ -14,7 +14,7 @@
 # these some GiB for CUDA, NCCL and fragments:
 #     one of 24 GB     MODEL=Qwen/Qwen2.5-0.5B TOKENS=8192 SAMPLES=128    rollout 15.6, update 18.4
 #     one of 80 GB     MODEL=Qwen/Qwen2.5-1.5B SAMPLES=256                rollout 50.6, update 56.7
-#     eight of 80 GB   PROCESSES=8                                        rollout 39.9, update 43.9
+#     eight of 80 GB   PROCESSES=8                                        rollout 39.8, update 43.9
 # Hours of the last line, if a GPU does 300 TFLOP/s and decodes a token of each of its samples in
 # 10 ms, and every text has its full length:
 #     PPO arm   25,600 samples x 1024 tokens x 24 x 7.6e9 FLOP / (8 x 300e12) = 0.6, and decoding

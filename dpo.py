@@ -236,9 +236,7 @@ def main(config: Config) -> None:
             loss, sums = score_pairs(policy, [pairs[i] for i in micro], logps[:, micro], config)
             (loss * common.world_size() / config.train_batch_size).backward()
             stats.update(sums)
-        grad_norm = common.clip_gradients(policy, config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        grad_norm = common.take_step(policy, optimizer, config.max_grad_norm)
 
         sums = dict(zip(stats, common.all_sum(*stats.values()), strict=True))
         row = {"step": step + 1} | means_of(sums, config.train_batch_size)

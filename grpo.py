@@ -215,10 +215,8 @@ def main(config: Config) -> None:
                     stats["loss"] += loss.item()
                     stats["clipped"] += clipped.sum().item()
                     stats["ratio"] += (log_ratio.exp() * mask[rows]).sum().item()
-                grad_norm = common.clip_gradients(policy, config.max_grad_norm)
-                for optimizer in optimizers.values():
-                    optimizer.step()
-                    optimizer.zero_grad()
+                max_norm = config.max_grad_norm
+                grad_norm = common.take_step(policy, optimizers["policy"], max_norm)
 
             # Log: of a pair (sum, count), sum / count over all processes; of a tensor, its sum.
             samples, tokens = judged.sum(), mask.sum()

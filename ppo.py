@@ -261,11 +261,9 @@ def main(config: Config) -> None:
                     stats["kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item()  # k3
                     stats["clipped"] += clipped.sum().item()
                     stats["ratio"] += (log_ratio.exp() * mask[rows]).sum().item()
-                grad_norm = common.clip_gradients(policy, config.max_grad_norm)
-                common.clip_gradients(critic, config.max_grad_norm)
-                for optimizer in optimizers.values():
-                    optimizer.step()
-                    optimizer.zero_grad()
+                max_norm = config.max_grad_norm
+                grad_norm = common.take_step(policy, optimizers["policy"], max_norm)
+                common.take_step(critic, optimizers["critic"], max_norm)
 
             # Log: of a pair (sum, count), sum / count over all processes; of a tensor, its sum.
             samples, tokens, lines = judged.sum(), mask.sum(), (line_ends & mask).sum()

@@ -130,9 +130,7 @@ def main(config: Config) -> None:
             loss = -logprobs.sum() / num_tokens
             (loss * common.world_size()).backward()
             loss_sum += loss.item()
-        grad_norm = common.clip_gradients(policy, config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        grad_norm = common.take_step(policy, optimizer, config.max_grad_norm)
 
         (loss,) = common.all_sum(loss_sum)
         row = {"step": step + 1, "loss": loss, "grad_norm": grad_norm, "learning_rate": lr}

@@ -82,7 +82,7 @@ from common.models import (
 from common.reward_models import OUTCOME_REWARDS, head_of, load_critic, load_scorer
 
 # sharding: models on the device, in bfloat16 or float32, whole or over ranks; their optimiser.
-from common.sharding import adamw, clip_gradients, replicate, reshard, shard, unshard
+from common.sharding import adamw, replicate, reshard, shard, take_step, unshard
 
 # checks: what can be told of a model before a run.
 from common.checks import check_length, check_model, position_limit

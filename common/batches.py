@@ -9,7 +9,7 @@ from weakref import WeakSet
 import torch
 import torch.nn.functional as F
 
-from common.distributed import all_max, device, my_share
+from common.distributed import all_max, all_sum, device, my_share
 from common.flags import InputError
 from common.models import eos_ids, line_table
 from common.programs import extract_program
@@ -213,9 +213,19 @@ class Verdicts(NamedTuple):
 
 
 def verdicts_of(executions: list[Future]) -> Verdicts:
-    """Waits for the programs that `execute` has started."""
+    """Waits for the programs that `execute` has started.
+
+    InputError where no program of any rank has a verdict: there is nothing to learn from.
+    """
     rows = [execution.result() for execution in executions]
     judged = torch.tensor([row["status"] != "harness_error" for row in rows], device=device())
+    num_rows, num_judged = all_sum(len(rows), judged.sum())
+    if num_rows and not num_judged:
+        reason = f": {rows[0]['message']}" if rows else ""
+        raise InputError(
+            f"the sandbox has no verdict on any of {num_rows:.0f} programs{reason}. "
+            "The same command goes on from the last checkpoint"
+        )
     passed = torch.tensor([row["status"] == "passed" for row in rows], device=device())
     rates = [row.get("passed", 0) / max(row.get("total", 0), 1) for row in rows]
     pass_rate = torch.tensor(rates, device=device()).maximum(passed.float())

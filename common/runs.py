@@ -28,6 +28,7 @@ from common.tensors import read_into, save_tensors, tensors_in
 LOGS = ("metrics.jsonl", "completions.jsonl")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 DIGESTS = "digests.json"  # of a checkpoint's files
+MAX_UNJUDGED = 0.05  # share of the programs of 10 batches
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
 
 
@@ -310,16 +311,26 @@ def log(
             zip(rollout.tasks, rollout.texts, verdicts.rows, strict=True)
         )
     ]
-    samples = gather_rows(samples)
+    samples, unjudged = gather_rows(samples), 0.0
     if rank() == 0:
         append_jsonl(f"{config.output_dir}/metrics.jsonl", [row])
         append_jsonl(f"{config.output_dir}/completions.jsonl", samples)
         passed, reward = row["rewards/tests/mean"], row["reward"]
-        tenth = row["step"] % 10 == 0 and "rewards/prm/mean" in row
-        if tenth and is_over_optimised(logged_metrics(config.output_dir)):
-            bar.write(OVER_OPTIMISED)
+        if row["step"] % 10 == 0:
+            history = logged_metrics(config.output_dir)
+            if "rewards/prm/mean" in row and is_over_optimised(history):
+                bar.write(OVER_OPTIMISED)
+            if len(history) >= 10:
+                errors = sum(batch["harness_errors"] for batch in history[-10:])
+                unjudged = errors / (10 * config.num_prompts * config.num_generations)
         bar.set_postfix(passed=f"{passed:.2f}", reward=f"{reward:.2f}", refresh=False)
         bar.update()
+    if all_sum(unjudged)[0] > MAX_UNJUDGED:
+        raise InputError(
+            f"the sandbox had no verdict on more than {MAX_UNJUDGED:.0%} of the programs of 10 "
+            "batches (harness_errors in metrics.jsonl). The same command goes on from the last "
+            "checkpoint"
+        )
     return row
 
 

@@ -1,5 +1,7 @@
 """Models on this process's device: in bfloat16 or float32, whole or sharded over ranks (FSDP2)."""
 
+import math
+import sys
 import types
 import warnings
 
@@ -16,10 +18,11 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from common.checkpoints import fill, head_of
-from common.distributed import bf16, device, start_distributed, world_size
+from common.distributed import bf16, device, rank, start_distributed, world_size
 from common.flags import InputError
 from kernels.logprobs import check_plain_head, completion_logprobs
 
+MAX_SKIPPED = 3  # optimiser steps in a row whose gradients are not finite
 # A head's result is a view, which nothing changes in place.
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
@@ -129,3 +132,25 @@ def clip_gradients(model: nn.Module, max_norm: float) -> float:
     """Clips by the norm over all parameters and ranks; returns the norm before clipping."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+    """One optimiser step with clipped gradients, which are gone afterwards; returns their norm.
+
+    A step whose gradients are not finite is skipped, with a word: the weights stay as they are.
+    InputError at the third such step in a row.
+    """
+    norm = clip_gradients(model, max_norm)
+    skipped = 0 if math.isfinite(norm) else getattr(optimizer, "skipped", 0) + 1
+    optimizer.skipped = skipped
+    if not skipped:
+        optimizer.step()
+    elif rank() == 0:
+        print(f"the norm of the gradients is {norm}; this step is skipped", file=sys.stderr)
+    optimizer.zero_grad()
+    if skipped == MAX_SKIPPED:
+        raise InputError(
+            f"{skipped} steps in a row had gradients that are not finite; a smaller "
+            "--learning_rate may help. The same command goes on from the last checkpoint"
+        )
+    return norm

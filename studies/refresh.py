@@ -65,8 +65,6 @@ def refresh(
             loss = (scores[known] - labels[micro][known]).square().sum() / num_labels
             loss.backward()
             loss_sum += loss.item()
-        common.clip_gradients(prm, config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        common.take_step(prm, optimizer, config.max_grad_norm)
         losses.append(loss_sum)
     return sum(losses) / len(losses), exact.num_executions(pending)

@@ -20,6 +20,7 @@ class Config:
     source: Literal["humanevalplus", "mbppplus"]
     output_dir: OutputDir  # one JSONL file a split is written here
     input: InputFile  # the published file, HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz
+    tests: Literal["plus", "base"] = "plus"  # base: the inputs of HumanEval or MBPP alone
     think: bool = False  # prompts ask for reasoning between think tags before the program
 
 
@@ -153,7 +154,8 @@ def make(config: Config) -> dict[str, list[dict]]:
             prefix, reference = {"prefix": row["prompt"]}, row["prompt"] + row["canonical_solution"]
         else:  # the prompt is a docstring
             prefix, reference = {}, row["canonical_solution"].strip("\n") + "\n"
-        arguments = plus_arguments(row["task_id"], row["base_input"] + row["plus_input"])
+        inputs = row["base_input"] + (row["plus_input"] if config.tests == "plus" else [])
+        arguments = plus_arguments(row["task_id"], inputs)
         tasks.append(
             {
                 "task_id": row["task_id"],

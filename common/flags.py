@@ -47,8 +47,7 @@ def parse_flags(config_class: type, argv: list[str]):
     Types: str, int, float, bool, Literal[...], the annotated types above, list[...] of these
     (several values after the flag), and `X | None` (the word `none`). A bool takes true or false,
     or nothing for true. Raises InputError for an unknown flag (and names the nearest one), a wrong
-    type, a number out of range, a missing value, a missing required flag, and for a file or folder
-    that is not what the annotation says.
+    type, a number out of range, a missing value, a missing required flag.
     """
     annotations = typing.get_type_hints(config_class, include_extras=True)
     values, position = {}, 0
@@ -74,9 +73,7 @@ def parse_flags(config_class: type, argv: list[str]):
         )
         if required and field.name not in values:
             raise InputError(f"--{field.name} is required (--help lists all flags)")
-    config = config_class(**values)
-    _check_paths(config, annotations)
-    return config
+    return config_class(**values)
 
 
 def _convert(name: str, words: list[str], annotation):
@@ -134,9 +131,10 @@ def _kinds(annotation) -> set[str]:
     return set().union(*map(_kinds, typing.get_args(annotation)))
 
 
-def _check_paths(config, annotations: dict) -> None:
+def check_paths(config) -> None:
     """Raises InputError for an input that cannot be read, an output that cannot be written, and a
     file that two flags name of which one is an output."""
+    annotations = typing.get_type_hints(type(config), include_extras=True)
     named: dict[Path, tuple[str, str]] = {}  # a path, the flag that named it first, its kind
     for name, annotation in annotations.items():
         value = getattr(config, name)

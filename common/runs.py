@@ -21,7 +21,7 @@ from common.batches import Rollout, Verdicts
 from common.checkpoints import save_weights
 from common.distributed import all_sum, end_distributed, gather_rows, rank, start_distributed
 from common.files import append_jsonl, lock, whole_lines, write_text
-from common.flags import InputError, parse_flags
+from common.flags import InputError, check_paths, parse_flags
 from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
 
@@ -43,6 +43,7 @@ def run(main, config_class: type) -> None:
         return
     try:
         config = parse_flags(config_class, sys.argv[1:])
+        check_paths(config)
         start_distributed()
         main(config)
     except InputError as error:

@@ -94,7 +94,7 @@ class Config:
     dimensions: list[Literal["factual", "rigour", "coherence"]] = field(
         default_factory=lambda: list(DIMENSIONS)
     )
-    num_bases: PositiveInt = 2  # policy samples a task to rewrite, the first ones that differ
+    num_bases: NonNegativeInt = 2  # policy samples a task to rewrite, the first ones that differ
     reference_bases: bool = True  # reference plans are rewritten besides
     num_degraded: NonNegativeInt = 2  # degraded versions of a base a dimension
     num_pairs: PositiveInt = 1  # --from_verdicts: pairs a task at most

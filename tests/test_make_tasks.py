@@ -338,6 +338,15 @@ def test_results_are_compared_by_the_rules_of_evalplus(tmp_path, pool, fields, r
         assert {v["status"] for v in verdicts} <= status, list(zip(programs, verdicts, strict=True))
 
 
+def test_the_base_tests_of_a_plus_benchmark_are_the_first_of_its_tests(tmp_path):
+    path = write_rows(tmp_path / "plus.jsonl", [plus_row(base_input=[[1], [2]], plus_input=[[3]])])
+    plus, base = (
+        evalplus.make(evalplus.Config("mbppplus", "unused", path, tests))["test"][0]["tests"]
+        for tests in ("plus", "base")
+    )
+    assert len(plus) == 3 and base == plus[:2]
+
+
 def test_a_program_that_changes_its_argument_changes_no_expected_result(tmp_path, pool):
     row = plus_row(
         canonical_solution="def f(x):\n    x.append(3)\n    return x", base_input=[[[1]], [[2]]]
@@ -433,7 +442,7 @@ def test_a_damaged_benchmark_file_is_named(tmp_path, text, message):
 
 def test_a_benchmark_needs_its_file():
     with pytest.raises(InputError, match="--input is required"):
-        common.parse_flags(mbpp.Config, ["--source", "mbpp", "--output_dir", ""])
+        common.parse_flags(mbpp.Config, ["--source", "mbpp", "--output_dir", "unused"])
     with pytest.raises(InputError, match="no such file"):
         humaneval.make(humaneval.Config(output_dir="", input="nowhere.jsonl.gz"))
 

@@ -35,7 +35,7 @@ for word in words[1:]:
     else:
         values.append(word)
 paths = [path for name in INPUTS & set(flags) for path in flags[name] if "/" in path]
-hub = ("Qwen/", "http:")
+hub = ("Qwen/", "HuggingFaceTB/", "http:")
 missing = [path for path in paths if not path.startswith(hub) and not Path(path).exists()]
 with open("commands.jsonl", "a") as file:
     row = {"words": words, "missing": missing, "launched": launched}
@@ -126,7 +126,15 @@ def test_every_flag_and_input_of_psgpo_s_scripts_exists(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script", ["gsm8k.sh", "mbpp_prm.sh", "prlcoder_mbpp.sh", "psgpo_qwen.sh", "recode_qwen.sh"]
+    "script",
+    [
+        "gsm8k.sh",
+        "mbpp_prm.sh",
+        "prlcoder_mbpp.sh",
+        "psgpo_qwen.sh",
+        "real_models.sh",
+        "recode_qwen.sh",
+    ],
 )
 def test_every_flag_and_input_of_a_script_for_a_public_benchmark_exists(tmp_path, script):
     source = tmp_path / ("gsm8k" if script == "gsm8k.sh" else "mbpp.jsonl")
@@ -135,7 +143,8 @@ def test_every_flag_and_input_of_a_script_for_a_public_benchmark_exists(tmp_path
         (source / name).touch()
     more = {name: str(source) for name in ("HUMANEVAL", "HUMANEVALPLUS", "PLUS", "TRAIN")}
     more = {} if script == "gsm8k.sh" else more
-    done = bash(tmp_path, f"reproduce/{script}", str(source), PROCESSES="8", **more)
+    sources = [str(source)] * (3 if script == "real_models.sh" else 1)
+    done = bash(tmp_path, f"reproduce/{script}", *sources, PROCESSES="8", **more)
     assert done.returncode == 0, done.stderr
     check_commands(tmp_path)
 

@@ -17,6 +17,7 @@ import common
 import eval as evaluation
 import ppo
 import sandbox
+from common import InputError
 from studies import run
 
 ROOT = Path(__file__).parent.parent
@@ -103,33 +104,40 @@ class BrokenSandbox:
     def submit(self, task, program):
         self.submitted += 1
         future = Future()
-        future.set_result(
-            {"status": "harness_error" if self.submitted % 2 or self.all_fail else "passed"}
-        )
+        status = "harness_error" if self.submitted % 2 or self.all_fail else "passed"
+        future.set_result({"status": status, "message": "gone"})
         return future
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
-@pytest.mark.parametrize("all_fail", [False, True])
-def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(
-    stages, monkeypatch, name, all_fail
-):
-    monkeypatch.setattr(BrokenSandbox, "all_fail", all_fail, raising=False)
+def test_a_sample_without_a_verdict_is_no_reward_and_moves_nothing(stages, monkeypatch, name):
+    monkeypatch.setattr(BrokenSandbox, "all_fail", False, raising=False)
     monkeypatch.setattr(sandbox, "Sandbox", BrokenSandbox)
-    stage, config = getattr(stages, name)(f"{name}-broken-{all_fail}", max_steps=1)
+    stage, config = getattr(stages, name)(f"{name}-broken", max_steps=1)
     stage.main(config)
     (row,) = metrics_of(config.output_dir)
-    asked = 4 * config.num_generations
-    assert row["harness_errors"] == (asked if all_fail else asked // 2)
-    assert row["rewards/tests/mean"] == (
-        None if all_fail else 1
-    )  # the mean is over the samples that were judged
+    assert row["harness_errors"] == 4 * config.num_generations // 2
+    assert row["rewards/tests/mean"] == 1  # the mean is over the samples that were judged
     before, after = weights_of(stages.path("sft")), weights_of(config.output_dir)
     moved = any(not torch.equal(before[key], after[key]) for key in before)
-    assert moved == (
-        name == "ppo" and not all_fail
-    )  # all judged samples passed: GRPO has nothing to prefer
+    assert moved == (name == "ppo")  # all judged samples passed: GRPO has nothing to prefer
     assert all(value.isfinite().all() for value in after.values())
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_a_batch_without_verdicts_ends_the_run_which_goes_on_later(stages, monkeypatch, name):
+    stage, config = getattr(stages, name)(f"{name}-no-verdicts", max_steps=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(BrokenSandbox, "all_fail", True, raising=False)
+        broken.setattr(sandbox, "Sandbox", BrokenSandbox)
+        with pytest.raises(InputError, match="no verdict on any of"):
+            stage.main(config)
+    assert not (Path(config.output_dir) / "config.json").exists()
+    stage.main(config)
+    _, undisturbed = getattr(stages, name)(f"{name}-verdicts", max_steps=1)
+    stage.main(undisturbed)
+    (row,), (expected,) = metrics_of(config.output_dir), metrics_of(undisturbed.output_dir)
+    assert row | {"step_time": 0} == expected | {"step_time": 0}
 
 
 def test_a_group_holds_the_samples_of_one_prompt(stages, monkeypatch):

@@ -115,7 +115,7 @@ def test_the_forked_stage_can_be_listed_shown_kept_and_asked_for_help(tmp_path):
     assert "process_temperature" in shown and shown == run.fork(["process_min"])[1]
     assert command("process_min", "--write", str(tmp_path / "fork.py")).returncode == 0
     assert (tmp_path / "fork.py").read_text() == shown
-    assert "process_temperature: float = 0.1" in command("process_min", "--help").stdout
+    assert "process_temperature: PositiveFloat = 0.1" in command("process_min", "--help").stdout
 
 
 SOURCE = "a = 1\nb = 2\nc = 3\nb = 2\n"
@@ -235,8 +235,8 @@ def test_labels_of_a_program_are_put_on_the_lines_of_its_completion():
     assert labels("a\nb\n", 2) == [0, 1]
     given = "def f():\n    x = 1\n"  # a prefix, which the labels count
     assert labels("    a\n    b\n", 4, prefix=given) == [2, 3]
-    assert labels("Here:\n```python\na\nb\n```\n", 2) == [None, None, 0, 1]
-    assert labels("<think>\nx\n</think>\n<answer>\na\n</answer>", 1) == [None] * 4 + [0]
+    assert labels("Here:\n```python\na\nb\n```\n", 2) == [None, None, 0, 1, None]
+    assert labels("<think>\nx\n</think>\n<answer>\na\n</answer>", 1) == [None] * 4 + [0, None]
 
 
 def test_the_prm_is_refreshed_on_labelled_rollouts_and_kept(stages):

@@ -200,12 +200,12 @@ def test_the_first_ratio_in_bfloat16_is_exactly_one(models):
 
 
 def test_scores_and_values_in_bfloat16_are_float32(models):
-    ids, _ = batch()
+    ids, caches = batch()[0], []
     for name in ("two_labels", "prm"):  # a class of transformers, and a head of our own
         exact = common.load_scorer(models / name).eval()(input_ids=ids).logits
         for trained in (False, True):
             model = common.load_scorer(models / name, run_config=Config()).eval()
-            backbone, caches = getattr(model, "backbone", None) or model.model, []
+            backbone = getattr(model, "backbone", None) or model.model
             backbone.register_forward_hook(lambda *args: caches.append(args[-1].past_key_values))
             logits = common.shard(model, Config(), trained)(input_ids=ids).logits
             assert caches.pop() is None  # keys and values are not kept

@@ -88,7 +88,7 @@ def save_tensors(
     header needs shapes and dtypes alone. The layout is that of safetensors and, of the index, that
     of transformers.
     """
-    files, size = [[]], 0
+    files, size = [[]], 0  # wide dtypes first: every tensor is aligned
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         num_bytes = _num_bytes(tensors[name])
         if files[-1] and size + num_bytes > max_size:

@@ -200,12 +200,15 @@ def test_the_first_ratio_in_bfloat16_is_exactly_one(models):
 
 
 def test_scores_and_values_in_bfloat16_are_float32(models):
-    ids, _ = batch()
+    ids, caches = batch()[0], []
     for name in ("two_labels", "prm"):  # a class of transformers, and a head of our own
         exact = common.load_scorer(models / name).eval()(input_ids=ids).logits
         for trained in (False, True):
             model = common.load_scorer(models / name, run_config=Config()).eval()
+            backbone = getattr(model, "backbone", None) or model.model
+            backbone.register_forward_hook(lambda *args: caches.append(args[-1].past_key_values))
             logits = common.shard(model, Config(), trained)(input_ids=ids).logits
+            assert caches.pop() is None  # keys and values are not kept
             assert logits.dtype == torch.float32
             assert not torch.equal(logits, logits.bfloat16().float())
             torch.testing.assert_close(logits, exact, rtol=0.05, atol=0.05)
@@ -259,6 +262,12 @@ def test_a_file_of_every_dtype_is_what_safetensors_reads(tmp_path):
     tensors.save_tensors(tmp_path, "x", state)
     read = load_file(tmp_path / "x.safetensors")
     assert same(read, state) and all(read[name].dtype == state[name].dtype for name in state)
+    content = (tmp_path / "x.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert header.pop("__metadata__") == {"format": "pt"}
+    for name, place in header.items():  # aligned, also where the file is mapped into memory
+        assert (8 + length + place["data_offsets"][0]) % state[name].element_size() == 0
 
 
 def test_moments_are_restored_from_several_files(models, tmp_path, monkeypatch):

@@ -232,7 +232,7 @@ def test_a_rollout_gathers_once_and_frees_what_it_has_gathered(models, monkeypat
         assert all(isinstance(parameter, DTensor) for parameter in policy.parameters())
         policy.completion_logprobs(*batch())[0].sum().backward()
         assert all(isinstance(parameter, DTensor) for parameter in policy.parameters())
-    assert gathered == [True] * 3  # the check of the sampler at the first call, then two rollouts
+    assert gathered == [True] * 3  # the first call checks the sampler with a rollout of its own
 
 
 def test_files_have_at_most_their_size_and_are_read_by_transformers(models, tmp_path):

@@ -7,7 +7,7 @@
 #     bash reproduce/real_models.sh mbpp.jsonl HumanEvalPlus.jsonl.gz MbppPlus.jsonl.gz
 #
 #     MODEL      an instruct model with a chat template, which is evaluated and sampled from
-#     SMALL      a smaller one, which is evaluated, and is the backbone of PRM and ORM and the policy
+#     SMALL      a smaller one: evaluated, the backbone of PRM and ORM, and the policy of PPO
 #     PRM_BASE   the backbone of the PRM for PPO, with another tokenizer than SMALL
 #   --learning_rate 1e-4: 60 steps of 8 rows have to do with a head that starts at zero
 set -euo pipefail

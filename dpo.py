@@ -49,7 +49,7 @@ class Config:
     model_name_or_path: str  # policy to start from, and the reference
     output_dir: OutputDir  # run folder; a run that was cut off goes on from its last checkpoint
     loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
-    beta: NonNegativeFloat = 0.1  # how close to the reference (Rafailov et al., 2023)
+    beta: PositiveFloat = 0.1  # how close to the reference (Rafailov et al., 2023)
     label_smoothing: UnitFloat = 0.0  # sigmoid: assumed share of pairs that are the wrong way round
     rpo_alpha: NonNegativeFloat = 0.0  # weight of the negative log-likelihood of the chosen text
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
@@ -187,8 +187,8 @@ def evaluate(policy, pairs: list[tuple], reference_logps: torch.Tensor, config: 
 
 def main(config: Config) -> None:
     rows = common.read_jsonl(config.data, common.PAIR_FIELDS, check_row)
-    if not config.beta > 0 or not 0 <= config.label_smoothing < 0.5:
-        raise InputError("--beta must be above 0, and --label_smoothing at least 0 and below 0.5")
+    if config.label_smoothing >= 0.5:
+        raise InputError("--label_smoothing must be below 0.5")
     common.check_model("policy", config.model_name_or_path, config.max_length)
     checkpoint = common.open_run(config)
     tokenizer = common.load_tokenizer(config.model_name_or_path)

@@ -1,6 +1,7 @@
-"""JSONL and text files: read whole and checked, written whole or not at all."""
+"""JSONL and text files: read whole and checked, written whole or not at all. Locks and digests."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from common.flags import InputError
 
+DIGESTS = "digests.json"  # of a folder's files
 LOCKS = {}  # folders that this process holds; an flock ends with the open file
 
 
@@ -120,3 +122,38 @@ def lock(folder: str | Path) -> None:
         file.close()
         raise InputError(f"{folder}: another run is at work here; wait, or stop that run") from None
     LOCKS[folder.resolve()] = file
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The BLAKE2 digest of each file of a folder, by the file's name in the folder."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != DIGESTS:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            digests[str(path.relative_to(folder))] = digest
+    return digests
+
+
+def write_digests(folder: Path) -> None:
+    """Notes the digests of a folder's files in the folder, for `damage_of`."""
+    write_text(folder / DIGESTS, json.dumps(_digests(folder), indent=2) + "\n")
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a folder's files; None where all are as they were when `write_digests` saw
+    them. A folder without digests (a checkpoint of an earlier release) counts as whole."""
+    path = folder / DIGESTS
+    if not path.is_file():
+        return None
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{DIGESTS} is damaged"
+    found = _digests(folder)
+    for name in sorted(written.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if written.get(name) != found[name]:
+            return f"{name} is damaged"
+    return None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import hashlib
 import inspect
 import json
 import math
@@ -14,20 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 from common.batches import Rollout, Verdicts
 from common.checkpoints import save_weights
-from common.distributed import all_sum, end_distributed, gather_rows, rank, start_distributed
-from common.files import append_jsonl, lock, whole_lines, write_text
+from common.distributed import (
+    all_sum,
+    end_distributed,
+    gather_rows,
+    rank,
+    start_distributed,
+    wait_for_all,
+)
+from common.files import append_jsonl, damage_of, lock, whole_lines, write_digests, write_text
 from common.flags import InputError, check_paths, parse_flags
 from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-DIGESTS = "digests.json"  # of a checkpoint's files
 MAX_UNJUDGED = 0.05  # share of the programs of 10 batches
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
 
@@ -214,8 +218,7 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
                 write_text(log_file, "".join(kept))
             elif step:
                 print(f"{log_file}: missing; the run goes on without its past", file=sys.stderr)
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
 
 
 def _step_of(line: str, log_file: Path) -> float:
@@ -225,36 +228,6 @@ def _step_of(line: str, log_file: Path) -> float:
     except (ValueError, KeyError, TypeError):
         print(f"{log_file}: a damaged line is left out", file=sys.stderr)
         return math.inf
-
-
-def _digests(checkpoint: Path) -> dict[str, str]:
-    """The BLAKE2 digest of each file of a checkpoint, by the file's name in the checkpoint."""
-    digests = {}
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name != DIGESTS:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "blake2b").hexdigest()
-            digests[str(path.relative_to(checkpoint))] = digest
-    return digests
-
-
-def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None where all are as they were written. A
-    checkpoint without digests (of an earlier release) counts as whole."""
-    path = checkpoint / DIGESTS
-    if not path.is_file():
-        return None
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return f"{DIGESTS} is damaged"
-    found = _digests(checkpoint)
-    for name in sorted(written.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if written.get(name) != found[name]:
-            return f"{name} is damaged"
-    return None
 
 
 def is_over_optimised(history: list[dict]) -> bool:
@@ -313,11 +286,12 @@ def log(
         )
     ]
     samples, unjudged = gather_rows(samples), 0.0
+    tenth = row["step"] % 10 == 0
     if rank() == 0:
         append_jsonl(f"{config.output_dir}/metrics.jsonl", [row])
         append_jsonl(f"{config.output_dir}/completions.jsonl", samples)
         passed, reward = row["rewards/tests/mean"], row["reward"]
-        if row["step"] % 10 == 0:
+        if tenth:
             history = logged_metrics(config.output_dir)
             if "rewards/prm/mean" in row and is_over_optimised(history):
                 bar.write(OVER_OPTIMISED)
@@ -326,7 +300,7 @@ def log(
                 unjudged = errors / (10 * config.num_prompts * config.num_generations)
         bar.set_postfix(passed=f"{passed:.2f}", reward=f"{reward:.2f}", refresh=False)
         bar.update()
-    if all_sum(unjudged)[0] > MAX_UNJUDGED:
+    if tenth and all_sum(unjudged)[0] > MAX_UNJUDGED:
         raise InputError(
             f"the sandbox had no verdict on more than {MAX_UNJUDGED:.0%} of the programs of 10 "
             "batches (harness_errors in metrics.jsonl). The same command goes on from the last "
@@ -372,8 +346,7 @@ def save_model(model, tokenizer, folder: str | Path) -> None:
         for path in sorted(beside.iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, folder / path.name)
         beside.rmdir()
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
 
 
 def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer) -> None:
@@ -396,15 +369,14 @@ def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer
     if rank() == 0:
         tokenizer.save_pretrained(beside)
         write_text(beside / "trainer_state.json", json.dumps({"global_step": step}) + "\n")
-        write_text(beside / DIGESTS, json.dumps(_digests(beside), indent=2) + "\n")
+        write_digests(beside)
         _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(beside, folder)
         if config.save_total_limit > 0:  # 0: all stay
             for old in _checkpoints(folder.parent)[: -config.save_total_limit]:
                 shutil.rmtree(old)
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
 
 
 def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
@@ -420,9 +392,10 @@ def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     moment = f"{name}/{parameter_name}/{key}"
                     if moment in files:
-                        value = torch.zeros_like(parameter, requires_grad=False)
                         if key == "step":
                             value = torch.zeros((), device=parameter.device)
+                        else:
+                            value = torch.zeros_like(parameter, requires_grad=False)
                         read_into(value, files[moment][0], moment)
                         optimizers[name].state[parameter][key] = value
         return state["global_step"]

@@ -294,9 +294,6 @@ def main(config: Config) -> None:
         raise InputError(
             f"--labels {config.labels} needs --search exhaustive: a share for every line"
         )
-    for name in ("num_generations", "num_completions", "batch_size", "chunk_size"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} must be at least 1")
     if config.share_completions and config.labels != "hard":
         raise InputError(
             "--share_completions is for --labels hard: shares are of a prefix's own completions"

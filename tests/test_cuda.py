@@ -104,7 +104,7 @@ def test_advantages_are_those_of_the_cpu():
 
 def test_lines_are_those_of_the_cpu(folder):
     tokenizer = common.load_tokenizer(folder)
-    table = common.line_table(tokenizer)
+    table = masking.line_table(tokenizer)
     ids = torch.tensor(tokenizer(Path(common.__file__).read_text()).input_ids[:1600]).view(8, 200)
     mask = torch.ones_like(ids).bool()
     for function, more in ((masking.line_ends, ()), (lexer.code_ends, ())):

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import common
+from common.reports import format_number
 
 
 def read_report(folder: Path) -> dict:
@@ -86,8 +87,8 @@ def reward_models(runs: Path) -> list[list[str]]:
         if report:
             number = report.get("eval_lines") or report.get("eval_rows") or report.get("eval_texts")
             wanted = ("eval_accuracy", "eval_majority", "eval_auc")
-            cells = [common.format_number(report.get(key)) for key in wanted]
-            rows.append([name, common.format_number(number), *cells])
+            cells = [format_number(report.get(key)) for key in wanted]
+            rows.append([name, format_number(number), *cells])
     return rows
 
 

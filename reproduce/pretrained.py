@@ -53,10 +53,8 @@ def evaluations(runs: Path) -> list[list[str]]:
 
 
 def mean_and_error(values: list[float]) -> str:
-    error = (
-        1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    )
-    return f"{statistics.mean(values):.3f} ± {error:.3f}"
+    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):.3f} ± {1.96 * deviation / len(values) ** 0.5:.3f}"
 
 
 def training(runs: Path) -> list[list[str]]:

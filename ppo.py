@@ -224,9 +224,9 @@ def main(config: Config) -> None:
             shaped_rewards = rewards - config.kl_coef * kl
 
             # Advantage (GAE, Schulman et al., 2016, eq. 16), whitened over the batch.
+            _, monte_carlo = gae(shaped_rewards, 0 * values, mask, config.gamma, lam=1.0)
             if config.value_init == "prm" and step == 0:
-                _, returns = gae(shaped_rewards, 0 * values, mask, config.gamma, lam=1.0)
-                values = common.fit_critic(critic, values, returns, mask)
+                values = common.fit_critic(critic, values, monte_carlo, mask)
             advantages, returns = gae(shaped_rewards, values, mask, config.gamma, config.lam)
             advantages = whiten(advantages, mask)  # (N, T)
 
@@ -282,7 +282,7 @@ def main(config: Config) -> None:
                 "policy/approxkl_avg": (stats["kl"], updates),
                 "policy/clipfrac_avg": (stats["clipped"], updates),
                 "val/ratio": (stats["ratio"], updates),
-                "critic/vf_explained_var": float(explained_variance(values, returns, mask)),
+                "critic/vf_explained_var": float(explained_variance(values, monte_carlo, mask)),
                 "completions/mean_length": (tokens, samples),
                 "completions/mean_lines": (lines, samples),
                 "completions/comment_ratio": ((comment_ends & mask).sum(), lines),

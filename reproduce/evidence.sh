@@ -60,9 +60,11 @@ for experiment in $EXPERIMENTS; do
     run "$experiment" tables > "$RESULTS/$experiment.log" 2>&1 || tail -n 3 "$RESULTS/$experiment.log"
 done
 
+cat "$SOCKET.jsonl" >> "$WORK/cpu.jsonl"
+
 # No models, no samples: they are made again by the same seeds.
 find "$WORK" \( -name 'metrics.jsonl' -o -name 'report.json' -o -name '*.report.json' \
     -o -name 'run_config.json' -o -name 'config.json' -o -name 'search*.jsonl' -o -name '*.md' \
-    -o -name '*.log' -o -name '*.done' \) -not -path '*/checkpoint-*' -not -path '*/samples*/*' \
+    -o -name '*.log' -o -name '*.done' -o -name cpu.jsonl \) -not -path '*/checkpoint-*' -not -path '*/samples*/*' \
     -size -4M -print0 | tar --null -czf "$RESULTS/evidence.tar.gz" -T -
 ls -l "$RESULTS"

@@ -334,9 +334,10 @@ def budget(runs: Path, arms: list[str]) -> None:
     its end; a run that never gets there counts whole, and is counted. "for labels" are the
     responses that were labelled by search, their completions, and those of a refreshed PRM;
     "programs" those that were executed for labels, where any were (exact labels: a line that comes
-    again counts again). The checkpoints that wrote the responses come from the run with tests alone, whose
-    samples are not counted again. "ever solved" is the share of the training tasks drawn so far of which a sample
-    has passed; "best of n" the share of held-out tasks of which one of the n samples passes.
+    again counts again). The checkpoints that wrote the responses come from the run with tests
+    alone, whose samples are not counted again. "ever solved" is the share of the training tasks
+    drawn so far of which a sample has passed; "best of n" the share of held-out tasks of which one
+    of the n samples passes.
     """
     arms = read_arms(arms)
     base = next(iter(arms))
@@ -345,7 +346,7 @@ def budget(runs: Path, arms: list[str]) -> None:
     costs = {  # (seeds, 2): samples and programs
         arm: [label_costs(folder / arm) for folder in folders] for arm in arms
     }
-    kinds = 2 if any(programs for each in costs.values() for _, programs in each) else 1
+    counted = ["programs"] if any(n for each in costs.values() for _, n in each) else []
     rows = []
     for arm, (label, _) in arms.items():
         drawn = [read_metrics(folder / arm)[-1]["episode"] for folder in folders]
@@ -356,20 +357,22 @@ def budget(runs: Path, arms: list[str]) -> None:
             never += reached is None
             until.append(total if reached is None else total * (reached + 10) / (len(curve) + 9))
         evaluations = [read_report(folder / f"eval-{arm}") for folder in folders]
+        samples, programs = map(statistics.fmean, zip(*costs[arm], strict=True))
         solved = [ever_solved(folder / arm) for folder in folders]
         rows.append(
             [
                 label,
                 f"{statistics.fmean(drawn):,.0f}",
                 cell(until, form=",.0f") + (f" ({never} never)" if never else ""),
-                *(f"{statistics.fmean(each):,.0f}" for each in list(zip(*costs[arm]))[:kinds]),
+                f"{samples:,.0f}",
+                *(f"{programs:,.0f}" for _ in counted),
                 "" if None in solved else cell(solved),
                 cell([report["solved"] for report in evaluations]),
             ]
         )
     print(f"{len(folders)} seeds, mean ± half of the 95 % interval over seeds\n")
     header = ["arm", "RL samples", f"until the last pass rate of {arms[base].label}", "for labels"]
-    header += ["programs"][: kinds - 1] + ["training tasks ever solved"]
+    header += [*counted, "training tasks ever solved"]
     header += [f"held-out tasks solved, best of {num_samples}"]
     print_table(header, rows, right=("RL samples", "for labels", "programs"))
 

@@ -7,8 +7,9 @@ stages.
     python -S -E reproduce/warm.py SOCKET ppo.py FLAGS    # as `python ppo.py FLAGS`
 
 The second command hands its arguments, environment, folder and standard streams to a fork of the
-process, waits for the script's end, and ends with the script's exit status. It ends the script when
-it is ended itself. Without such a process at SOCKET it runs the script as Python would.
+process, waits for the script's end, and ends with the script's exit status. It ends the script
+when it is ended itself. Without such a process at SOCKET it runs the script as Python would.
+SOCKET.jsonl has a line for each script that has ended, with its CPU seconds.
 """
 
 import array
@@ -76,7 +77,7 @@ def fork(function, *arguments) -> int:
     os._exit(status)
 
 
-def answer(connection: socket.socket) -> None:
+def answer(connection: socket.socket, log: str) -> None:
     """Runs the script that a connection asks for; ends it when the connection ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size = 3 * array.array("i").itemsize
@@ -88,8 +89,11 @@ def answer(connection: socket.socket) -> None:
     asked = json.loads(text)
     pid = fork(run_script, asked["words"], asked["folder"], asked["env"], streams)
     while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        ended, status, used = os.wait4(pid, os.WNOHANG)
         if ended:
+            row = {"words": asked["words"], "seconds": used.ru_utime + used.ru_stime}
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
             connection.send(bytes([os.waitstatus_to_exitcode(status) & 255]))
             return
         if select.select([connection], [], [], 0.05)[0] and not connection.recv(1):
@@ -114,7 +118,7 @@ def serve(path: str) -> None:
         while True:
             connection, _ = listening.accept()
             with connection:
-                fork(answer, connection)
+                fork(answer, connection, f"{path}.jsonl")
 
 
 if __name__ == "__main__":

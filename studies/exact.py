@@ -1,8 +1,9 @@
 """Exact line labels of a policy's rollouts, for studies of ppo.py.
 
 An exact label comes from executing a line in its place in the reference program, and is of one of
-two kinds: in place or by prefix (prm_data/gold.py, --labels). Labels are tensors (N, T) beside a rollout's ids: the label of a line stands at
-the token in which the line ends, NaN stands everywhere else and where a line has no label.
+two kinds: in place or by prefix (prm_data/gold.py, --labels). Labels are tensors (N, T) beside a
+rollout's ids: the label of a line stands at the token in which the line ends, NaN stands everywhere
+else and where a line has no label.
 """
 
 from concurrent.futures import Future

@@ -7,6 +7,7 @@
 #     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>
 #     STUDIES   which of a script's studies
 #     BATCHES   of a run, 64 samples each; a multiple of 4
+#     RM_STEPS  optimiser steps of a PRM
 #     LABELLED  the first so many training tasks are labelled
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,12 +15,12 @@ source reproduce/lib.sh
 setup requirements.txt
 
 SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-60}" LABELLED="${LABELLED:-300}"
-QUARTER=$((BATCHES / 4))
+RM_STEPS="${RM_STEPS:-250}" QUARTER=$((BATCHES / 4))
 TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 # The reward's constants are the paper's (ppo.py's defaults).
 PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --save_steps "$QUARTER" \
     --save_total_limit 0)
-PRM=(--max_steps 250 --eval_steps 250 --learning_rate 7e-4)
+PRM=(--max_steps "$RM_STEPS" --eval_steps "$RM_STEPS" --learning_rate 7e-4)
 EVAL=(--num_samples 2)
 mkdir -p "$TASKS" "$RUNS"
 

@@ -19,6 +19,7 @@ mkdir -p "$1"
 RESULTS="$(cd "$1" && pwd)" WORK="${WORK:-runs/evidence}"
 PYTHON="$(command -v "${PYTHON:-python3}")" PROCESSES="${PROCESSES:-$(nproc)}"
 EXPERIMENTS="${EXPERIMENTS:-psgpo prlcoder recode}" MINUTES="${MINUTES:-0}"
+export -n PROCESSES # lib.sh would start every run in so many processes
 mkdir -p "$WORK/bin"
 
 # The `python` of the scripts: a fork of one process that has the imports behind it.

@@ -13,9 +13,11 @@ working   What a pass allocates beside these: activations and the tiles of kerne
           storage, and the bytes that are alive at a time are counted.
 
 A pass in a training step reads --max_tokens_per_forward padded tokens. Not counted: the CUDA
-context, NCCL's buffers, what the allocator loses to fragments. The numbers have not been compared
-with a GPU. tests/test_memory.py compares them with the peak of an update that PyTorch's allocator
-reports on a CPU: 89.1 MB against 85.1, and with gradient checkpointing 64.0 against 61.9.
+context, NCCL's buffers, what the allocator loses to fragments. On one H200 a PPO step of 0.5B had
+15.4 GiB at its peak in the rollout (predicted 15.0), and 19.3 GiB in the update (predicted 19.1);
+see bench/results/h200.md. tests/test_memory.py compares the numbers with the peak of an update that
+PyTorch's allocator reports on a CPU: 89.1 MB against 85.1, and with gradient checkpointing 64.0
+against 61.9.
 
     python bench/memory.py                                       # the shapes of Qwen2.5-Coder
     python bench/memory.py --model_name_or_path path/to/config_folder --stage grpo --world_size 8
@@ -259,7 +261,7 @@ def main() -> None:
         runs = [(args.model_name_or_path, args.stage, args.world_size)]
     saved = "with" if args.gradient_checkpointing else "without"
     print(
-        f"Predicted, GiB a GPU, not measured on one: prompt {args.prompt_length} + completion "
+        f"Predicted, GiB a GPU: prompt {args.prompt_length} + completion "
         f"{args.max_completion_length}, {args.num_prompts} prompts, {args.max_tokens_per_forward} "
         f"tokens a forward pass, {saved} gradient checkpointing\n"
     )

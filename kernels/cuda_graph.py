@@ -1,4 +1,4 @@
-"""A decoding step as a CUDA graph. No line here has run on a GPU."""
+"""A decoding step as a CUDA graph."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator

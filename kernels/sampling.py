@@ -9,8 +9,8 @@ on long prompts, reading them is what decoding costs on a CPU.
 
 `_decode_static`: a row holds one sample, and a step has the same shapes and addresses as the step
 before. So a GPU can record the step as a CUDA graph, and a step is one launch in the place of
-hundreds. The host looks at the samples every few tokens alone. This loop has not run on a GPU; the
-tests run it on a CPU.
+hundreds. The host looks at the samples every few tokens alone. tests/test_cuda.py runs this loop on
+a GPU, other tests on a CPU; bench/results/h200.md has its speed.
 
 P prompts, G samples of each, T new tokens at most, L tokens of the longest prompt, V vocabulary
 entries; R rows of S slots, at first R S = P G.

@@ -7,7 +7,9 @@
 #
 # SIZE, and what it is for:
 #     cpu       two cores and a night; SmolLM2-135M-Instruct
-#     minutes   one GPU for ten minutes; all arms of 0.5B side by side take 100 GB: SIDE_BY_SIDE=2 for 40
+#     minutes   one GPU; 0.5B. All arms side by side take about 100 GB; SIDE_BY_SIDE=2 for 40 GB. On
+#               one H200, with less room a forward pass and nine other processes on the cores, parts
+#               1 to 3 took five and a half minutes; the arms have run on a CPU alone
 #     day       one GPU of 80 GB for a day; 0.5B
 # SIDE_BY_SIDE: jobs at a time. SEEDS: one run of every arm each, all from one set of reward models.
 # ONLY: names of arms; all unless set.
@@ -36,7 +38,7 @@ case "$SIZE" in # any of these numbers can be set from outside
     cpu) sizes="STEPS=30 SFT_STEPS=40 PRM_STEPS=60 ROWS=8 PROMPTS=8 GENERATIONS=4 SEARCHED=16
         COMPLETIONS=4 LONGEST=160 WORKERS=2 BATCH=8 SIDE_BY_SIDE=1" MEMORY=() ;;
     minutes) sizes="STEPS=24 SFT_STEPS=24 PRM_STEPS=120 ROWS=32 PROMPTS=16 GENERATIONS=8 SEARCHED=48
-        COMPLETIONS=8 LONGEST=256 WORKERS=3 BATCH=64 SIDE_BY_SIDE=5"
+        COMPLETIONS=8 LONGEST=256 WORKERS=8 BATCH=64 SIDE_BY_SIDE=5"
         MEMORY=(--gradient_checkpointing true --max_tokens_per_forward 8192) ;;
     day) sizes="STEPS=200 SFT_STEPS=36 PRM_STEPS=600 ROWS=64 PROMPTS=32 GENERATIONS=8 SEARCHED=374
         COMPLETIONS=20 LONGEST=384 WORKERS=8 BATCH=64 SIDE_BY_SIDE=1"
@@ -49,7 +51,7 @@ for size in $sizes; do
 done
 SEEDS="${SEEDS:-0}" JOBS="$SIDE_BY_SIDE"
 OUT="$RUNS" SFT="$RUNS/sft" TRAIN="$TASKS/train.jsonl" POOL="$RUNS/pool.jsonl"
-FIT=(--train_batch_size "$ROWS" --per_device_train_batch_size 8 --eval_steps 10000
+FIT=(--train_batch_size "$ROWS" --per_device_train_batch_size "$ROWS" --eval_steps 10000
     --save_steps 10000 "${MEMORY[@]}")
 PRM=("${FIT[@]}" --learning_rate 2e-5 --warmup_steps 10 --max_steps "$PRM_STEPS")
 SAMPLE=(--num_samples 8 --k 1 8 --temperature 0.8 --max_completion_length "$LONGEST"
@@ -84,7 +86,7 @@ evaluate() { # name, policy: on validation and test tasks
 supervised() { # SFT; the pool; the ORM's data
     stage sft.py --tasks "$TRAIN" --model_name_or_path "$MODEL" --learning_rate 1e-5 \
         --warmup_steps 4 --max_steps "$SFT_STEPS" --train_batch_size 32 \
-        --per_device_train_batch_size 8 --save_steps 1000 "${MEMORY[@]}" --seed "$SEED" \
+        --per_device_train_batch_size "$ROWS" --save_steps 1000 "${MEMORY[@]}" --seed "$SEED" \
         --output_dir "$SFT" --
     sample "$SFT" "$TRAIN" "$OUT/train-sft"
     [ -f "$POOL" ] || python reproduce/pool.py --tasks "$TRAIN" \

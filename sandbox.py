@@ -62,6 +62,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import marshal
+import operator
 import os
 import queue
 import sys
@@ -74,7 +77,7 @@ from jail.proxies import HarnessError
 from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
 from jail.styles import make_verdict
-from jail.tasks import TaskError, check_task, prompt_helpers, unittest_methods
+from jail.tasks import TaskError, check_task, prepare, prompt_helpers
 from jail.wire import MAX_MESSAGE, MessageError, to_json
 from jail.worker import Worker, judge_repeatedly
 
@@ -100,6 +103,10 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
     "syntax_error": "syntax_error",
     "harness_error": None,
 }
+
+
+# What a verdict depends on, besides the program.
+FIELDS = ("task_id", "style", "setup", "preamble", "tests", "entry_point", "timeout")
 
 
 class SandboxError(RuntimeError):
@@ -130,11 +137,20 @@ class Sandbox:
     isolation: "strict" refuses to start unless every layer is proved; "auto" needs Landlock and
         seccomp, or all namespaces, and says on stderr what is missing; "none" starts in any case
     trace: whether to record the executed lines of each program (several times slower)
+    fail_fast: whether a program's first failing test is its last; `passed` counts those before it
 
     Raises SandboxError where the isolation cannot be had.
     """
 
-    def __init__(self, workers=1, timeout=3.0, memory_mb=1024, isolation="auto", trace=False):
+    def __init__(
+        self,
+        workers=1,
+        timeout=3.0,
+        memory_mb=1024,
+        isolation="auto",
+        trace=False,
+        fail_fast=False,
+    ):
         if isolation not in ("strict", "auto", "none"):
             raise ValueError(f"isolation: {isolation!r} is not one of strict, auto, none")
         if workers < 1 or not timeout > 0 or memory_mb < 64:
@@ -142,7 +158,10 @@ class Sandbox:
             raise ValueError(f"workers, timeout and memory_mb must be {limits}")
         self.timeout, self.memory, self.trace = float(timeout), int(memory_mb) << 20, bool(trace)
         self.orders = queue.SimpleQueue()
-        self.checked = OrderedDict()  # what the judge needs of the tasks seen last
+        self.fail_fast = bool(fail_fast)
+        self.seen = OrderedDict()  # id of a task object -> the object, its parts, what `task` gave
+        self.checked = OrderedDict()  # the same by what the verdict depends on
+        self.numbers = itertools.count()
         self.workers = [Worker(self.memory, index) for index in range(workers)]
         started = queue.SimpleQueue()
         self.threads = [
@@ -183,13 +202,12 @@ class Sandbox:
             raise RuntimeError("the sandbox is closed")
         if not isinstance(program, str):
             raise TypeError(f"a program must be a string, not {type(program).__name__}")
-        order, future = self.order(task), Future()
+        prepared, future = self.prepared(task), Future()
         if len(program) > MAX_MESSAGE // 4:
             reason = f"a program of {len(program)} characters exceeds {MAX_MESSAGE // 4}"
-            future.set_result(make_verdict("memory", 0, order["total"], reason))
+            future.set_result(make_verdict("memory", 0, prepared["total"], reason))
             return future
-        order["program"] = program
-        self.orders.put((order, future))
+        self.orders.put((prepared, program, future))
         return future
 
     def judge(self, pairs, progress: str | None = None) -> list[dict]:
@@ -202,36 +220,45 @@ class Sandbox:
                 shown.update(done + 1)
         return [future.result() for future in futures]
 
-    def order(self, task: dict) -> dict:
-        """What the judge needs of a task, checked. Remembered: a task usually has many programs."""
+    def prepared(self, task: dict) -> dict:
+        """What the judge needs of a task, checked. Remembered: a task usually has many programs.
+
+        A task object that was seen, with the same parts, is not read again. So a caller must not
+        change what is inside a test of a task that was submitted.
+        """
+        parts = None
+        if isinstance(task, dict):
+            parts = [task.get(field) for field in FIELDS]
+            if isinstance(task.get("tests"), list):
+                parts += task["tests"]
+            known = self.seen.get(id(task))
+            if known and len(known[1]) == len(parts) and all(map(operator.is_, known[1], parts)):
+                return known[2]
         try:
-            fields = ("task_id", "style", "setup", "preamble", "tests", "entry_point", "timeout")
-            key = to_json([task.get(field) for field in fields])
+            key = to_json([task.get(field) for field in FIELDS])
         except (AttributeError, TypeError, ValueError) as error:
             check_task(task)
             raise TaskError(f"task {task['task_id']}: tests: not JSON: {error}") from None
         if key not in self.checked:
             check_task(task)
-            if len(key) > MAX_MESSAGE // 2:
-                raise TaskError(
-                    f"task {task['task_id']}: tests: {len(key)} bytes exceed {MAX_MESSAGE // 2}"
-                )
-            total = len(task["tests"])
-            if task["style"] == "unittest":
-                total = sum(len(unittest_methods(test)) for test in task["tests"])
-            self.checked[key] = {
-                "style": task["style"],
-                "setup": task.get("setup") or "",
-                "preamble": task.get("preamble") or "",
-                "tests": task["tests"],
-                "entry_point": task.get("entry_point"),
+            prepared = {
+                **prepare(task),
                 "timeout": float(task.get("timeout") or self.timeout),
                 "trace": self.trace,
-                "total": total,
+                "fail_fast": self.fail_fast,
+                "number": next(self.numbers),
             }
+            prepared["bytes"] = max(len(key), len(marshal.dumps(prepared)))
+            if prepared["bytes"] > MAX_MESSAGE // 2:
+                reason = f"{prepared['bytes']} bytes exceed {MAX_MESSAGE // 2}"
+                raise TaskError(f"task {task['task_id']}: tests: {reason}")
+            self.checked[key] = prepared
             if len(self.checked) > 1024:
                 self.checked.popitem(last=False)
-        return dict(self.checked[key])
+        self.seen[id(task)] = task, parts, self.checked[key]
+        if len(self.seen) > 1024:
+            self.seen.popitem(last=False)
+        return self.checked[key]
 
     def work(self, worker: Worker, started) -> None:
         """A worker's thread: judge programs until the pool closes."""
@@ -244,11 +271,11 @@ class Sandbox:
             item = self.orders.get()
             if item is None:
                 break
-            order, future = item
+            task, program, future = item
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(judge_repeatedly(worker, order))
+                future.set_result(judge_repeatedly(worker, task, program))
             except BaseException as error:
                 future.set_exception(error)
         worker.stop()
@@ -257,7 +284,7 @@ class Sandbox:
         """Finish what was submitted, or cancel what has not begun. Then end all processes."""
         while cancel and not self.orders.empty():
             with contextlib.suppress(Exception):  # a worker may have been faster
-                self.orders.get_nowait()[1].cancel()
+                self.orders.get_nowait()[-1].cancel()
         for _ in self.threads:
             self.orders.put(None)
         for thread in self.threads:

@@ -7,8 +7,8 @@ each test, and `names` are the names whose values the program must give.
 
 from __future__ import annotations
 
-import ast
 import builtins
+import marshal
 import math
 import re
 import sys
@@ -29,57 +29,31 @@ from jail.proxies import (
 from jail.wire import MAX_TEXT, MessageError, decode, to_json
 
 MAX_AHEAD = 32_768  # bytes of calls that may wait for a program: less than a socket holds
-# Imports of unittest source that reaches into the program.
-INSIDE_NAMES = "mock unittest.mock tempfile os shutil pathlib io sys subprocess warnings"
-INSIDE_MODULES = frozenset(INSIDE_NAMES.split())
 
 
 class Plan:
-    """What is prepared once a task: compiled sources, and the names that the program must give."""
+    """A task in the judge: what worker.py sent, with the compiled sources, and what tests keep."""
 
-    def __init__(self, setup: str, style: str, tests: list, entry_point: str | None):
-        self.setup = compile(setup, "<setup>", "exec", dont_inherit=True) if setup.strip() else None
-        sources = tests if style in ("assert", "unittest") else []
-        self.tests = [
-            compile(test, f"<test {i}>", "exec", dont_inherit=True)
-            for i, test in enumerate(sources)
-        ]
-        self.entry = entry_point.split(".")[0] if entry_point else None
-        self.small = style == "call" and len(to_json(tests)) < MAX_AHEAD
-        self.names = sorted(free_names([setup, *sources]) | ({self.entry} if self.entry else set()))
-        self.inside = style == "unittest" and any(needs_inside(test) for test in tests)
+    def __init__(self, task: dict):
+        self.order = task
+        self.setup = load(task["setup"]) if task["setup"] is not None else None
+        self.tests = [load(code) for code in task["tests"]] if task["labels"] else []
+        self.entry = task["entry_point"] and task["entry_point"].split(".")[0]
+        self.small = task["style"] == "call" and len(to_json(task["tests"])) < MAX_AHEAD
+        self.names = task["names"]
+        self.memories = [{} for _ in task["tests"]]  # `__memory__` of each test
 
-
-def free_names(sources: list[str]) -> set[str]:
-    """Names that the sources read, do not define, and do not find among the builtins."""
-    read, defined = set(), set(vars(builtins)) | {"__name__", "__file__"}
-    for source in sources:
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Name):
-                (read if isinstance(node.ctx, ast.Load) else defined).add(node.id)
-            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                defined.add(node.name)
-            elif isinstance(node, ast.arg):
-                defined.add(node.arg)
-            elif isinstance(node, ast.alias):
-                defined.add((node.asname or node.name).split(".")[0])
-            elif isinstance(node, ast.ExceptHandler) and node.name:
-                defined.add(node.name)
-    return read - defined
+    def forget(self) -> None:
+        """Drop what the tests kept."""
+        for memory in self.memories:
+            memory.clear()
 
 
-def needs_inside(source: str) -> bool:
-    """Whether unittest source patches what the program calls, or shares files with the program."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import) and any(item.name in INSIDE_MODULES for item in node.names):
-            return True
-        if isinstance(node, ast.ImportFrom):
-            mock = node.module == "unittest" and any(item.name == "mock" for item in node.names)
-            if mock or node.module in INSIDE_MODULES:
-                return True
-        if isinstance(node, ast.Name) and node.id in ("patch", "open", "mock"):
-            return True
-    return False
+def load(code: bytes | str):
+    """The code object of a marshalled source. SyntaxError for a text: why there is no code."""
+    if isinstance(code, str):
+        raise SyntaxError(code)
+    return marshal.loads(code)
 
 
 def start(session: Session, names: list[str], entry: str | None) -> dict:
@@ -139,7 +113,7 @@ def guarded(session: Session, note, action, source: str = "") -> bool:
     except BaseException as error:
         status, message = describe(error)
         if source and status == "failed":
-            message = f"{message} in: {source.strip()[:200]}"
+            message = f"{message} in: {source}"
         note(status, message)
         return False
     if session.end is not None:
@@ -165,8 +139,11 @@ def run_asserts(order: dict, plan: Plan, session: Session, names: list[str], not
     namespace = start(session, names, plan.entry)
     if not run_setup(plan, session, namespace, note):
         return
-    for code, source in zip(plan.tests, order["tests"], strict=True):
-        guarded(session, note, lambda code=code: exec(code, namespace), source)
+    for code, label, memory in zip(plan.tests, plan.order["labels"], plan.memories, strict=True):
+        namespace["__memory__"] = memory
+        passed = guarded(session, note, lambda code=code: exec(code, namespace), label)
+        if not passed and order["fail_fast"]:
+            break
 
 
 def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
@@ -193,7 +170,9 @@ def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note)
             raise AssertionError(f"a result that is not the output: {short_text(result)}")
 
     for test in order["tests"]:
-        guarded(session, note, lambda test=test: one(test))
+        passed = guarded(session, note, lambda test=test: one(test))
+        if not passed and order["fail_fast"]:
+            break
 
 
 def short_text(value) -> str:
@@ -267,6 +246,8 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
         def bad(self, test, error):
             status, message = describe(error[1])
             note(status, f"{test}: {message}")
+            if order["fail_fast"]:
+                self.stop()
             if session.end is not None:
                 raise session.end
 
@@ -290,42 +271,38 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
     guarded(session, only_failures, run_all)
 
 
-# Runs in the candidate, after the program, the setup and `_source`, the tests.
+# Runs in the candidate after the program: `module` is the program's, `tests` the code of the tests.
 INSIDE = """
-import sys as _sys, types as _types, unittest as _unittest
-_module = _types.ModuleType("tests")
-_module.__dict__.update(globals())
-_module.__dict__["__name__"] = "tests"
-_sys.modules["tests"] = _module
-_sys.modules["__test__"] = _module
-exec(compile(_source, "<tests>", "exec", dont_inherit=True), _module.__dict__)
-_result = _unittest.TestResult()
-_suite = _unittest.TestSuite(
-    _unittest.defaultTestLoader.loadTestsFromTestCase(_kind)
-    for _kind in list(_module.__dict__.values())
-    if isinstance(_kind, type)
-    and issubclass(_kind, _unittest.TestCase)
-    and _kind.__module__ == "tests"
-)
-_suite.run(_result)
-_bad = [_text for _, _text in _result.errors + _result.failures]
-_report = [_result.testsRun - len(_bad) - len(_result.skipped), _bad[0] if _bad else ""]
+import unittest
+for code in tests:
+    exec(code, module.__dict__)
+result = unittest.TestResult()
+result.failfast = fail_fast
+loader = unittest.TestLoader()
+kinds = [vars(module)[name] for name in classes]
+kinds = [kind for kind in kinds if issubclass(kind, unittest.TestCase)]
+unittest.TestSuite(map(loader.loadTestsFromTestCase, kinds)).run(result)
+bad = result.errors + result.failures
+failed = len({str(test).partition(" [")[0] for test, _ in bad})
+kind = "error" if result.errors else "failed"
+report = [result.testsRun - failed - len(result.skipped), kind, bad[0][1][-500:] if bad else ""]
 """
+INSIDE_MODULE = "__test__"  # value of __name__ where tests run inside, as BigCodeBench has it
 
 
 def run_inside(order: dict, session: Session, names: list[str], note) -> None:
     """Style unittest, in the candidate: only the candidate's word counts, so it is not trusted."""
-    namespace = start(session, names, None)
-    report = namespace.get("_report")
-    if type(report) is not list or len(report) != 2 or type(report[0]) is not int:
+    session.weak += 1
+    report = start(session, names, None).get("report")
+    kinds = [type(part) for part in report] if type(report) is list else None
+    if kinds != [int, str, str] or report[1] not in ("error", "failed"):
         note("failed", "no report")
         return
-    session.weak += 1
     session.entry_calls += 1
     for _ in range(min(max(report[0], 0), order["total"])):
         note("passed")
     if report[0] < order["total"]:
-        note("failed", str(report[1])[-MAX_TEXT:])
+        note(report[1], report[2].strip())
 
 
 def run_stdio(session: Session, stdout, test: dict, note) -> None:

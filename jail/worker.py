@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 
 from jail.judge import WALL_FACTOR
 from jail.proxies import HarnessError, ProgramEnd, set_timeout
@@ -32,6 +33,7 @@ ROLES = {
     "judge": ("wire", "syscalls", "proxies", "styles", "judge"),
     "zygote": ("wire", "syscalls", "seal", "candidate", "zygote"),
 }
+MAX_TASKS, MAX_TASK_BYTES = 256, 128 << 20  # that a judge keeps
 BOOT = """
 import marshal, sys
 
@@ -78,6 +80,7 @@ class Worker:
         self.processes = []  # the zygote's launcher and the judge, while they run
         self.report = None  # layer -> "" if proved, else the reason of its absence
         self.scratch = self.connection = None
+        self.known = OrderedDict()  # bytes of the tasks that the judge has, by number
 
     def start(self) -> None:
         """Start both processes and wait for the self-test.
@@ -89,7 +92,8 @@ class Worker:
             self.scratch = make_scratch()
             self.connection, orders_there = socket.socketpair()
             control, control_there = socket.socketpair()
-            self.channel = Channel(self.connection.fileno())
+            self.channel = Channel(self.connection.fileno(), pack=marshal.dumps)
+            self.known.clear()
             set_timeout(self.connection, socket.SO_RCVTIMEO, 1)
             with orders_there, control, control_there:
                 zygote_ends = [control_there.fileno()]
@@ -152,18 +156,31 @@ class Worker:
         except (EOFError, MessageError) as error:
             raise HarnessError(f"the judge is gone: {error}") from None
 
-    def judge(self, order: dict) -> dict:
+    def task_to_send(self, number: int, task: dict) -> dict:
+        """The task, unless the judge has it, and the numbers of those that the judge may forget."""
+        new = number not in self.known
+        self.known[number] = task["bytes"]
+        self.known.move_to_end(number)
+        forget = []
+        while len(self.known) > 1 and (
+            len(self.known) > MAX_TASKS or sum(self.known.values()) > MAX_TASK_BYTES
+        ):
+            forget.append(self.known.popitem(last=False)[0])
+        return {"number": number, "task": task if new else None, "forget": forget}
+
+    def judge(self, task: dict, program: str, attempt: int = 0) -> dict:
         """The verdict on one program. HarnessError if there is none."""
         if not self.processes:
             self.start()
         try:
-            self.channel.send(order)
-            runs = order["total"] if order["style"] == "stdio" else 1
-            limit = math.ceil(order["timeout"]) + 1
+            sent = self.task_to_send(task["number"], task)
+            self.channel.send({**sent, "program": program, "attempt": attempt})
+            runs = task["total"] if task["style"] == "stdio" else 1
+            limit = math.ceil(task["timeout"]) + 1
             verdict = self.receive(60 + 20 * WALL_FACTOR * limit * runs, limit + 1)
         except ProgramEnd as end:
             self.stop()
-            return make_verdict(end.status, 0, order["total"], end.message)
+            return make_verdict(end.status, 0, task["total"], end.message)
         except (EOFError, OSError, HarnessError) as error:
             self.stop()
             raise HarnessError(str(error) or "the judge is gone") from None
@@ -200,11 +217,11 @@ def processor_time(pid: int) -> float:
         return 0.0
 
 
-def judge_repeatedly(worker: Worker, order: dict, attempts: int = 3) -> dict:
+def judge_repeatedly(worker: Worker, task: dict, program: str, attempts: int = 3) -> dict:
     """The verdict. After a failure of the harness, try again; the last failure is the verdict."""
     for attempt in range(attempts):
         try:
-            return worker.judge({**order, "attempt": attempt})
+            return worker.judge(task, program, attempt)
         except (HarnessError, OSError) as error:
             reason = f"{attempt + 1} attempts: {error}"
-    return make_verdict("harness_error", 0, order["total"], reason)
+    return make_verdict("harness_error", 0, task["total"], reason)

@@ -67,12 +67,14 @@ import marshal
 import operator
 import os
 import queue
+import re
 import sys
 import threading
 import time
 from collections import Counter, OrderedDict
 from concurrent.futures import Future
 
+from jail.packages import installed, locate
 from jail.proxies import HarnessError
 from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
@@ -89,6 +91,8 @@ __all__ = [
     "SandboxError",
     "TaskError",
     "check_task",
+    "installed",
+    "missing_package",
     "outcome",
     "prompt_helpers",
 ]
@@ -106,7 +110,9 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
 
 
 # What a verdict depends on, besides the program.
-FIELDS = ("task_id", "style", "setup", "preamble", "tests", "entry_point", "timeout")
+FIELDS = (
+    *("task_id", "style", "setup", "preamble", "tests", "entry_point", "timeout", "packages"),
+)
 
 
 class SandboxError(RuntimeError):
@@ -116,6 +122,14 @@ class SandboxError(RuntimeError):
 def outcome(status: str) -> str | None:
     """The outcome class of a status; None for "harness_error", which is no verdict."""
     return OUTCOMES[status]
+
+
+def missing_package(verdict: dict) -> str | None:
+    """The package for want of which a program failed; None if it failed for another reason."""
+    found = re.search(r"No module named '(\w+)", verdict["message"])
+    if verdict["status"] != "error" or not found or found[1] in sys.stdlib_module_names:
+        return None
+    return found[1]
 
 
 def containment(report: dict) -> list[str]:
@@ -138,8 +152,10 @@ class Sandbox:
         seccomp, or all namespaces, and says on stderr what is missing; "none" starts in any case
     trace: whether to record the executed lines of each program (several times slower)
     fail_fast: whether a program's first failing test is its last; `passed` counts those before it
+    packages: installed packages that programs may import, as ["numpy"]; each makes a program's
+        start dearer. The standard library alone by default
 
-    Raises SandboxError where the isolation cannot be had.
+    Raises SandboxError where the isolation cannot be had, or a package is not installed.
     """
 
     def __init__(
@@ -150,6 +166,7 @@ class Sandbox:
         isolation="auto",
         trace=False,
         fail_fast=False,
+        packages=(),
     ):
         if isolation not in ("strict", "auto", "none"):
             raise ValueError(f"isolation: {isolation!r} is not one of strict, auto, none")
@@ -162,7 +179,14 @@ class Sandbox:
         self.seen = OrderedDict()  # id of a task object -> the object, its parts, what `task` gave
         self.checked = OrderedDict()  # the same by what the verdict depends on
         self.numbers = itertools.count()
-        self.workers = [Worker(self.memory, index) for index in range(workers)]
+        self.packages = list(packages)
+        try:
+            paths = locate(self.packages) if packages else {}
+        except ImportError as error:
+            raise SandboxError(f"packages: {error}") from None
+        self.workers = [
+            Worker(self.memory, index, self.packages, paths) for index in range(workers)
+        ]
         started = queue.SimpleQueue()
         self.threads = [
             threading.Thread(target=self.work, args=(worker, started), daemon=True)
@@ -241,6 +265,11 @@ class Sandbox:
             raise TaskError(f"task {task['task_id']}: tests: not JSON: {error}") from None
         if key not in self.checked:
             check_task(task)
+            missing = set(task.get("packages") or ()) - set(self.packages)
+            if missing:
+                names = ", ".join(sorted(missing))
+                reason = f"{names}: not among the packages that programs may import here"
+                raise TaskError(f"task {task['task_id']}: packages: {reason}")
             prepared = {
                 **prepare(task),
                 "timeout": float(task.get("timeout") or self.timeout),
@@ -320,8 +349,20 @@ def run_command(options) -> None:
     tasks = read_tasks(options.tasks)
     samples = read_samples(options.samples, tasks)
     check_out(options.out, [options.tasks, options.samples])
+    needed = {name for task in tasks.values() for name in task.get("packages") or ()}
+    absent = {name for name in needed if not installed(name)}
+    for name in sorted(absent):
+        names = [task_id for task_id, task in tasks.items() if name in task.get("packages") or ()]
+        print(f"{name} is not installed: {len(names)} tasks are left out: {', '.join(names)}")
+    samples = [row for row in samples if not absent & set(row[0].get("packages") or ())]
     with Sandbox(
-        options.workers, options.timeout, options.memory_mb, options.isolation, options.trace
+        options.workers,
+        options.timeout,
+        options.memory_mb,
+        options.isolation,
+        options.trace,
+        options.fail_fast,
+        sorted({*options.packages, *needed} - absent),
     ) as sandbox:
         pairs = [(task, program) for task, _, program in samples]
         verdicts = sandbox.judge(pairs, progress="judging")
@@ -332,6 +373,9 @@ def run_command(options) -> None:
     for status in STATUSES:
         if counts[status]:
             print(f"{status:14} {counts[status]:7}")
+    wanted = Counter(map(missing_package, verdicts))
+    for name in sorted(set(wanted) - {None}):
+        print(f"{wanted[name]} samples failed for want of {name}")
     print(f"passed {counts['passed']} of {judged} judged ({counts['passed'] / max(1, judged):.1%})")
 
 
@@ -372,6 +416,10 @@ def main() -> None:
         "--isolation", choices=("auto", "strict", "none"), default="auto", help=isolation
     )
     run.add_argument("--trace", action="store_true", help="record the executed lines")
+    fail_fast = "end a program at its first failing test"
+    run.add_argument("--fail_fast", action="store_true", help=fail_fast)
+    packages = "installed packages that programs may import, as numpy"
+    run.add_argument("--packages", nargs="+", default=[], help=packages)
     probe = commands.add_parser("probe", help="show which layers hold on this machine")
     for command in (run, probe):
         command.add_argument(

@@ -43,6 +43,10 @@ def flatten(value):
         return complex(value.real, value.imag)
     if isinstance(value, (bytes, bytearray)):
         return bytes(memoryview(value))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        plain = numpy.generic.item(value)
+        return None if isinstance(plain, numpy.generic) else plain
     return None
 
 

@@ -45,6 +45,9 @@ def check_task(task: dict) -> None:
     parts = entry_point.split(".") if isinstance(entry_point, str) else [""]
     if entry_point is not None and not all(part.isidentifier() for part in parts):
         fail("entry_point", f"{entry_point!r} is not a name")
+    packages = task.get("packages") or []
+    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+        fail("packages", "must be a list of names")
     timeout = task.get("timeout")
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if timeout is not None and not (number and timeout > 0):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import marshal
 import math
 import os
@@ -74,8 +75,10 @@ def role_code(role: str) -> bytes:
 class Worker:
     """A judge and a zygote, started on demand, restarted when one of them dies. For one thread."""
 
-    def __init__(self, memory: int, index: int = 0):
+    def __init__(self, memory: int, index: int = 0, packages=(), paths=None):
         self.memory = memory  # bytes of address space of a program
+        self.packages = packages  # names that the zygote imports
+        self.paths = paths or {}  # of the files of these packages, by name
         self.index = index  # of this worker in its pool
         self.processes = []  # the zygote's launcher and the judge, while they run
         self.report = None  # layer -> "" if proved, else the reason of its absence
@@ -89,7 +92,7 @@ class Worker:
         """
         self.stop()
         try:
-            self.scratch = make_scratch()
+            self.scratch = make_scratch(self.paths)
             self.connection, orders_there = socket.socketpair()
             control, control_there = socket.socketpair()
             self.channel = Channel(self.connection.fileno(), pack=marshal.dumps)
@@ -97,7 +100,8 @@ class Worker:
             set_timeout(self.connection, socket.SO_RCVTIMEO, 1)
             with orders_there, control, control_there:
                 zygote_ends = [control_there.fileno()]
-                launcher = self.launch("zygote", zygote_ends, self.scratch, self.memory)
+                packages = json.dumps([list(self.packages), self.paths])
+                launcher = self.launch("zygote", zygote_ends, self.scratch, self.memory, packages)
                 self.launch("judge", [orders_there.fileno(), control.fileno()], launcher)
             self.report = self.receive(60.0, 60.0)
         except BaseException:

@@ -12,6 +12,7 @@ import _socket  # socket itself would load select and selectors into every candi
 import builtins
 import contextlib
 import gc
+import json
 import marshal
 import os
 import signal
@@ -36,10 +37,11 @@ class C:
 """
 
 
-def main(control_descriptor: str, scratch: str, memory: str) -> None:
+def main(control_descriptor: str, scratch: str, memory: str, packages: str) -> None:
     """Fork the zygote into namespaces of its own; when it ends, remove the scratch directory."""
     control = int(control_descriptor)
-    seal = Seal(scratch, int(memory))
+    names, paths = json.loads(packages)
+    seal = Seal(scratch, int(memory), paths)
     if seal.kernel is not None:
         seal.unshare()
     pid = os.fork()
@@ -47,7 +49,7 @@ def main(control_descriptor: str, scratch: str, memory: str) -> None:
         try:
             if seal.kernel is not None:
                 seal.kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            serve(control, prepare(seal), seal)
+            serve(control, prepare(seal, names), seal)
         finally:
             os._exit(0)
     os.close(control)
@@ -55,7 +57,7 @@ def main(control_descriptor: str, scratch: str, memory: str) -> None:
     remove_scratch(scratch)
 
 
-def prepare(seal: Seal) -> Candidate:
+def prepare(seal: Seal, packages: list[str]) -> Candidate:
     """Load and warm up all that candidates need, then seal this process."""
     hook, os.register_at_fork = os.register_at_fork, lambda **hooks: None
     import random  # without its hook, which seeds anew after each fork: verdicts are repeatable
@@ -72,6 +74,8 @@ def prepare(seal: Seal) -> Candidate:
     os.environ.update(
         PATH="/usr/bin:/bin", HOME=seal.scratch, TMPDIR=seal.scratch, LC_ALL="C.UTF-8"
     )
+    if packages:
+        import_packages(seal.packages, packages)
     builtins.exit = builtins.quit = sys.exit  # the site module is not loaded
     sys.argv[:] = sys.orig_argv[:] = [""]
     gc.collect()
@@ -79,6 +83,18 @@ def prepare(seal: Seal) -> Candidate:
     with contextlib.suppress(AttributeError):  # where the C library has no malloc_trim
         seal.kernel.libc.malloc_trim(1 << 17)  # a fork pays for each page, for a freed one too
     return candidate
+
+
+def import_packages(folder: str, names: list[str]) -> None:
+    """Import the packages once, for all candidates; what fails here fails in a candidate too."""
+    sys.path.append(folder)
+    for name in ("OPENBLAS", "MKL", "OMP"):
+        os.environ[f"{name}_NUM_THREADS"] = "1"  # a fork copies one thread
+    for name in names:
+        with contextlib.suppress(Exception):
+            __import__(name)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)  # verdicts are repeatable
 
 
 def serve(control: int, candidate: Candidate, seal: Seal) -> None:

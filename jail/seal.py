@@ -18,7 +18,7 @@ import struct
 import sys
 
 from jail import syscalls
-from jail.syscalls import ENOSYS, EPERM, PR_SET_NO_NEW_PRIVS, Kernel
+from jail.syscalls import ENOSYS, EPERM, EROFS, PR_SET_NO_NEW_PRIVS, Kernel
 
 LAYERS = {
     "rlimits": "address space, CPU time, file size, descriptors and core dumps are limited",
@@ -27,7 +27,7 @@ LAYERS = {
     "landlock": "files outside the interpreter's library and the scratch directory are out of "
     "reach; so is TCP",
     "seccomp": "system calls outside a list fail: no new process, socket, signal to others, mount, "
-    "chmod, ...",
+    "chmod outside the scratch directory, ...",
     "user namespace": "the candidate is nobody inside its namespaces",
     "network namespace": "no network interface but an unconnected loopback",
     "process namespace": "other processes cannot be named",
@@ -79,9 +79,9 @@ def build_root(kernel: Kernel, root: str, paths: list[str], packages: dict[str, 
         else:
             open(target, "w").close()
         kernel.mount(path, target, None, MS_BIND | MS_REC)
-        if path not in DEVICES:
-            locked = os.statvfs(target).f_flag & 0xF  # nosuid, nodev, noexec cannot be dropped
-            kernel.mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | locked)
+        # A device can be written all the same. nosuid, nodev, noexec cannot be dropped.
+        locked = os.statvfs(target).f_flag & 0xF
+        kernel.mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | locked)
     os.makedirs(root + "/tmp")
     size = f"mode=777,size={FILE_BYTES},nr_inodes=4096"
     kernel.mount("tmpfs", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, size)
@@ -208,7 +208,8 @@ class Seal:
         """Install the filter of system calls; prepare what each candidate adds."""
         if self.machine_unknown():
             raise OSError(ENOSYS, f"no table of system calls for {os.uname().machine}")
-        base = syscalls.base_filter(self.kernel.machine)
+        private = not self.report["mount namespace"]
+        base = syscalls.base_filter(self.kernel.machine, attributes=private)
         extra = syscalls.candidate_filter(self.kernel.machine)
         installer = self.kernel.filter_installer(extra)
         self.kernel.install_filter(base)
@@ -237,14 +238,17 @@ class Seal:
             "fork": lambda: os.fork() or os._exit(0),
             "socket": lambda: _socket.socket().close(),
             "kill": lambda: os.kill(os.getppid(), 0),
-            "chmod": lambda: os.chmod(self.scratch, 0o777),
+            "chmod": lambda: os.chmod(os.__file__, 0o644),
+            "utime": lambda: os.utime(os.__file__),
+            "chmod of a device": lambda: os.chmod(DEVICES[0], 0o666),
+            "chmod of the root": lambda: os.chmod("/", 0o755),
             "exec": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),
             "unshare": lambda: self.kernel.unshare(CLONE_NEWUSER),
             "ptrace": lambda: self.kernel.check(self.kernel.libc.ptrace(0, 0, 0, 0), "ptrace"),
         }
         if not self.report["seccomp"]:
             for name, act in acts.items():
-                found = forbidden(act, EPERM)
+                found = forbidden(act, EPERM, EROFS)
                 if found:
                     self.report["seccomp"] = f"{name} {found}"
         with open(os.path.join(self.scratch, "proof"), "w") as file:

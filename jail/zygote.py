@@ -16,6 +16,7 @@ import json
 import marshal
 import os
 import signal
+import stat
 import struct
 import sys
 import time
@@ -109,6 +110,7 @@ def serve(control: int, candidate: Candidate, seal: Seal) -> None:
     pack, scratch, killed = STATUS.pack, seal.scratch, int(signal.SIGKILL)
     fork, read, write, close = os.fork, os.read, os.write, os.close
     kill, wait4, listdir = os.kill, os.wait4, os.listdir
+    private, chmod = not seal.report["mount namespace"], os.chmod
     contained = not seal.report["seccomp"]  # the candidate cannot have processes of its own
     _fillers = open_pools()  # held for as long as the loop runs
     while True:
@@ -131,6 +133,8 @@ def serve(control: int, candidate: Candidate, seal: Seal) -> None:
         _, status, usage = wait4(pid, 0)
         if not contained and not seal.report["process namespace"]:
             end_all_others()
+        if private:
+            chmod(scratch, 0o777)  # whatever the program made of it
         if listdir(scratch):
             empty_directory(scratch)
         if not over:
@@ -192,14 +196,23 @@ def empty_directory(path: str) -> None:
             except OSError:
                 pass
             try:
+                open_directory(top)
                 for inner in os.listdir(top):
                     counter += 1
                     moved = os.path.join(path, f"{counter}.{os.getpid()}")
+                    open_directory(os.path.join(top, inner))  # its ".." changes with the move
                     os.rename(os.path.join(top, inner), moved)
                 os.rmdir(top)
             except OSError:
                 return  # a directory that cannot be read cannot hold anything of a program
         names = os.listdir(path)
+
+
+def open_directory(path: str) -> None:
+    """Give the owner all rights on a directory, where modes can be changed at all."""
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o700)
 
 
 def warm_up(candidate: Candidate) -> None:

@@ -67,17 +67,16 @@ import marshal
 import operator
 import os
 import queue
-import re
 import sys
 import threading
-import time
 from collections import Counter, OrderedDict
 from concurrent.futures import Future
 
-from jail.packages import installed, locate
-from jail.proxies import HarnessError
+from jail.packages import installed, locate, missing_package
+from jail.progress import Progress
 from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
+from jail.session import HarnessError
 from jail.styles import make_verdict
 from jail.tasks import TaskError, check_task, prepare, prompt_helpers
 from jail.wire import MAX_MESSAGE, MessageError, to_json
@@ -111,7 +110,8 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
 
 # What a verdict depends on, besides the program.
 FIELDS = (
-    *("task_id", "style", "setup", "preamble", "tests", "entry_point", "timeout", "packages"),
+    *("task_id", "style", "setup", "preamble", "tests", "entry_point"),
+    *("timeout", "test_timeout", "packages"),
 )
 
 
@@ -122,14 +122,6 @@ class SandboxError(RuntimeError):
 def outcome(status: str) -> str | None:
     """The outcome class of a status; None for "harness_error", which is no verdict."""
     return OUTCOMES[status]
-
-
-def missing_package(verdict: dict) -> str | None:
-    """The package for want of which a program failed; None if it failed for another reason."""
-    found = re.search(r"No module named '(\w+)", verdict["message"])
-    if verdict["status"] != "error" or not found or found[1] in sys.stdlib_module_names:
-        return None
-    return found[1]
 
 
 def containment(report: dict) -> list[str]:
@@ -272,7 +264,7 @@ class Sandbox:
                 raise TaskError(f"task {task['task_id']}: packages: {reason}")
             prepared = {
                 **prepare(task),
-                "timeout": float(task.get("timeout") or self.timeout),
+                "timeout": self.limit(task),
                 "trace": self.trace,
                 "fail_fast": self.fail_fast,
                 "number": next(self.numbers),
@@ -288,6 +280,13 @@ class Sandbox:
         if len(self.seen) > 1024:
             self.seen.popitem(last=False)
         return self.checked[key]
+
+    def limit(self, task: dict) -> float:
+        """CPU seconds of one process of a program; of one test where each has its process."""
+        each = task.get("test_timeout")
+        if not each:
+            return float(task.get("timeout") or self.timeout)
+        return float(each if task["style"] == "stdio" else each * len(task["tests"]))
 
     def work(self, worker: Worker, started) -> None:
         """A worker's thread: judge programs until the pool closes."""
@@ -319,29 +318,6 @@ class Sandbox:
         for thread in self.threads:
             thread.join()
         self.threads = []
-
-
-class Progress:
-    """A progress bar on stderr, redrawn at most ten times a second."""
-
-    def __init__(self, label: str, total: int):
-        self.label, self.total = label, total
-        self.begin = self.drawn = time.monotonic()
-
-    def update(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.drawn < 0.1 and done < self.total:
-            return
-        self.drawn = now
-        bar = "#" * (30 * done // max(1, self.total))
-        end = "\n" if done == self.total else ""
-        rate = done / max(now - self.begin, 1e-9)
-        print(
-            f"\r{self.label} [{bar:30}] {done}/{self.total} {rate:.0f}/s",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def run_command(options) -> None:

@@ -16,7 +16,18 @@ import sys
 from collections import deque
 
 from jail import wire
-from jail.wire import MAX_TEXT, PROGRAM_FILE, TAGS, MessageError, contents, decode, encode, to_json
+from jail.wire import (
+    ATOMS,
+    MAX_TEXT,
+    PROGRAM_FILE,
+    RECURSION_LIMIT,
+    TAGS,
+    MessageError,
+    contents,
+    decode,
+    encode,
+    to_json,
+)
 
 
 def flatten(value):
@@ -86,6 +97,8 @@ class Candidate:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             line = getattr(error, "lineno", None)
             return ["syntax", line, f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"]
+        if order["stdin"]:
+            give_stdin_a_path()
         try:
             if order["preamble"]:
                 exec(compile(order["preamble"], "<preamble>", "exec", dont_inherit=True), namespace)
@@ -160,7 +173,14 @@ class Candidate:
             sys.modules["threading"].settrace(on_call)
 
     def encode(self, value, numbers=None):
-        return encode(value, self.foreign, numbers)
+        if type(value) in ATOMS:
+            return value
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, RECURSION_LIMIT))
+        try:
+            return encode(value, self.foreign, numbers)
+        finally:
+            sys.setrecursionlimit(limit)
 
     def foreign(self, value):
         """The JSON form of an object that is no plain data: flattened, or a handle and a kind."""
@@ -337,6 +357,25 @@ class CallbackObject:
 
     def __repr__(self):
         return self._ask("repr")
+
+
+def give_stdin_a_path() -> None:
+    """Let `open` find standard input at /dev/stdin: there is no /proc where the path would lead."""
+    import io
+
+    def wrap(function):
+        def opened(file, *args, **kwargs):
+            if file in ("/dev/stdin", "/dev/fd/0"):
+                file = os.dup(0)
+                os.lseek(file, 0, os.SEEK_SET)
+                return file if function is os_open else function(file, *args, **kwargs)
+            return function(file, *args, **kwargs)
+
+        return opened
+
+    os_open = os.open
+    builtins.open = io.open = wrap(builtins.open)
+    os.open = wrap(os.open)
 
 
 def call(function, *args, **kwargs):

@@ -21,14 +21,20 @@ import tempfile
 import time
 
 from jail import styles
-from jail.proxies import HarnessError, ProgramEnd, Session, lines, set_timeout
+from jail.session import (
+    WALL_FACTOR,
+    HarnessError,
+    ProgramEnd,
+    Session,
+    lines,
+    processor_time,
+    set_timeout,
+)
 from jail.syscalls import PR_SET_PDEATHSIG, Kernel
-from jail.wire import MAX_TEXT, STATUS, Channel, compile_program
+from jail.wire import MAX_TEXT, RECURSION_LIMIT, STATUS, Channel, compile_program
 
 MAX_COMPILED = 100_000  # characters of a program that the judge compiles
 JUDGE_MEMORY = 2 << 30  # bytes of address space: tests work on data that the program chose
-# Wall limit of a program = this times its CPU limit, not counting the wait for a processor.
-WALL_FACTOR = 5
 SEVERITY = ("passed", "failed", "error", "memory", "timeout", "syntax_error")
 
 
@@ -137,17 +143,20 @@ class Judge:
         set_timeout(connection, socket.SO_SNDTIMEO, math.ceil(wall))
 
         def on_wait():
+            session.end_test()
             passed = time.monotonic() - begin
             if passed > wall and passed - waiting_for_processor(self.launcher) > wall:
                 session.finish("timeout", f"no answer within {wall:g} seconds")
 
         session = Session(channel, on_wait)
+        session.processor_time = lambda: processor_time(candidate_of(self.launcher))
         used = time.process_time()
         limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + order["timeout"]) + 1, limit))
         request = {"names": names, "module": module, "trace": order["trace"]}
         request["preamble"] = order["preamble"]
         request["inside"] = order.get("tests_inside")
+        request["stdin"] = module == "__main__" and "/dev/" in order["program"]
         request["seconds"] = math.ceil(order["timeout"])
         end = None
         try:
@@ -266,14 +275,22 @@ def waiting_for_processor(launcher: int) -> float:
     0 if unknown.
     """
     try:
+        with open(f"/proc/{candidate_of(launcher)}/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def candidate_of(launcher: int) -> int:
+    """Process id of the candidate, a grandchild of the launcher; 0, no process, if unknown."""
+    try:
         pid = launcher
         for _ in range(2):
             with open(f"/proc/{pid}/task/{pid}/children") as file:
                 pid = int(file.read().split()[0])
-        with open(f"/proc/{pid}/schedstat") as file:
-            return int(file.read().split()[1]) / 1e9
+        return pid
     except (OSError, ValueError, IndexError):
-        return 0.0
+        return 0
 
 
 def memory_in_use() -> int:
@@ -295,6 +312,7 @@ def main(orders_descriptor: str, control_descriptor: str, launcher: str) -> None
     if sys.platform == "linux":
         Kernel().prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGXCPU, end_of_limit)
+    sys.setrecursionlimit(RECURSION_LIMIT)  # a result may be nested as deep as a program can nest
     sys.set_int_max_str_digits(0)  # the tests are trusted, and benchmarks hold long numbers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -48,3 +48,11 @@ def locate(names: list[str]) -> dict[str, str]:
                 if "extra ==" not in requirement:
                     todo.append((re.match(r"[\w.-]+", requirement)[0], False))
     return found
+
+
+def missing_package(verdict: dict) -> str | None:
+    """The package for want of which a program failed; None if it failed for another reason."""
+    found = re.search(r"No module named '(\w+)", verdict["message"])
+    if verdict["status"] != "error" or not found or found[1] in sys.stdlib_module_names:
+        return None
+    return found[1]

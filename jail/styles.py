@@ -1,27 +1,25 @@
-"""The five styles of tests: how each runs against a program, and what counts as equal.
+"""The five styles of tests: how each runs against a program.
 
-Runs in the judge; the caller's process takes `make_verdict` from this file. Imports proxies.py,
-wire.py and the standard library. In a run_... function, `note(status, message)` is called once for
-each test, and `names` are the names whose values the program must give.
+Runs in the judge; the caller's process takes `make_verdict` from this file. Imports session.py,
+proxies.py, equality.py, wire.py and the standard library. In a run_... function,
+`note(status, message)` is called once for each test, and `names` are the names whose values the
+program must give.
 """
 
 from __future__ import annotations
 
 import builtins
 import marshal
-import math
-import re
 import sys
 from collections import deque
-from decimal import Decimal, InvalidOperation
 
-from jail.proxies import (
+from jail.equality import as_json, final_answer, same, same_answer, same_output, tolerances
+from jail.proxies import CallableProxy
+from jail.session import (
     MODULES,
     TEST_MODULE,
-    CallableProxy,
     HarnessError,
     ProgramEnd,
-    Proxy,
     Session,
     lines,
     number,
@@ -154,19 +152,22 @@ def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note)
     *parents, last = order["entry_point"].split(".")
     function = namespace.get(plan.entry)
     # Calls that fit into the socket are sent before the first result is back: waits cost more.
-    early = type(function) is CallableProxy and not parents and plan.small
+    limit = order["test_timeout"]
+    early = type(function) is CallableProxy and not parents and plan.small and not limit
     tests = order["tests"] if early else []
     requests = deque(session.request("apply", (function, *t["args"]), {}) for t in tests)
 
     def one(test):
         if plan.entry not in namespace:
             raise NameError(f"name {plan.entry!r} is not defined")
+        session.begin_test(limit)
         if early:
             result = as_json(session.wait(*requests.popleft()))
         else:
             target = getattr(function(), last) if parents else function
             result = as_json(target(*test["args"]))
-        if not same(result, as_json(test["output"]), test.get("atol") or 0.0):
+        session.end_test()
+        if not same(result, as_json(test["output"]), *tolerances(test)):
             raise AssertionError(f"a result that is not the output: {short_text(result)}")
 
     for test in order["tests"]:
@@ -181,44 +182,6 @@ def short_text(value) -> str:
         return repr(value)[:200]
     except ValueError:
         return f"a {type(value).__name__}"
-
-
-def as_json(value):
-    """The value as it would come back from JSON: lists for tuples, string keys."""
-    if type(value) in (list, tuple):
-        return [as_json(item) for item in value]
-    if type(value) is dict:
-        return {key_text(key): as_json(item) for key, item in value.items()}
-    return value
-
-
-def key_text(key):
-    """A key as JSON would write it."""
-    if type(key) is bool or key is None:
-        return {True: "true", False: "false", None: "null"}[key]
-    return str(key) if type(key) in (int, float) else key
-
-
-def same(result, expected, atol: float) -> bool:
-    """Whether a result equals the expected value, both as JSON would write them. NaN equals NaN.
-
-    atol: with atol > 0, floats are equal if |result - expected| <= atol + 1e-7 |expected|.
-    """
-    if type(expected) is list:
-        if type(result) is not list or len(result) != len(expected):
-            return False
-        return all(same(a, b, atol) for a, b in zip(result, expected, strict=True))
-    if type(expected) is dict:
-        if type(result) is not dict or result.keys() != expected.keys():
-            return False
-        return all(same(result[key], expected[key], atol) for key in expected)
-    if type(expected) is float and type(result) in (int, float):
-        if math.isnan(expected):
-            return math.isnan(result)
-        tolerance = atol + 1e-7 * abs(expected)
-        within = atol > 0 and tolerance < math.inf and abs(result - expected) <= tolerance
-        return result == expected or within
-    return not isinstance(result, Proxy) and result == expected
 
 
 def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
@@ -320,53 +283,24 @@ def run_stdio(session: Session, stdout, test: dict, note) -> None:
             session.executed = lines(message[1])
     session.end = None
     stdout.seek(0)
-    if same_output(stdout.read(), test["output"]):
+    if same_output(stdout.read(), test["output"], *tolerances(test)):
         note("passed")
     else:
         note("failed", "a different output")
 
 
 def judge_answer(text: str, tests: list) -> dict:
-    """Style answer: the text's final answer equals the given one, but for commas and currency."""
-    found = re.search(r"####\s*(\S[^\n]*)", text)
-    boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
-    answer = found.group(1) if found else boxed[-1] if boxed else None
+    """Style answer: the text's last marked answer equals the given one.
+
+    Commas of thousands, currency, per cent, bold and the unit behind a number do not count.
+    """
+    answer = final_answer(text)
     if answer is None:
         return make_verdict("failed", 0, len(tests), "no answer")
-    value = plain_answer(answer)
-    passed = sum(value == plain_answer(test["answer"]) for test in tests)
+    passed = sum(same_answer(answer, test["answer"]) for test in tests)
     if passed == len(tests):
         return make_verdict("passed", passed, passed, "")
     return make_verdict("failed", passed, len(tests), f"answer {answer[:100]!r}")
-
-
-def plain_answer(text: str):
-    """A number where the text is one, else the bare text."""
-    bare = text.strip().replace(",", "").replace("$", "").rstrip(".").strip()
-    try:
-        return Decimal(bare)
-    except InvalidOperation:
-        return bare
-
-
-def same_output(output: bytes, expected: str) -> bool:
-    """Whether whole outputs are equal, but for trailing white space and the spelling of numbers."""
-    got = [line.rstrip() for line in output.decode("utf-8", "replace").rstrip().split("\n")]
-    want = [line.rstrip() for line in expected.rstrip().split("\n")]
-    if len(got) != len(want):
-        return False
-    return all(a == b or same_numbers(a, b) for a, b in zip(got, want, strict=True))
-
-
-def same_numbers(line: str, expected: str) -> bool:
-    """Whether two lines hold the same numbers, however they are spelt."""
-    a, b = line.split(), expected.split()
-    if len(a) != len(b) or len(line) >= 1 << 16:
-        return False
-    try:
-        return [Decimal(word) for word in a] == [Decimal(word) for word in b]
-    except InvalidOperation:
-        return False
 
 
 def make_verdict(

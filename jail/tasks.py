@@ -48,10 +48,13 @@ def check_task(task: dict) -> None:
     packages = task.get("packages") or []
     if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
         fail("packages", "must be a list of names")
-    timeout = task.get("timeout")
-    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (number and timeout > 0):
-        fail("timeout", f"{timeout!r} is not a positive number of seconds")
+    for field in ("timeout", "test_timeout"):
+        seconds = task.get(field)
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and seconds > 0):
+            fail(field, f"{seconds!r} is not a positive number of seconds")
+    if task.get("test_timeout") and style not in ("call", "stdio"):
+        fail("test_timeout", f"the {style} style has none")
     if style == "call" and not entry_point:
         fail("entry_point", "the call style needs one")
     for index, test in enumerate(tests):
@@ -69,12 +72,12 @@ def check_task(task: dict) -> None:
                 fail(f"{field}.args", "must be a list")
             if "output" not in test:
                 fail(f"{field}.output", "is missing")
-            if not isinstance(test.get("atol") or 0.0, (int, float)):
-                fail(f"{field}.atol", "must be a number")
+            check_tolerances(test, field, fail)
         else:
             for key in ("input", "output") if style == "stdio" else ("answer",):
                 if not isinstance(test.get(key), str):
                     fail(f"{field}.{key}", "must be a string")
+            check_tolerances(test, field, fail)
     for field in ("setup", "preamble"):
         for code in compile_sources((task.get(field) or "",), field):
             if isinstance(code, str):
@@ -84,6 +87,14 @@ def check_task(task: dict) -> None:
             fail(f"tests[{index}]", code)
     if style == "unittest" and not any(map(unittest_methods, test_sources(task))):
         fail("tests", "hold no test method of a TestCase class")
+
+
+def check_tolerances(test: dict, field: str, fail) -> None:
+    """Call `fail` unless the tolerances of a test are numbers of at least 0."""
+    for name in ("atol", "rtol"):
+        value = test.get(name) or 0.0
+        if not isinstance(value, (int, float)) or not value >= 0:
+            fail(f"{field}.{name}", "must be a number of at least 0")
 
 
 def test_sources(task: dict) -> tuple[str, ...]:
@@ -141,6 +152,7 @@ def prepare(task: dict) -> dict:
         "names": sorted(names),
         "entry_point": entry_point,
         "inside": style == "unittest" and any(map(needs_inside, tests)),
+        "test_timeout": task.get("test_timeout"),
         "classes": list(dict.fromkeys(method.split(".")[0] for method in methods)),
         "total": len(methods) or len(tests),
     }
@@ -193,8 +205,8 @@ def needs_inside(test: str | dict) -> bool:
 
 
 def unittest_methods(source: str) -> list[str]:
-    """Names of the test methods in the source, as "Class.test_name"."""
-    return [
+    """Names of the test methods in the source, as "Class.test_name", each name once."""
+    names = [
         f"{node.name}.{item.name}"
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef)
@@ -202,6 +214,7 @@ def unittest_methods(source: str) -> list[str]:
         if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))
         and item.name.startswith("test")
     ]
+    return list(dict.fromkeys(names))
 
 
 def prompt_helpers(prompt: str, entry_point: str) -> str:

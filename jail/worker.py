@@ -23,15 +23,14 @@ import sys
 import time
 from collections import OrderedDict
 
-from jail.judge import WALL_FACTOR
-from jail.proxies import HarnessError, ProgramEnd, set_timeout
 from jail.seal import make_scratch, remove_scratch
+from jail.session import WALL_FACTOR, HarnessError, ProgramEnd, processor_time, set_timeout
 from jail.styles import make_verdict
 from jail.wire import Channel, MessageError
 
 # The files that each process loads, each after those that it imports; `main` of the last one runs.
 ROLES = {
-    "judge": ("wire", "syscalls", "proxies", "styles", "judge"),
+    "judge": ("wire", "syscalls", "proxies", "session", "equality", "styles", "judge"),
     "zygote": ("wire", "syscalls", "seal", "candidate", "zygote"),
 }
 MAX_TASKS, MAX_TASK_BYTES = 256, 128 << 20  # that a judge keeps
@@ -211,14 +210,6 @@ class Worker:
         if self.scratch is not None:
             remove_scratch(self.scratch)
             self.scratch = None
-
-
-def processor_time(pid: int) -> float:
-    """CPU seconds of another process so far; 0 where the system has no such clock."""
-    try:
-        return time.clock_gettime(~pid << 3 | 2)
-    except (OSError, AttributeError, OverflowError):
-        return 0.0
 
 
 def judge_repeatedly(worker: Worker, task: dict, program: str, attempts: int = 3) -> dict:

@@ -220,6 +220,7 @@ def warm_up(candidate: Candidate) -> None:
     here, there = _socket.socketpair()
     judge, candidate.channel.descriptor = Channel(here.fileno(), pack=marshal.dumps), there.fileno()
     order = {"module": "solution", "names": ["f"], "preamble": "", "inside": None}
+    order["stdin"] = False
     values = ([1, 2], {"a": (1, 2.5)}, "x", {3}, None)
     for _ in range(20):
         judge.send({**order, "program": marshal.dumps(compile_program(WARM_UP))})

@@ -328,8 +328,8 @@ def run_command(options) -> None:
     needed = {name for task in tasks.values() for name in task.get("packages") or ()}
     absent = {name for name in needed if not installed(name)}
     for name in sorted(absent):
-        names = [task_id for task_id, task in tasks.items() if name in task.get("packages") or ()]
-        print(f"{name} is not installed: {len(names)} tasks are left out: {', '.join(names)}")
+        left = [key for key, task in tasks.items() if name in (task.get("packages") or ())]
+        print(f"{name} is not installed: {len(left)} tasks are left out: {', '.join(left)}")
     samples = [row for row in samples if not absent & set(row[0].get("packages") or ())]
     with Sandbox(
         options.workers,

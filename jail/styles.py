@@ -265,7 +265,8 @@ def run_inside(order: dict, session: Session, names: list[str], note) -> None:
     for _ in range(min(max(report[0], 0), order["total"])):
         note("passed")
     if report[0] < order["total"]:
-        note(report[1], report[2].strip())
+        few = f"{max(report[0], 0)} of {order['total']} tests passed"
+        note(report[1], report[2].strip() or few)
 
 
 def run_stdio(session: Session, stdout, test: dict, note) -> None:

@@ -24,18 +24,25 @@ and compares. An object of a class of the program's own stays behind; a proxy st
 never equals plain data. The candidate may write what it likes to its socket: all that it can say is
 "the function returned this value".
 
-The tests of a task, by `style`. Every test runs, unless a timeout or the program's death ends it:
+The tests of a task, by `style`. Every test runs, unless `fail_fast`, a timeout or the program's
+death ends the run:
 
-    assert    Python source strings, run one by one in one namespace after `setup`
-    call      {"args": [...], "output": any, "atol": float?}; the entry point is `f` or
-              `Solution.f`; the result is compared as JSON would write it (tuples as lists, keys
+    assert    Python source strings, run one by one in one namespace after `setup`. Each test has a
+              dict `__memory__` that outlives the program: what a reference gives is computed once
+    call      {"args": [...], "output": any, "atol": float?, "rtol": float?}; the entry point is `f`
+              or `Solution.f`; the result is compared as JSON would write it (tuples as lists, keys
               as strings)
-    stdio     {"input": str, "output": str}; one process per test; whole outputs are compared,
-              line by line
+    stdio     {"input": str, "output": str, "atol": float?, "rtol": float?}; one process per test;
+              whole outputs are compared, line by line; lines of numbers as decimals
     unittest  source strings with unittest.TestCase classes; one that patches what the program
-              calls, or shares files with it, must run inside the sandbox: `trusted` is False
-    answer    {"answer": str}; the text after "####" (or in \\boxed{}) of a solution in prose;
-              nothing is executed
+              calls, or shares files with it, must run inside the sandbox: `trusted` is False.
+              {"code": str} always runs inside, in the program's namespace (BigCodeBench): seeds,
+              arrays and connections are shared, and a program could forge its verdict
+    answer    {"answer": str}; the text after the last "####" (or in \\boxed{}) of a solution in
+              prose; nothing is executed
+
+`timeout` limits the CPU seconds of a program, `test_timeout` those of each test (call, stdio).
+`packages` names what programs may import besides the standard library.
 
 `setup` is Python source that the judge runs after the program and before the tests. It sees the
 program's names; a name that it defines hides the program's. So helper functions that a prompt gives
@@ -55,7 +62,8 @@ A verdict is a dict:
     executed  lines of the program that ran, or None (needs trace=True)
     message   why, at most 500 characters
     seconds   CPU seconds that the program used
-    trusted   False where the program took part in a comparison (of two of its own objects)
+    trusted   False where the program took part in a comparison (of two of its own objects), or
+              the tests ran in its process
 """
 
 from __future__ import annotations

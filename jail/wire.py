@@ -23,7 +23,7 @@ MAX_ITEMS = 4_000_000  # values in one message
 MAX_TEXT = 500  # characters of a verdict's message
 # Frames while values are put into their form or rebuilt: some for each level of nesting, of which a
 # program of CPython's own limit of 1000 can make a thousand.
-RECURSION_LIMIT = 20_000
+RECURSION_LIMIT = 4000
 PROGRAM_FILE = "<program>"  # file name of the program in tracebacks
 # What the zygote says of a candidate's end: wait status, CPU seconds, whether it had to be killed.
 STATUS = struct.Struct("=idi")

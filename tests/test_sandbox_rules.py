@@ -356,6 +356,28 @@ def test_a_result_beyond_every_limit_is_an_error_of_the_program(plain_pool):
     assert same["status"] == "passed"
 
 
+@pytest.mark.parametrize("depth", [900, 1950, 3900, 100_000])
+@pytest.mark.parametrize("brackets", [("[", "]"), ('["l",', "]"), ('["t",', "]"), ('["d",1,', "]")])
+def test_a_message_nested_by_hand_does_not_end_the_judge(plain_pool, depth, brackets):
+    left, right = brackets
+    program = f"""
+import os, socket, struct
+for n in range(3, 64):
+    try:
+        if socket.socket(fileno=os.dup(n)).family == socket.AF_UNIX: break
+    except OSError: pass
+body = ('["ok",' + {left!r} * {depth} + '1' + {right!r} * {depth} + ',null]').encode()
+def f(x):
+    os.write(n, struct.pack('>I', len(body)) + body)
+    import time; time.sleep(0.2)
+    os._exit(0)
+"""
+    tests = ["x = f(7)\ny = x == x, repr(x), x == [x], str(x)\nassert x == 7"]
+    verdict = judge(plain_pool, {"style": "assert", "tests": tests}, program)
+    assert verdict["status"] in ("error", "failed"), verdict
+    assert "ended its process" not in verdict["message"]
+
+
 def test_long_lists_of_numbers_keep_their_types(plain_pool):
     program = "def f(): return [1, 2.0, 2**63, float('inf'), -0.0, True, None] * 3"
     test = (

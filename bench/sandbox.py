@@ -6,12 +6,18 @@
     python bench/sandbox.py --against OLD      # this checkout against another one, the folder OLD
     python bench/sandbox.py --workers          # one worker against two
     python bench/sandbox.py --soak 10000       # one program in twenty hangs, crashes or bombs
+    python bench/sandbox.py --plus tasks/humanevalplus/test.jsonl --data HumanEvalPlus.jsonl.gz
 
 All judge the same programs. Each checker lives in a process of its own and judges a batch when
 told. The batches of a round follow each other, so a change of the machine's load meets all of them.
 CPU time is that of the whole process tree: the process, the children that it has waited for, and
 the living processes below it. The start of the sandbox is paid once a worker; it is printed, and is
 not in the CPU time. A checker that starts a process for each program pays for each start.
+
+--plus measures a whole evaluation against evalplus' own: read the tasks, run the references, judge
+the samples of a file, or each reference `--copies` times, so that all tests run. Each checker ends
+a program at its first failing test. The tasks are those of make_tasks.py (sources humanevalplus and
+mbppplus), the data the file they were made of. Samples on which the two disagree are listed.
 """
 
 import argparse
@@ -22,6 +28,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -156,6 +163,80 @@ def table(labels: list[str], results: list[list[tuple[float, float]]]) -> None:
         print(f"| {label:24} | {cpu:16.2f} | {wall:17.2f} | {cpu / medians[-1][0]:29.2f} |")
 
 
+def plus_programs(references: dict[str, str], options) -> list[tuple[str, str]]:
+    """(task_id, program) of the samples file, or each reference `--copies` times."""
+    if options.samples is None:
+        return [(key, references[key]) for key in references for _ in range(options.copies)]
+    with open(options.samples) as file:
+        rows = [json.loads(line) for line in file]
+    return [(row["task_id"], row["solution"]) for row in rows]
+
+
+def evaluate_sandbox(options) -> list:
+    """(task_id, whether it passes) of each program; tasks are read and references run."""
+    sys.path[0] = HERE
+    import sandbox
+    from jail.rows import read_tasks
+
+    tasks = read_tasks(options.plus)
+    references = {key: task["solution"] for key, task in tasks.items()}
+    programs = plus_programs(references, options)
+    with sandbox.Sandbox(timeout=10.0, fail_fast=True) as pool:
+        verdicts = pool.judge((tasks[key], program) for key, program in programs)
+        print(tree_seconds())  # before the pool closes, while its processes live
+    passed = [verdict["status"] == "passed" for verdict in verdicts]
+    return [(key, ok) for (key, _), ok in zip(programs, passed, strict=True)]
+
+
+def evaluate_evalplus(options) -> list:
+    """The same by evalplus: its inputs, expected outputs and checker, both halves of a task."""
+    name = "mbpp" if "mbpp" in options.data.lower() else "humaneval"
+    os.environ[f"{name.upper()}_OVERRIDE_PATH"] = os.path.abspath(options.data)
+    from evalplus import data, evaluate
+    from evalplus.eval import untrusted_check
+    from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
+
+    tasks = data.get_mbpp_plus() if name == "mbpp" else data.get_human_eval_plus()
+    special = MBPP_OUTPUT_NOT_NONE_TASKS if name == "mbpp" else []
+    truth = evaluate.get_groundtruth(tasks, "bench", special)
+    references = {key: task["prompt"] + task["canonical_solution"] for key, task in tasks.items()}
+    passed = []
+    for key, program in plus_programs(references, options):
+        task, expected = tasks[key], truth[key]
+        statuses = [
+            untrusted_check(
+                *(name, program, task[f"{half}_input"], task["entry_point"]),
+                *(expected[half], task["atol"], expected[f"{half}_time"], True),
+            )[0]
+            for half in ("base", "plus")
+        ]
+        passed.append((key, statuses == ["pass", "pass"]))
+    print(tree_seconds())
+    return passed
+
+
+def compare_plus(options) -> None:
+    """Print CPU seconds of whole evaluations, each in a fresh process, interleaved; disagreements.
+
+    evalplus keeps what references gave in a cache folder, which is a new one here each time.
+    """
+    for _ in range(options.rounds):
+        passed = {}
+        for name in ("evalplus", "sandbox"):
+            with tempfile.TemporaryDirectory() as cache:
+                command = [sys.executable, __file__, "--serve_plus", name, *sys.argv[1:]]
+                environment = {**os.environ, "XDG_CACHE_HOME": cache}
+                result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+            *_, seconds, ids = result.stdout.splitlines()
+            passed[name] = json.loads(ids)
+            count = f"{sum(ok for _, ok in passed[name])} of {len(passed[name])} pass"
+            print(f"{name:9} {float(seconds):7.1f} CPU s, {count}", flush=True)
+        pairs = zip(passed["evalplus"], passed["sandbox"], strict=True)
+        for number, ((key, theirs), (_, ours)) in enumerate(pairs):
+            if theirs != ours:
+                print(f"row {number}, {key}: evalplus {theirs}, sandbox {ours}")
+
+
 def soak(count: int) -> None:
     """The test of left-overs at any size."""
     environment = {**os.environ, "SANDBOX_SOAK": str(count)}
@@ -176,7 +257,18 @@ def main() -> None:
     add("--workers", action="store_true", help="compare one worker with two instead")
     add("--soak", type=int, metavar="N", help="judge N programs, one in twenty of them bad")
     add("--serve", nargs=3, help=argparse.SUPPRESS)
+    add("--plus", metavar="TASKS", help="tasks of HumanEval+ or MBPP+: compare with evalplus")
+    add("--samples", help="with --plus: a file of samples in place of the references")
+    add("--copies", type=int, default=1, help="with --plus: samples of each reference")
+    add("--serve_plus", choices=["evalplus", "sandbox"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve_plus:
+        evaluate = {"evalplus": evaluate_evalplus, "sandbox": evaluate_sandbox}[options.serve_plus]
+        print(json.dumps(evaluate(options)))
+        return
+    if options.plus:
+        compare_plus(options)
+        return
     if options.serve:
         name, workers, checkout = options.serve
         serve(name, int(workers), checkout, options.data)

@@ -46,6 +46,8 @@ def run_study(stages, name, output, **flags):
     stage = run.load(name.split("+"))
     if name == "ensemble":
         flags = {"prm": [stages.path("prm")], **flags}
+    if name in ("papo", "prof"):
+        flags = {"prm": stages.path("prm"), **flags}
     make = stages.grpo if name in GRPO else stages.ppo
     stage, config = make(output, stage, **flags)
     stage.main(config)

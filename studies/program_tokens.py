@@ -31,10 +31,12 @@ def unexecuted_lines(program: str, executed: list[int] | None) -> set[int]:
     (`else:`) is in no statement. Nothing is unexecuted where no line ran: a program that does not
     compile, or that was not traced.
     """
-    if not executed:
+    try:
+        nodes = list(ast.walk(ast.parse(program))) if executed else []
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
-    silent, ran = set(), set(executed)
-    for node in ast.walk(ast.parse(program)):
+    silent, ran = set(), set(executed or ())
+    for node in nodes:
         if not isinstance(node, ast.stmt) or isinstance(node, ast.Global | ast.Nonlocal):
             continue
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import test_reproduce
 import torch
 from safetensors.torch import load_file
 
@@ -27,9 +29,26 @@ from studies import (
     similarity,
 )
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
+import related
+
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "studies").glob("*.diff"))
 GRPO = [name for name in NAMES if run.read_study(name).stage == "grpo.py"]
+RELATED = {  # the studies of related systems
+    "coderl",
+    "completion_curriculum",
+    "fine_grained",
+    "jump_start",
+    "papo",
+    "prime",
+    "process_min",
+    "prof",
+    "pruning",
+    "rltf",
+    "similarity",
+    "soft_q",
+}
 # What a study needs to run on the small stages' folder.
 FLAGS = {
     "critic_rescale": {"value_init": "prm"},
@@ -864,6 +883,70 @@ def test_a_study_that_was_cut_off_goes_on_as_if_it_had_not_been(stages, name, mo
     resumed = run_study(stages, name, f"study-cut-{name}", **flags)
     one, other = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_every_flag_and_input_of_related_sh_exists(tmp_path):
+    done = test_reproduce.bash(tmp_path, "reproduce/related.sh", SEEDS="0", PROCESSES="1")
+    assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
+    used, missing = set(), []
+    for line in (tmp_path / "commands.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        script, *words = row["words"]
+        missing += row["missing"]
+        if script == "reproduce/related.py":
+            continue
+        config, flags = mcts.Config, words
+        if script != "studies/mcts.py":
+            config, flags = test_reproduce.config_class(script, words)
+        if script == "studies/run.py":
+            used |= set(words[: words.index("--tasks")])
+        common.parse_flags(config, flags)
+    assert (
+        not missing
+        and used >= RELATED
+        and not list(tmp_path.glob("runs/related/0/ppo-tests/checkpoint-*"))
+    )
+
+
+def test_no_job_of_related_sh_begins_after_its_budget_and_a_failed_one_is_named(tmp_path):
+    flags = {"SEEDS": "0 1", "PROCESSES": "2", "ARM": "rltf papo"}
+    late = test_reproduce.bash(tmp_path, "reproduce/related.sh", BUDGET="0", **flags)
+    assert late.stdout.count("left for another run") == 2 * 3
+    shutil.rmtree(tmp_path / "runs")
+    script = (tmp_path / "reproduce" / "related.sh").read_text()
+    broken = script.replace("grpo papo", "absent papo")
+    (tmp_path / "broken.sh").write_text(broken.replace('"$(dirname "$0")/.."', str(tmp_path)))
+    done = test_reproduce.bash(tmp_path, "broken.sh", **flags)
+    assert done.returncode == 0 and done.stdout.count("done after") == 4
+    failed = [line for line in done.stderr.splitlines() if line.startswith("failed")]
+    assert sorted(failed) == [f"failed: runs/related/{seed}/papo.log" for seed in (0, 1)]
+
+
+def test_the_table_of_related_systems_gives_areas_and_says_what_is_not_shown(tmp_path, capsys):
+    text = "ppo-tests | tests | ppo\nfgo | FGO | ppo fine_grained\nrl | RL=9 | ppo --x 1\n"
+    curves = {"ppo-tests": [0.2, 0.4], "fgo": [0.3, 0.5], "rl": [0.2, 0.5]}
+    for seed in range(3):
+        ends = {"sft-0": 0.0}
+        for arm, rates in curves.items():
+            extra = 0.001 * seed if arm == "fgo" else 0.2 * (seed - 1) * (arm == "rl")
+            ends |= {f"{arm}-{5 * (i + 1)}": rate + extra for i, rate in enumerate(rates)}
+            (tmp_path / str(seed) / f"eval-{arm}").mkdir(parents=True)
+            report = tmp_path / str(seed) / f"eval-{arm}" / "report.json"
+            report.write_text(json.dumps({"pass@1": rates[-1]}))
+        for name, rate in ends.items():
+            (tmp_path / str(seed) / f"val-{name}").mkdir()
+            report = tmp_path / str(seed) / f"val-{name}" / "report.json"
+            report.write_text(json.dumps({"pass@1": rate}))
+    related.table(tmp_path, text)
+    *_, base, fgo, rl = capsys.readouterr().out.strip().splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (base, fgo, rl)]
+    assert cells[0][5] == "0.200 ± 0.000" and cells[0][6] == ""  # (0 + 2 * 0.2 + 0.4) / 4
+    lines = related.changed_lines(["fine_grained"])
+    assert cells[1][:5] == ["FGO", "`fine_grained`", str(lines), "", "3"] and 0 < lines <= 60
+    assert cells[1][6].startswith("+0.076") and "not shown" not in cells[1][6]
+    assert cells[2][3] == "9" and cells[2][6].endswith("not shown")
+    (tmp_path / "0" / "val-fgo-5" / "report.json").unlink()  # a curve with a hole counts nowhere
+    assert related.area_of(tmp_path / "0", "fgo") is None
 
 
 def test_ppo_itself_knows_none_of_the_studies():

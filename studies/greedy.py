@@ -12,8 +12,9 @@ def execute(policy, tokenizer, runner, rollout: common.Rollout, config) -> list[
     size = config.num_generations
     prompts = rollout.prompts[::size]
     seeds = [0] * len(prompts)  # nothing is drawn
+    length, size_at_once = config.max_completion_length, config.rollout_batch_size
     greedy = common.roll_out(
-        policy, tokenizer, prompts, 1, config.max_completion_length, 0.0, seeds
+        policy, tokenizer, prompts, 1, length, 0.0, seeds, rollout_batch_size=size_at_once
     )
     executions = common.execute(runner, greedy._replace(tasks=rollout.tasks[::size]))
     return [execution for execution in executions for _ in range(size)]

@@ -193,7 +193,7 @@ def main(config: Config) -> None:
     if config.prm is not None:
         model = common.shard(common.load_scorer(config.prm, run_config=config).eval(), config)
         prm = (model, common.load_tokenizer(config.prm))
-    order = common.shuffled(len(tasks), 0, "mcts tasks")
+    order = common.shuffled(len(tasks), config.seed, "mcts tasks")
     chosen = [order[(config.first_task + i) % len(order)] for i in range(config.num_tasks)]
     trees = [(tasks[i], Node("")) for i in dict.fromkeys(chosen)]
     workers, timeout = config.sandbox_workers, config.sandbox_timeout

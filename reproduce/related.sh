@@ -20,10 +20,11 @@ setup requirements.txt
 SEEDS="${SEEDS:-0 1 2 3 4}" STEPS="${STEPS:-8}" BATCHES="${BATCHES:-60}" ARM="${ARM:-}"
 TASKS="${TASKS:-tasks/related}" RUNS="${RUNS:-runs/related}"
 SUPERVISED=() PRM=(--max_steps 500 --eval_steps 250 --learning_rate 7e-4)
-EVAL=(--num_samples 4) VALIDATE=(--num_samples 4)
+EVAL=(--num_samples 4) VALIDATE=(--num_samples 4) LABELLED=750 VALIDATED=100 TESTED=200
 if [ -n "${SMOKE:-}" ]; then # three lines a program, so that some pass
     SEEDS=0 STEPS=3 BATCHES=2 SUPERVISED=(--max_steps 150 --learning_rate 4e-3)
     PRM=(--max_steps 20 --eval_steps 20) EVAL=(--num_samples 1) VALIDATE=(--num_samples 1)
+    LABELLED=40 VALIDATED=10 TESTED=10
 fi
 EVERY=$((BATCHES > 4 ? BATCHES / 4 : 1)) POINTS="$(seq "$EVERY" "$EVERY" "$BATCHES")"
 TRAIN="$TASKS/train.jsonl" VALIDATION="$TASKS/validation.jsonl" TEST="$TASKS/held-out.jsonl"
@@ -101,15 +102,15 @@ tree_search() { # arm
     sample "$policy" "$TEST" "$OUT/eval-$1" "${EVAL[@]}"
 }
 
-make_tasks() { # of one length for reinforcement learning; the first half of those held out validate
+make_tasks() { # of one length for reinforcement learning; some of those held out validate
     [ -f "$TASKS/sft.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS"
     [ -f "$TASKS/$STEPS/test.jsonl" ] || python make_tasks.py --source micro \
         --min_steps "$STEPS" --train_min_steps "$STEPS" --max_steps "$STEPS" \
         --num_sft_tasks 1 --num_test_tasks 300 --output_dir "$TASKS/$STEPS"
     cp "$TASKS/$STEPS/train.jsonl" "$TRAIN"
-    head -n 750 "$TRAIN" > "$TASKS/labelled.jsonl"
-    head -n 100 "$TASKS/$STEPS/test.jsonl" > "$VALIDATION"
-    tail -n +101 "$TASKS/$STEPS/test.jsonl" > "$TEST"
+    head -n "$LABELLED" "$TRAIN" > "$TASKS/labelled.jsonl"
+    head -n "$VALIDATED" "$TASKS/$STEPS/test.jsonl" > "$VALIDATION"
+    tail -n "$TESTED" "$TASKS/$STEPS/test.jsonl" > "$TEST"
 }
 
 models() { # the policy that all arms start from, and a PRM from mutations of the references

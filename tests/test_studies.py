@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import test_reproduce
 import torch
 from safetensors.torch import load_file
 
@@ -15,11 +17,38 @@ import common
 import ppo
 import sandbox
 from kernels import masking
-from studies import exact, resample, run
+from studies import (
+    curriculum,
+    exact,
+    greedy,
+    mcts,
+    program_tokens,
+    pruning,
+    resample,
+    run,
+    similarity,
+)
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
+import related
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "studies").glob("*.diff"))
 GRPO = [name for name in NAMES if run.read_study(name).stage == "grpo.py"]
+RELATED = {  # the studies of related systems
+    "coderl",
+    "completion_curriculum",
+    "fine_grained",
+    "jump_start",
+    "papo",
+    "prime",
+    "process_min",
+    "prof",
+    "pruning",
+    "rltf",
+    "similarity",
+    "soft_q",
+}
 # What a study needs to run on the small stages' folder.
 FLAGS = {
     "critic_rescale": {"value_init": "prm"},
@@ -46,6 +75,8 @@ def run_study(stages, name, output, **flags):
     stage = run.load(name.split("+"))
     if name == "ensemble":
         flags = {"prm": [stages.path("prm")], **flags}
+    if name in ("papo", "prof"):
+        flags = {"prm": stages.path("prm"), **flags}
     make = stages.grpo if name in GRPO else stages.ppo
     stage, config = make(output, stage, **flags)
     stage.main(config)
@@ -457,6 +488,465 @@ def test_scores_map_into_0_to_1_without_the_unjudged_and_no_reasoning_is_0():
     unjudged = judged.clone()
     unjudged[1] = False  # the lowest score of the first group does not count
     assert mapped("minmax_group", scores, unjudged)[:4] == [1, 0, 0, 0]
+
+
+# The related systems. A verdict as the sandbox gives it, of a program with two tests.
+def verdicts_of(*statuses, **fields):
+    rows = [
+        {"status": status, "passed": passed, "total": 2, "message": "", "line": None} | fields
+        for status, passed in statuses
+    ]
+    judged = torch.tensor([row["status"] != "harness_error" for row in rows])
+    passed = torch.tensor([row["status"] == "passed" for row in rows])
+    rates = torch.tensor([row["passed"] / row["total"] for row in rows])
+    return common.Verdicts(rows, judged, passed, rates)
+
+
+def test_rltf_s_rewards_are_coarse_and_adaptive_and_each_can_be_left_out():
+    module = run.load(["rltf"])
+    verdicts = verdicts_of(("passed", 2), ("failed", 1), ("failed", 0), ("error", 0))
+
+    def rewards(**flags):
+        return module.program_rewards(verdicts, module.Config("", "", "", **flags))
+
+    coarse, adaptive = torch.tensor([1, -0.3, -0.3, -0.6]), torch.tensor([1, 0.35, -0.3, -0.6])
+    torch.testing.assert_close(rewards(adaptive_weight=0), coarse)
+    torch.testing.assert_close(rewards(coarse_weight=0), adaptive)
+    torch.testing.assert_close(rewards(), coarse + adaptive)
+
+
+def test_rltf_s_penalty_falls_on_the_faulty_line_with_the_same_mean_for_every_length():
+    module = run.load(["rltf"])
+    config = module.Config("", "", "", fine_weight=0.3)
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[1, 3:] = False
+    located = torch.zeros(4, 6, dtype=torch.bool)
+    located[0, 2:4] = located[1, 1] = True
+    verdicts = verdicts_of(("error", 0), ("error", 0), ("failed", 1), ("timeout", 0))
+    found = module.penalties(verdicts.rows, located, mask, config)
+    assert found[0].tolist() == pytest.approx([0, 0, -0.9, -0.9, 0, 0])
+    assert found[1].tolist()[:3] == pytest.approx([0, -0.9, 0])
+    assert found[2].tolist() == [0] * 6
+    torch.testing.assert_close(found[3], torch.full((6,), -0.3))
+    means = found.sum(1) / mask.sum(1)
+    torch.testing.assert_close(means, torch.tensor([-0.3, -0.3, 0, -0.3]))
+
+
+PROGRAM = '''def f(x):
+    """A docstring."""
+    if x > 0:
+        y = (x +
+             1)
+    else:
+        y = 2
+        y += 1
+    # a comment
+    return y
+'''
+
+
+def test_lines_that_no_test_has_run_are_found_in_the_sandbox_s_trace():
+    task = {"task_id": "t", "prompt": "", "style": "call", "entry_point": "f"}
+    with sandbox.Sandbox(workers=1, trace=True) as runner:
+        for x, idle in ((1, {7, 8}), (-1, {4, 5})):
+            tests = [{"args": [x], "output": 0}]
+            verdict = runner.submit(task | {"tests": tests}, PROGRAM).result()
+            assert program_tokens.unexecuted_lines(PROGRAM, verdict["executed"]) == idle
+        broken = runner.submit(task | {"tests": tests}, "def f(x):\n    return x x\n").result()
+    assert (
+        program_tokens.unexecuted_lines("def f(x):\n    return x x\n", broken["executed"]) == set()
+    )
+
+
+def test_tokens_of_lines_are_those_of_the_program_s_lines_in_its_completion():
+    texts = ["a = 1\nb = 2\nc = 3", "Here:\n```python\nd = 4\ne = 5\n```\n"]
+    tokenizer = common.new_tokenizer([*texts, "x = 2\n"], 320)
+    table, tasks = masking.line_table(tokenizer), ({}, {})
+    rollout = rollout_of(texts, tokenizer)._replace(tasks=tasks)
+    found = program_tokens.tokens_of_lines(rollout, table, [{2}, {1, 2}])
+    for i, wanted in enumerate(["b = 2\n", "d = 4\ne = 5\n"]):
+        row, on = rollout.completions[i], found[i]
+        kept = [token for token, inside in zip(row, on.tolist(), strict=False) if inside]
+        assert tokenizer.decode(kept) == wanted
+    nothing = program_tokens.tokens_of_lines(rollout, table, [set(), {9}])
+    assert not nothing.any()
+
+
+def test_the_policy_does_not_learn_from_lines_that_no_test_has_run(stages, monkeypatch):
+    class Untouched(Coin):  # says that the first line alone ran
+        def submit(self, task, program):
+            future = super().submit(task, program)
+            future.result()["executed"] = [1]
+            return future
+
+    forked, masks = run.load(["fine_grained"]), []
+    loss = forked.policy_loss
+
+    def spy(logprobs, old, advantages, mask, *clip):
+        masks.append(mask)
+        return loss(logprobs, old, advantages, mask, *clip)
+
+    monkeypatch.setattr(sandbox, "Sandbox", Untouched)
+    monkeypatch.setattr(forked, "policy_loss", spy)
+    stage, config = stages.ppo("study-idle", forked, max_steps=1)
+    stage.main(config)
+    (row,) = metrics_of(config.output_dir)
+    learned = sum(int(mask.sum()) for mask in masks)
+    tokens = row["completions/mean_length"] * len(samples_of(config.output_dir))
+    assert 0 < learned < tokens
+    assert row["completions/executed_ratio"] == pytest.approx(learned / tokens)
+
+
+def test_step_coder_s_two_parts_run_together(stages):
+    folder = run_study(stages, "completion_curriculum+fine_grained", "study-both", max_steps=1)
+    (row,) = metrics_of(folder)
+    assert row["curriculum/level"] == 1 and 0 < row["completions/executed_ratio"] <= 1
+
+
+LINES = """def f(x):
+    a = 1
+    for i in x:
+        a += i
+    if a:
+        a = 2
+    return a
+"""
+
+
+def test_a_reference_is_cut_before_the_lines_that_the_policy_writes():
+    task = {"prompt": "Add.", "solution": LINES}
+    assert curriculum.cut_points(task, "conditionals") == [3, 5]
+    assert curriculum.cut_points(task, "lines") == [1, 2, 3, 4, 5, 6]
+    assert curriculum.cut_points(task | {"solution": "a\nb\nc\n"}, "conditionals") == [1, 2]
+    given = curriculum.given(task, 3)
+    assert given["prompt"] == "Add.\n" + given["prefix"] and LINES.startswith(given["prefix"])
+    assert given["prefix"].count("\n") == 3 and curriculum.given(task, 0) is task
+    rest = LINES.removeprefix(given["prefix"])
+    assert common.extract_program(given | {"entry_point": "f"}, rest) == LINES
+    already = {"prompt": "def f(x):\n", "prefix": "def f(x):\n", "solution": LINES}
+    assert curriculum.cut_points(already, "lines") == [2, 3, 4, 5, 6]
+    assert curriculum.given(already, 2)["prompt"] == "def f(x):\n    a = 1\n"
+
+
+def rates(*values):
+    return [{"rewards/tests/mean": value} for value in values]
+
+
+def test_the_curriculum_goes_back_from_the_last_cut_to_the_whole_task():
+    module = run.load(["completion_curriculum"])
+    config = module.Config("", "", "", advance_at=0.5)
+    assert [module.level_after(rates(*[0.6, 0.4, 0.5][:n]), config) for n in range(4)] == [
+        1,
+        2,
+        2,
+        3,
+    ]
+    task = {"prompt": "Add.", "solution": LINES}
+    given = [module.subtask(task, k, config).get("prefix", "").count("\n") for k in (1, 2, 3, 4)]
+    assert given == [5, 3, 0, 0]
+
+
+def test_the_guide_writes_ever_less_while_the_return_holds():
+    module = run.load(["jump_start"])
+    flags = {"num_stages": 3, "window": 2, "tolerance": 0.5}
+    config = module.Config("", "", "", **flags)
+    log = rates(0.8, 0.8, 0.1, 0.1, 0.5, 0.5, 0.0, 0.0)
+    stages_after = [module.stage_after(log[:n], config) for n in range(9)]
+    assert stages_after == [1, 1, 2, 2, 2, 2, 3, 3, 3]
+    task = {"prompt": "Add.", "solution": LINES}
+    given = [module.guided(task, k, config).get("prefix", "").count("\n") for k in (1, 2, 3)]
+    assert given == [4, 2, 0]
+    config = module.Config("", "", "", horizon="random", **flags)
+    assert {module.stage_after(log[:n] * 9, config) for n in range(9)} == {1, 2, 3}
+
+
+def test_papo_pays_the_process_among_passing_completions_alone():
+    module = run.load(["papo"])
+    config = module.Config("", "", "", prm="")
+    group, judged = torch.tensor([0] * 4 + [1] * 4), torch.ones(8, dtype=torch.bool)
+    passed = torch.tensor([1, 1, 0, 0, 1, 1, 1, 1]).bool()
+    process = torch.tensor([0.9, 0.1, 0.5, -0.5, 0.2, 0.4, 0.6, 0.8])
+    found = module.decoupled(passed, process, judged, group, config)
+    outcome = module.group_advantages(passed.float(), group)
+    torch.testing.assert_close(found[2:4], outcome[2:4])  # what fails gains nothing
+    assert found[0] > found[1] and found[:2].mean() == pytest.approx(float(outcome[0]), abs=1e-6)
+    assert outcome[4:].eq(0).all() and (found[4:].diff() > 0).all()  # all pass: the process counts
+    other = process.clone()
+    other[2:4] = 99
+    torch.testing.assert_close(module.decoupled(passed, other, judged, group, config), found)
+
+
+def test_prof_keeps_the_samples_in_which_prm_and_tests_agree():
+    module = run.load(["prof"])
+    config = module.Config("", "", "", prm="", num_generations=6, num_kept=4)
+    process = torch.tensor([0.9, 0.1, 0.5, -0.5, 0.3, 0.2])
+    judged = torch.ones(6, dtype=torch.bool)
+
+    def kept(passed, judged=judged):
+        found = module.consistent(process, torch.tensor(passed).bool(), judged, config)
+        return found.nonzero().flatten().tolist()
+
+    assert kept([1, 1, 1, 0, 0, 0]) == [0, 2, 3, 5]  # the best of what passes, the worst that fails
+    assert kept([1, 1, 1, 1, 1, 0]) == [0, 2, 4, 5]  # as balanced as the group allows
+    assert kept([1, 1, 1, 1, 1, 1]) == [0, 2, 4, 5]
+    assert kept([0, 0, 0, 0, 0, 1]) == [1, 3, 4, 5]
+    assert kept([1, 0, 0, 0, 0, 0], judged & (process < 0.9)) == [1, 3, 4, 5]
+
+
+def test_prime_s_advantages_are_its_equation():
+    module = run.load(["prime"])
+    torch.manual_seed(0)
+    process, mask = torch.randn(4, 5), torch.ones(4, 5, dtype=torch.bool)
+    mask[1, 3:] = mask[2, 4:] = False
+    process, outcome = process * mask, torch.tensor([1.0, 0.0, 0.0, 1.0])
+    found = module.token_advantages(process, outcome, mask, torch.zeros(4).long())
+    means = [float(process[i].sum() / mask[i].sum()) for i in range(4)]
+    for i in range(4):
+        others = [j for j in range(4) if j != i]
+        baseline = sum(means[j] for j in others) / 3
+        relative = float(outcome[i]) - sum(float(outcome[j]) for j in others) / 3
+        length = int(mask[i].sum())
+        for t in range(length):
+            later = sum(float(process[i, s]) - baseline for s in range(t, length))
+            assert float(found[i, t]) == pytest.approx(later + relative, abs=1e-5)
+    assert not found[~mask].any()
+
+
+def test_prime_s_prm_starts_as_the_reference_and_learns_from_the_tests(stages, monkeypatch):
+    monkeypatch.setattr(sandbox, "Sandbox", Coin)
+    flags = {"max_steps": 3, "save_steps": 2, "warmup_steps": 1}
+    folder = run_study(stages, "prime", "study-prime-learns", **flags)
+    first, _, last = metrics_of(folder)
+    assert abs(first["rewards/prm/mean"]) < 1e-5 < abs(last["rewards/prm/mean"])
+    assert first["loss/prm_avg"] == pytest.approx(math.log(2), abs=0.1)
+    before, after = weights_of(stages.path("sft")), weights_of(folder / "checkpoint-2" / "prm")
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+def test_coderl_s_return_is_the_critic_s_belief_times_the_lead_over_the_greedy_program(
+    stages, monkeypatch
+):
+    forked, given = run.load(["coderl"]), []
+    loss = forked.policy_loss
+
+    def spy(logprobs, old, advantages, mask, *clip):
+        given.append(advantages[mask])
+        return loss(logprobs, old, advantages, mask, *clip)
+
+    monkeypatch.setattr(sandbox, "Sandbox", Coin)
+    monkeypatch.setattr(forked, "policy_loss", spy)
+    stage, config = stages.grpo("study-coderl-first", forked, max_steps=1)
+    stage.main(config)
+    # The critic's head is zero: it gives each of the four outcomes 1/4. Rewards are 1 and -0.3.
+    assert {round(4 * x, 3) for x in torch.cat(given).tolist()} <= {0.0, 1.3, -1.3}
+    (row,) = metrics_of(config.output_dir)
+    assert row["loss/value_avg"] == pytest.approx(math.log(4), abs=0.05)
+    assert row["episode"] == 4 * (4 + 1)
+
+
+def test_the_baseline_is_the_greedy_program_of_the_prompt(stages):
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    tokenizer = common.load_tokenizer(stages.path("sft"))
+    _, config = stages.grpo("unused")
+    policy = common.shard(common.load_policy(stages.path("sft"), config).eval(), config)
+    rollout, runner = common.sample(policy, tokenizer, tasks, config, 0, "grpo"), Coin()
+    programs = []
+    monkey = runner.submit
+    runner.submit = lambda task, program: programs.append(program) or monkey(task, program)
+    found = greedy.execute(policy, tokenizer, runner, rollout, config)
+    assert len(found) == len(rollout.ids) and len(programs) == 4
+    assert all(found[i] is found[i - i % 4] for i in range(len(found)))
+    again = common.roll_out(policy, tokenizer, rollout.prompts[::4], 1, 24, 0.0, [9] * 4)
+    assert programs == again._replace(tasks=rollout.tasks[::4]).programs()
+
+
+def test_edit_similarity_counts_what_has_to_change():
+    assert similarity.edit_similarity([1, 2, 3], [1, 2, 3]) == 1
+    assert similarity.edit_similarity("kitten", "sitting") == pytest.approx(1 - 3 / 7)
+    assert similarity.edit_similarity([], [1, 2]) == 0 and similarity.edit_similarity([], []) == 1
+
+
+def test_similarity_pays_nothing_for_tests(stages, monkeypatch):
+    folders = []
+    for hopeless in (True, False):
+        tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+        names = frozenset(task["task_id"] for task in tasks) if hopeless else frozenset()
+        monkeypatch.setattr(Coin, "hopeless", names)
+        monkeypatch.setattr(sandbox, "Sandbox", Coin)
+        flags = {"max_steps": 2, "prm": None, "value_init": "policy", "kl_coef": 0.0}
+        folders.append(run_study(stages, "similarity", f"study-similar-{hopeless}", **flags))
+    one, other = map(weights_of, folders)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    first, second = metrics_of(folders[0])
+    assert first["reward"] == 0 != second["reward"]  # the evaluator's head is zero at first
+    assert 0 < first["rewards/similarity/mean"] <= 1
+
+
+def test_pruning_keeps_one_of_the_tasks_that_are_alike(stages):
+    points = torch.tensor([[0.0, 0], [0, 0], [5, 5], [5, 5.1], [9, 0]])
+    kept = pruning.thin_out(points, 3)
+    assert len({0, 1} & set(kept)) == len({2, 3} & set(kept)) == 1 and 4 in kept
+    clusters = pruning.clusters_of(torch.cat([points, points + 100]), 2, seed=0)
+    assert sorted(map(sorted, clusters)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    tokenizer = common.load_tokenizer(stages.path("sft"))
+    module = run.load(["pruning"])
+    for how in ("diversity", "random"):
+        _, config = stages.ppo("unused", module, keep_tasks=0.5, prune_by=how, num_clusters=3)
+        found = pruning.pruned(tasks + tasks, tokenizer, config)
+        assert len(found) == len(tasks) == 16
+        if how == "diversity":  # each task is there twice
+            assert len({task["task_id"] for task in found}) >= 15
+
+
+def test_soft_values_are_consistent_on_paths_where_the_loss_is_zero():
+    module = run.load(["soft_q"])
+    torch.manual_seed(0)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 3:] = False
+    logprobs = -torch.rand(3, 5, dtype=torch.float64)
+    rewards = torch.rand(3, 5, dtype=torch.float64) * mask
+    values = torch.zeros(3, 5, dtype=torch.float64)
+    for b in range(3):
+        for t in reversed(range(int(mask[b].sum()))):
+            after = values[b, t + 1] if t + 1 < int(mask[b].sum()) else 0
+            values[b, t] = rewards[b, t] - logprobs[b, t] + after
+    assert float(module.path_loss(logprobs, values, rewards, mask)) == pytest.approx(0, abs=1e-12)
+    off = values.clone()
+    off[0, 4] += 2  # both errors of one token, and the step before it
+    assert float(module.path_loss(logprobs, off, rewards, mask)) == pytest.approx(2 + 2 + 2)
+
+
+def test_soft_values_of_a_policy_are_its_logits(stages):
+    module = run.load(["soft_q"])
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    tokenizer = common.load_tokenizer(stages.path("sft"))
+    _, config = stages.grpo("unused", module)
+    policy = common.shard(common.load_policy(stages.path("sft"), config).eval(), config)
+    rollout, rows = common.sample(policy, tokenizer, tasks, config, 0, "grpo"), [0, 5, 9]
+    with torch.no_grad():
+        logprobs, values = module.soft_values(policy, rollout, rows, 1.0)
+        expected, _ = common.logprobs_of(policy, rollout, rows, 1.0)
+    mask = rollout.mask[rows]
+    torch.testing.assert_close(logprobs[mask], expected[mask], atol=1e-4, rtol=1e-4)
+    ids = torch.tensor([rollout.prompts[5]])
+    first = policy(input_ids=ids).logits[0, -1].logsumexp(-1)
+    assert float(values[1, 0]) == pytest.approx(float(first), abs=1e-3)
+
+
+def test_a_tree_is_searched_where_lines_do_well_or_are_little_tried():
+    root = mcts.Node("")
+    for line, value in (("a\n", 1.0), ("b\n", 0.0), ("a\n", 0.0), ("c\n", 0.0)):
+        mcts.add([root], line, value)
+    assert root.visits == 4 and root.q == 0.25 and root.children["a\n"].q == 0.5
+    assert mcts.path_to_leaf(root, 0.0)[-1].prefix == "a\n"
+    for _ in range(40):
+        mcts.add([root], "a\n", 0.5)
+    assert mcts.path_to_leaf(root, 1.0)[-1].prefix in ("b\n", "c\n")
+    mcts.add([root, root.children["b\n"]], "d", 1.0)
+    assert root.children["b\n"].q == 0.5 and mcts.is_end(root.children["b\n"].children["d"])
+    pairs = [(best.prefix, worst.prefix) for best, worst in mcts.pairs_of(root, 0.0)]
+    assert pairs == [("a\n", "c\n")] or pairs == [("b\n", "c\n")]
+
+
+@pytest.mark.parametrize("value", ["tests", "prm"])
+def test_a_tree_search_writes_pairs_of_lines_after_the_same_lines(stages, value, tmp_path):
+    output = tmp_path / "pairs.jsonl"
+    flags = {"num_tasks": 6, "num_simulations": 3, "max_completion_length": 24, "value": value}
+    flags |= {"prm": stages.path("prm") if value == "prm" else None}
+    files = (stages.path("train.jsonl"), stages.path("sft"), str(output))
+    mcts.main(mcts.Config(*files, **flags))
+    pairs = common.read_jsonl(output, common.PAIR_FIELDS)
+    assert pairs
+    for row in pairs:
+        chosen, rejected = (common.lines_of(row[side]) for side in ("chosen", "rejected"))
+        assert chosen[:-1] == rejected[:-1] and chosen[-1] != rejected[-1]
+        assert row["complete"] is False and row["meta"]["q_chosen"] > row["meta"]["q_rejected"]
+        assert row["meta"]["samples"] == 12
+
+
+@pytest.mark.parametrize(
+    "name", ["completion_curriculum", "jump_start", "prime", "coderl", "similarity", "soft_q"]
+)
+def test_a_study_that_was_cut_off_goes_on_as_if_it_had_not_been(stages, name, monkeypatch):
+    flags = {"max_steps": 3, "save_steps": 2, "save_total_limit": 0}
+    whole = run_study(stages, name, f"study-whole-{name}", **flags)
+    save_model = common.save_model
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "save_model", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(stages, name, f"study-cut-{name}", **flags)
+    monkeypatch.setattr(common, "save_model", save_model)
+    resumed = run_study(stages, name, f"study-cut-{name}", **flags)
+    one, other = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_every_flag_and_input_of_related_sh_exists(tmp_path):
+    done = test_reproduce.bash(tmp_path, "reproduce/related.sh", SEEDS="0", PROCESSES="1")
+    assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
+    used, missing = set(), []
+    for line in (tmp_path / "commands.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        script, *words = row["words"]
+        missing += row["missing"]
+        if script == "reproduce/related.py":
+            continue
+        config, flags = mcts.Config, words
+        if script != "studies/mcts.py":
+            config, flags = test_reproduce.config_class(script, words)
+        if script == "studies/run.py":
+            used |= set(words[: words.index("--tasks")])
+        common.parse_flags(config, flags)
+    assert (
+        not missing
+        and used >= RELATED
+        and not list(tmp_path.glob("runs/related/0/ppo-tests/checkpoint-*"))
+    )
+
+
+def test_no_job_of_related_sh_begins_after_its_budget_and_a_failed_one_is_named(tmp_path):
+    flags = {"SEEDS": "0 1", "PROCESSES": "2", "ARM": "rltf papo"}
+    late = test_reproduce.bash(tmp_path, "reproduce/related.sh", BUDGET="0", **flags)
+    assert late.stdout.count("left for another run") == 2 * 3
+    shutil.rmtree(tmp_path / "runs")
+    script = (tmp_path / "reproduce" / "related.sh").read_text()
+    broken = script.replace("grpo papo", "absent papo")
+    (tmp_path / "broken.sh").write_text(broken.replace('"$(dirname "$0")/.."', str(tmp_path)))
+    done = test_reproduce.bash(tmp_path, "broken.sh", **flags)
+    assert done.returncode == 0 and done.stdout.count("done after") == 4
+    failed = [line for line in done.stderr.splitlines() if line.startswith("failed")]
+    assert sorted(failed) == [f"failed: runs/related/{seed}/papo.log" for seed in (0, 1)]
+
+
+def test_the_table_of_related_systems_gives_areas_and_says_what_is_not_shown(tmp_path, capsys):
+    text = "ppo-tests | tests | ppo\nfgo | FGO | ppo fine_grained\nrl | RL=9 | ppo --x 1\n"
+    curves = {"ppo-tests": [0.2, 0.4], "fgo": [0.3, 0.5], "rl": [0.2, 0.5]}
+    for seed in range(3):
+        ends = {"sft-0": 0.0}
+        for arm, rates in curves.items():
+            extra = 0.001 * seed if arm == "fgo" else 0.2 * (seed - 1) * (arm == "rl")
+            ends |= {f"{arm}-{5 * (i + 1)}": rate + extra for i, rate in enumerate(rates)}
+            (tmp_path / str(seed) / f"eval-{arm}").mkdir(parents=True)
+            report = tmp_path / str(seed) / f"eval-{arm}" / "report.json"
+            report.write_text(json.dumps({"pass@1": rates[-1]}))
+        for name, rate in ends.items():
+            (tmp_path / str(seed) / f"val-{name}").mkdir()
+            report = tmp_path / str(seed) / f"val-{name}" / "report.json"
+            report.write_text(json.dumps({"pass@1": rate}))
+    related.table(tmp_path, text)
+    *_, base, fgo, rl = capsys.readouterr().out.strip().splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (base, fgo, rl)]
+    assert cells[0][5] == "0.200 ± 0.000" and cells[0][6] == ""  # (0 + 2 * 0.2 + 0.4) / 4
+    lines = related.changed_lines(["fine_grained"])
+    assert cells[1][:5] == ["FGO", "`fine_grained`", str(lines), "", "3"] and 0 < lines <= 60
+    assert cells[1][6].startswith("+0.076") and "not shown" not in cells[1][6]
+    assert cells[2][3] == "9" and cells[2][6].endswith("not shown")
+    (tmp_path / "0" / "val-fgo-5" / "report.json").unlink()  # a curve with a hole counts nowhere
+    assert related.area_of(tmp_path / "0", "fgo") is None
 
 
 def test_ppo_itself_knows_none_of_the_studies():

@@ -1,0 +1,117 @@
+"""The table of related.sh: what each related system brings over PPO or GRPO from tests.
+
+    python reproduce/related.py runs/related "$ARMS"
+
+RUNS/<seed> holds val-<arm>-<batch> and eval-<arm> of eval.py, and the run folder <arm>. "area" is
+the area under the curve of pass@1 on the validation tasks, over the samples, by trapezoids from the
+supervised policy on (val-sft-0). Differences are paired, seed by seed, over the seeds that have
+both arms; "mean ± half" is half of a 95 % interval (Student's t). "not shown": the interval holds
+0, or there is one seed. With many arms some intervals miss the truth: one in twenty, on average.
+"""
+
+import difflib
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+import tables
+
+from common import InputError
+from studies import run as studies
+
+ARM = re.compile(r"^ *([\w.-]+) *\| *([^|\n]+?) *\| *(\S+) *([^\n]*)$", re.MULTILINE)
+BASES = {"prune": "prune-random"}  # of one arm; of the others, the plain run of the same stage
+
+
+def changed_lines(names: list[str]) -> int:
+    """Lines that the studies take away or add."""
+    changed = 0
+    for old, new in (hunk for name in names for hunk in studies.read_study(name).hunks):
+        matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+        same = sum(block.size for block in matcher.get_matching_blocks())
+        changed += len(old) + len(new) - 2 * same
+    return changed
+
+
+def area_of(seed: Path, arm: str) -> float | None:
+    """Area under an arm's curve on one seed; None where a part of it is missing."""
+    points = {0: seed / "val-sft-0"}
+    for folder in seed.glob(f"val-{arm}-*"):
+        batch = folder.name.removeprefix(f"val-{arm}-")
+        if batch.isdigit():
+            points[int(batch)] = folder
+    whole = (seed / f"eval-{arm}" / "report.json").is_file()
+    if not whole or not all((folder / "report.json").is_file() for folder in points.values()):
+        return None
+    batches = sorted(points)
+    rates = [tables.read_report(points[batch])["pass@1"] for batch in batches]
+    steps = zip(batches, batches[1:], rates, rates[1:], strict=False)
+    return sum((end - start) * (a + b) / 2 for start, end, a, b in steps) / batches[-1]
+
+
+def compared(values: dict[str, float], base: dict[str, float]) -> str:
+    """The paired difference over the seeds of both."""
+    differences = [values[seed] - base[seed] for seed in values if seed in base]
+    if len(differences) < 2:
+        return "not shown"
+    half = tables.half_interval(differences)
+    shown = abs(sum(differences) / len(differences)) > half
+    return tables.cell(differences, "+") + ("" if shown else ", not shown")
+
+
+def table(runs: Path, text: str) -> None:
+    seeds = sorted(path for path in runs.iterdir() if path.name.isdigit()) if runs.is_dir() else []
+    arms = tables.read_arms([text])
+    found = {name: (function, words.split()) for name, _, function, words in ARM.findall(text)}
+    areas, tests = {}, {}
+    for arm in arms:
+        each = {seed.name: area_of(seed, arm) for seed in seeds}
+        areas[arm] = {seed: area for seed, area in each.items() if area is not None}
+        reports = {seed: tables.read_report(runs / seed / f"eval-{arm}") for seed in areas[arm]}
+        tests[arm] = {seed: report["pass@1"] for seed, report in reports.items()}
+    rows = []
+    for arm, (label, samples) in arms.items():
+        if not areas[arm]:
+            continue
+        function, words = found[arm]
+        flags = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+        names = words[:flags]
+        base = BASES.get(arm, f"{function if function in ('ppo', 'grpo') else 'ppo'}-tests")
+        is_base = arm == base
+        log = runs / next(iter(areas[arm])) / arm / "metrics.jsonl"
+        if samples is None and log.is_file():
+            samples = tables.read_metrics(log.parent)[-1].get("episode")
+        rows.append(
+            [
+                label,
+                " ".join(f"`{name}`" for name in names),
+                str(changed_lines(names)) if names else "",
+                f"{samples:,}" if samples else "",
+                str(len(areas[arm])),
+                tables.cell(list(areas[arm].values())),
+                "" if is_base else compared(areas[arm], areas.get(base, {})),
+                tables.cell(list(tests[arm].values())),
+                "" if is_base else compared(tests[arm], tests.get(base, {})),
+            ]
+        )
+    if not rows:
+        raise InputError(f"{runs}: no seed has a whole arm")
+    print(
+        "Area under the curve of pass@1 on validation tasks, and pass@1 on held-out tasks at the "
+        "end; mean ± half of the 95 % interval over seeds. PPO's arms against PPO from tests, "
+        "GRPO's against GRPO from tests, pruned tasks against random ones\n"
+    )
+    header = ["system", "study", "lines", "samples", "seeds", "area", "area, against its base"]
+    right = ("lines", "samples", "seeds")
+    tables.print_table([*header, "pass@1 at the end", "pass@1, against its base"], rows, right)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        table(Path(sys.argv[1]), sys.argv[2])
+    except InputError as error:
+        sys.exit(f"related.py: {error}")

@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# The related systems at micro scale, each a study (studies/): what it brings over PPO or GRPO from
+# tests, from the same number of samples. A seed has its own supervised policy and PRM. The measure,
+# fixed before the first run: the area under the curve of pass@1 on validation tasks, read at the
+# start and after each quarter of the samples. The test tasks are read once, at the end.
+#
+#     PROCESSES=16 BUDGET=50 bash reproduce/related.sh    # 16 jobs at a time, none begun after 50
+#                                                         # minutes; run again to go on
+#     SEEDS="0 1" ARM="rltf coderl" bash reproduce/related.sh    # some of it
+#     SMOKE=1 RUNS=runs/smoke TASKS=tasks/smoke bash reproduce/related.sh    # two batches an arm
+#
+# A job is one arm of one seed, in one process of one thread; its output is <seed>/<arm>.log. A job
+# that fails is named, and the others go on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+JOBS="${JOBS:-${PROCESSES:-$(nproc)}}" PROCESSES=1
+source reproduce/lib.sh
+setup requirements.txt
+
+SEEDS="${SEEDS:-0 1 2 3 4}" STEPS="${STEPS:-8}" BATCHES="${BATCHES:-60}" ARM="${ARM:-}"
+TASKS="${TASKS:-tasks/related}" RUNS="${RUNS:-runs/related}"
+SUPERVISED=() PRM=(--max_steps 500 --eval_steps 250 --learning_rate 7e-4)
+EVAL=(--num_samples 4) VALIDATE=(--num_samples 4) LABELLED=750 VALIDATED=100 TESTED=200
+if [ -n "${SMOKE:-}" ]; then # three lines a program, so that some pass
+    SEEDS=0 STEPS=3 BATCHES=2 SUPERVISED=(--max_steps 150 --learning_rate 4e-3)
+    PRM=(--max_steps 20 --eval_steps 20) EVAL=(--num_samples 1) VALIDATE=(--num_samples 1)
+    LABELLED=40 VALIDATED=10 TESTED=10
+fi
+EVERY=$((BATCHES > 4 ? BATCHES / 4 : 1)) POINTS="$(seq "$EVERY" "$EVERY" "$BATCHES")"
+TRAIN="$TASKS/train.jsonl" VALIDATION="$TASKS/validation.jsonl" TEST="$TASKS/held-out.jsonl"
+KEEP=(--max_steps "$BATCHES" --save_steps "$EVERY" --save_total_limit 0)
+PPO=("${KEEP[@]}" --num_prompts 16 --num_generations 4)
+GRPO=("${KEEP[@]}" --num_prompts 8 --num_generations 8)
+DPO=(--max_steps 30 --eval_fraction 0 --save_steps 30)
+mkdir -p "$TASKS" "$RUNS"
+
+# A batch is 64 samples: where a greedy program is drawn too, 7 others. PPO's arms are compared with
+# ppo-tests, GRPO's with grpo-tests. (references): it sees reference programs; (PRM): its PRM does.
+arms ARMS << 'END'
+ppo-tests      | PPO, tests                             | ppo
+grpo-tests     | GRPO, tests                            | grpo
+psgpo          | PSGPO (PRM)                            | ppo --prm "$OUT/prm"
+pure           | PURE, soft minimum (PRM)               | ppo process_min --prm "$OUT/prm" \
+    --process_norm none
+fgo            | StepCoder, FGO                         | ppo fine_grained
+cccs           | StepCoder, CCCS (references)           | ppo completion_curriculum
+stepcoder      | StepCoder, both (references)           | ppo completion_curriculum fine_grained
+jsrl           | Jump-Start RL, curriculum (references) | ppo jump_start
+jsrl-random    | Jump-Start RL, random (references)     | ppo jump_start --horizon random
+ircoco         | IRCoCo, no tests (references)          | ppo similarity
+prune-random   | a tenth of the tasks, random           | ppo pruning --prune_by random
+prune          | a tenth, pruned by diversity (references) | ppo pruning --prune_by diversity
+rltf           | RLTF, all rewards                      | grpo rltf --num_generations 7
+rltf-coarse    | RLTF, coarse                           | grpo rltf --num_generations 7 \
+    --adaptive_weight 0 --fine_weight 0
+rltf-adaptive  | RLTF, coarse and adaptive              | grpo rltf --num_generations 7 \
+    --fine_weight 0
+coderl         | CodeRL, returns by the critic          | grpo coderl --num_generations 7
+papo           | PAPO (PRM)                             | grpo papo --prm "$OUT/prm"
+prof           | PROF (PRM)                             | grpo prof --prm "$OUT/prm"
+prime          | PRIME                                  | grpo prime
+soft-q         | soft Q-learning                        | grpo soft_q --prior none
+soft-q-prior   | soft Q-learning near the policy (as LINVIT) | grpo soft_q --prior reference
+mcts           | step preferences by tree search=3840   | tree_search
+sft-references | no RL: SFT on references=3840          | sft --tasks "$TRAIN" \
+    --model_name_or_path "$SFT" --max_steps "$BATCHES" --learning_rate 5e-4 --warmup_steps 5 \
+    --save_steps "$EVERY" --save_total_limit 0
+END
+
+validate() { # name, policy, batch: pass@1 on the validation tasks
+    [ -f "$OUT/val-$1-$3/report.json" ] ||
+        sample "$2" "$VALIDATION" "$OUT/val-$1-$3" "${VALIDATE[@]}"
+}
+
+evaluate() { # arm, policy: the curve on the validation tasks, then the test tasks
+    local batch
+    for batch in $POINTS; do
+        if [ "$batch" -lt "$BATCHES" ]; then
+            validate "$1" "$2/checkpoint-$batch" "$batch"
+        else
+            validate "$1" "$2" "$batch"
+        fi
+    done
+    sample "$2" "$TEST" "$OUT/eval-$1" "${EVAL[@]}"
+    rm -rf "$2"/checkpoint-*
+}
+
+# 32 samples a tree, and as many trees a quarter as make its samples; each quarter's policy writes
+# the next one's trees.
+tree_search() { # arm
+    local policy="$SFT" trees=$((EVERY * 2)) batch
+    for batch in $POINTS; do
+        python studies/mcts.py --tasks "$TRAIN" --model_name_or_path "$policy" \
+            --num_tasks "$trees" --first_task $((trees * (batch / EVERY - 1))) \
+            --num_simulations 8 --num_children 4 --seed "$SEED" \
+            --output_file "$OUT/$1-$batch.jsonl"
+        stage dpo.py --data "$OUT/$1-$batch.jsonl" --model_name_or_path "$policy" "${DPO[@]}" \
+            --seed "$SEED" --output_dir "$OUT/$1-$batch" --
+        policy="$OUT/$1-$batch"
+        validate "$1" "$policy" "$batch"
+    done
+    sample "$policy" "$TEST" "$OUT/eval-$1" "${EVAL[@]}"
+}
+
+make_tasks() { # of one length for reinforcement learning; some of those held out validate
+    [ -f "$TASKS/sft.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS"
+    [ -f "$TASKS/$STEPS/test.jsonl" ] || python make_tasks.py --source micro \
+        --min_steps "$STEPS" --train_min_steps "$STEPS" --max_steps "$STEPS" \
+        --num_sft_tasks 1 --num_test_tasks 300 --output_dir "$TASKS/$STEPS"
+    cp "$TASKS/$STEPS/train.jsonl" "$TRAIN"
+    head -n "$LABELLED" "$TRAIN" > "$TASKS/labelled.jsonl"
+    head -n "$VALIDATED" "$TASKS/$STEPS/test.jsonl" > "$VALIDATION"
+    tail -n "$TESTED" "$TASKS/$STEPS/test.jsonl" > "$TEST"
+}
+
+models() { # the policy that all arms start from, and a PRM from mutations of the references
+    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" "${SUPERVISED[@]}" --output_dir "$SFT"
+    validate sft "$SFT" 0
+    python make_prm_data.py --method mutate --tasks "$TASKS/labelled.jsonl" --teacher ast \
+        --intents mutate --max_variants_per_line 3 --packing program --rows_per_task 8 \
+        --change_rate 0.5 --output_file "$OUT/prm.jsonl" --seed "$SEED"
+    reward_model prm "$OUT/prm.jsonl"
+}
+
+job() { # name of the log, seed, what runs ...
+    SEED="$2" OUT="$RUNS/$2" SFT="$RUNS/$2/sft"
+    mkdir -p "$OUT"
+    if [ -n "${BUDGET:-}" ] && [ "$SECONDS" -ge $((BUDGET * 60)) ]; then
+        echo "left for another run: $OUT/$1"
+        return
+    fi
+    set +m # what runs in the background ends with the job
+    "${@:3}" > "$OUT/$1.log" 2>&1 &
+    if wait "$!"; then
+        echo "done after $((SECONDS / 60)) min: $OUT/$1"
+    else
+        echo "failed: $OUT/$1.log" >&2
+    fi
+}
+
+[ -f "$TEST" ] || make_tasks
+prepare=() jobs=()
+for seed in $SEEDS; do
+    prepare+=("models $seed models")
+    for arm in ${ARM:-$(trained "$ARMS")}; do
+        jobs+=("$arm $seed run_arms \"\$ARMS\" $arm")
+    done
+done
+at_once job "${prepare[@]}"
+at_once job "${jobs[@]}"
+python reproduce/related.py "$RUNS" "$ARMS" | tee "$RUNS/table.md"

@@ -12,24 +12,75 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
-def defined_in(path: Path) -> set[str]:
-    """Functions and classes at the top of a file."""
-    return {node.name for node in ast.parse(path.read_text()).body if hasattr(node, "name")}
+def source_of(file: str) -> str:
+    """A file's text; of a study (studies/NAME.diff), the forked stage's."""
+    path = ROOT / file
+    return run.fork([path.stem])[1] if path.suffix == ".diff" else path.read_text(encoding="utf-8")
 
 
-def equations() -> list[tuple[str, str]]:
-    rows = [line.split("|") for line in (ROOT / "docs/equations.md").read_text().splitlines()]
-    return [(row[3].strip(), row[4]) for row in rows if len(row) == 6 and ".py" in row[3]]
+def defined_in(source: str) -> set[str]:
+    """Functions and classes at the top of a source."""
+    return {node.name for node in ast.parse(source).body if hasattr(node, "name")}
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """The cells of the rows of the table under a heading of docs/equations.md."""
+    text = (ROOT / "docs/equations.md").read_text(encoding="utf-8")
+    lines = text.split(f"\n## {heading}\n")[1].split("\n## ")[0].splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"][
+        2:
+    ]
+
+
+EQUATIONS, CONSTANTS = rows_of("Equations"), rows_of("Constants")
 
 
 def test_each_equation_is_where_the_table_says():
-    table = equations()
-    assert len(table) >= 15
-    for file, cell in table:
+    table = [row for row in EQUATIONS if row[2]]
+    assert len(table) >= 40 and all(len(row) == 5 for row in EQUATIONS)
+    for paper, equation, file, cell, _ in table:
         names = [name for name in re.findall(r"`([A-Za-z_]+)`", cell)]
-        missing = set(names) - defined_in(ROOT / file)
+        missing = set(names) - defined_in(source_of(file))
         assert not missing, (file, missing)
         assert names or "docstring" in cell, (file, cell)
+        for words in re.findall(r"the line of (\w+)", cell):
+            assert f"{words} =" in source_of(file) or f"({words},) =" in source_of(file)
+        assert paper or equation
+
+
+def test_each_equation_has_a_test_that_is_there():
+    for _, equation, file, _, test in EQUATIONS:
+        if file:
+            module, name = test.strip("`").split("::")
+            assert name in defined_in((ROOT / "tests" / module).read_text()), (equation, test)
+
+
+@pytest.mark.parametrize(
+    "systems", ["PRLCoder", "PSGPO", "ReCode", "PPO", "GAE", "GRPO", "DAPO", "GSPO", "DPO"]
+)
+def test_the_table_has_each_system(systems):
+    assert any(row[0].startswith(systems) for row in EQUATIONS)
+
+
+def default_of(file: str, name: str):
+    """The value of a constant at the top of a file, or of a flag, `--name`, of its Config."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    if name.startswith("--"):
+        (tree,) = (node for node in tree.body if getattr(node, "name", "") == "Config")
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if name.removeprefix("--") in [getattr(target, "id", None) for target in targets]:
+            value = node.value
+            if isinstance(value, ast.Call):  # field(default_factory=lambda: ...)
+                value = value.keywords[0].value.body
+            return ast.literal_eval(value)
+    raise AssertionError(f"{file}: no {name}")
+
+
+@pytest.mark.parametrize("row", CONSTANTS, ids=lambda row: row[4].strip("`"))
+def test_each_constant_is_the_code_s(row):
+    _, _, value, file, name, paper = row
+    assert default_of(file, name.strip("`")) == ast.literal_eval(value) and paper
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

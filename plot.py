@@ -20,8 +20,7 @@
     python plot.py --report runs/prm/report.json --output_file prm.png
     python plot.py --page prm.jsonl --prm runs/prm --output_file programs.html
 
-In the second figure of --metric (c.png) a PRM is over-optimised where the left curve rises and the
-right curve falls.
+In c.png a PRM is over-optimised where the left curve rises and the right curve falls.
 """
 
 import json
@@ -60,7 +59,8 @@ class Config:
     page: InputFile | None = None  # or programs, shown line by line
     prm: str | None = None  # page: line reward model whose scores are shown
     task_id: list[str] = field(default_factory=list)  # page: tasks that are shown; none: all
-    num_programs: PositiveInt = 10  # page: programs that are shown, the first ones
+    num_programs: PositiveInt = 10  # page: programs that are shown, the first ones ...
+    last: bool = False  # ... or the last ones
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
@@ -212,7 +212,8 @@ def page_of(config: Config) -> str:
     """The HTML of --page (common/pages.py)."""
     rows = common.read_jsonl(config.page, {"prompt": str, "task_id": str})
     wanted = [row for row in rows if not config.task_id or row["task_id"] in config.task_id]
-    wanted = wanted[: config.num_programs]
+    number = config.num_programs
+    wanted = wanted[-number:] if config.last else wanted[:number]
     for row in wanted:
         if "completion" in row and "labels" not in row:
             row["completions"] = common.lines_of(row["completion"])

@@ -152,6 +152,9 @@ def test_a_page_is_of_labelled_rows_or_of_completions(tmp_path, with_prm, stages
     )
     plot.main(config)
     assert "t/2" in (tmp_path / "page.html").read_text()
+    plot.main(dataclasses.replace(config, task_id=[], num_programs=1, last=True))
+    page = (tmp_path / "page.html").read_text()
+    assert "t/2" in page and "t/1" not in page
     for flags, message in (
         ({"task_id": ["t/9"]}, "no row of --task_id t/9"),
         ({"output_file": "x.png"}, r"ends in \.html"),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The figures of docs/tour/, from the run folders of reproduce/micro.sh and nine small runs more, of
-# 40 batches each. Run it again to go on where it was cut off.
+# 40 batches at most. Run it again to go on where it was cut off.
 #
 #     bash reproduce/micro.sh && bash docs/figures.sh
 set -euo pipefail
@@ -13,30 +13,30 @@ SFT="$RUNS/sft" OUT="$RUNS/tour"
 mkdir -p "$OUT"
 # What all runs with a PRM have.
 PRM_RUN=(--tasks "$TASKS/train.jsonl" --model_name_or_path "$SFT" --prm "$RUNS/prm" --lambda_fail 1
-    --lambda_pass 1 --num_prompts 32 --max_steps 40)
+    --lambda_pass 1 --num_prompts 32)
 
 is_done() { [ -f "$OUT/$1/config.json" ] || [ -f "$OUT/$1/report.json" ]; }
 
 # The ablation of README.md: where the line rewards are paid, three seeds.
 for seed in 0 1 2; do
-    is_done "lines-$seed" || python ppo.py "${PRM_RUN[@]}" --process_norm constant --seed "$seed" \
-        --output_dir "$OUT/lines-$seed"
+    is_done "lines-$seed" || python ppo.py "${PRM_RUN[@]}" --process_norm constant --max_steps 40 \
+        --seed "$seed" --output_dir "$OUT/lines-$seed"
     is_done "end-$seed" || python studies/run.py process_at_end "${PRM_RUN[@]}" \
-        --process_norm constant --seed "$seed" --output_dir "$OUT/end-$seed"
+        --process_norm constant --max_steps 40 --seed "$seed" --output_dir "$OUT/end-$seed"
 done
 
 # A PRM without tests.
 is_done prm-alone || python ppo.py "${PRM_RUN[@]}" --process_norm none --outcome_reward none \
-    --output_dir "$OUT/prm-alone"
+    --max_steps 24 --output_dir "$OUT/prm-alone"
 
 # DPO, on pairs of the supervised policy's samples ranked by the PRM.
-head -n 400 "$TASKS/train.jsonl" > "$OUT/dpo-tasks.jsonl"
+head -n 200 "$TASKS/train.jsonl" > "$OUT/dpo-tasks.jsonl"
 is_done eval-train || python eval.py --tasks "$OUT/dpo-tasks.jsonl" --model_name_or_path "$SFT" \
     --num_samples 4 --output_dir "$OUT/eval-train"
 python make_prm_data.py --method rank --pairs response --tasks "$OUT/dpo-tasks.jsonl" \
     --samples "$OUT/eval-train/samples.jsonl" --prm "$RUNS/prm" --output_file "$OUT/pairs.jsonl"
 is_done dpo || python dpo.py --data "$OUT/pairs.jsonl" --model_name_or_path "$SFT" \
-    --eval_steps 10 --output_dir "$OUT/dpo"
+    --max_steps 60 --eval_steps 10 --output_dir "$OUT/dpo"
 
 tests=rewards/tests/mean prm=rewards/prm/mean
 figure() { # name, flags of plot.py ...

@@ -115,3 +115,30 @@ def test_the_readme_names_each_study():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in ROOT.glob("studies/*.diff"):
         assert f"`{path.stem}`" in text, path.stem
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_tests_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for module, name in re.findall(r"(test_\w+\.py)::(\w+)", text):
+        assert name in defined_in((ROOT / "tests" / module).read_text()), (module, name)
+
+
+def test_each_rule_of_the_house_names_its_tests():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rules = text.split("## Rules that hold everywhere\n")[1].split("\n## ")[0]
+    for rule in rules.split("\n- **")[1:]:
+        assert "Tests: `test_" in rule or rule.startswith("Words"), rule
+
+
+def test_the_citation_names_each_paper():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    papers = set(re.findall(r"arXiv (\d{4}\.\d{5})", readme))
+    assert len(papers) == 3 and all(f"arxiv.org/abs/{paper}" in text for paper in papers)
+
+
+def test_the_glossary_is_in_order_and_a_page():
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)[2:]
+    assert words == sorted(words, key=str.lower) and len(set(words)) == len(words) < 60

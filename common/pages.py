@@ -39,7 +39,7 @@ tr.differ {{ background: var(--differ); }}
 </style>
 <h1>{title}</h1>
 <p>The lines of each program, their labels (<b class="right">+1</b> right, <b class="wrong">−1</b>
-wrong, 0 neutral, nothing: no label), and the scores of the reward model from −1 to 1. A line is
+wrong, 0 neutral, nothing: no label), and the scores of the reward model, about −1 to 1. A line is
 marked where label and score have different signs.</p>
 {sections}
 </html>

@@ -79,7 +79,8 @@ def with_source(text: str) -> str:
 def exercises_of(text: str) -> str:
     """The exercises of a page, under its title."""
     title = re.match(r"# (.+)\n", text)[1]
-    return f"## {title}\n" + text.split("\n## Exercises\n")[1].split("\n## ")[0].rstrip() + "\n"
+    exercises = text.split("\n## Exercises\n")[1].split("\n## ")[0].rstrip()
+    return f"## {title}\n{exercises}\n".replace("](../", "](")
 
 
 def build() -> dict[Path, str]:

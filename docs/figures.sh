@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The figures of docs/tour/, from the run folders of reproduce/micro.sh and nine small runs more, of
-# 40 batches at most. Run it again to go on where it was cut off.
+# 80 batches at most. Run it again to go on where it was cut off.
 #
 #     bash reproduce/micro.sh && bash docs/figures.sh
 set -euo pipefail
@@ -13,21 +13,22 @@ SFT="$RUNS/sft" OUT="$RUNS/tour"
 mkdir -p "$OUT"
 # What all runs with a PRM have.
 PRM_RUN=(--tasks "$TASKS/train.jsonl" --model_name_or_path "$SFT" --prm "$RUNS/prm" --lambda_fail 1
-    --lambda_pass 1 --num_prompts 32)
+    --lambda_pass 1)
+LINES=(--process_norm constant --num_prompts 32 --max_steps 40)
 
 is_done() { [ -f "$OUT/$1/config.json" ] || [ -f "$OUT/$1/report.json" ]; }
 
 # The ablation of README.md: where the line rewards are paid, three seeds.
 for seed in 0 1 2; do
-    is_done "lines-$seed" || python ppo.py "${PRM_RUN[@]}" --process_norm constant --max_steps 40 \
-        --seed "$seed" --output_dir "$OUT/lines-$seed"
-    is_done "end-$seed" || python studies/run.py process_at_end "${PRM_RUN[@]}" \
-        --process_norm constant --max_steps 40 --seed "$seed" --output_dir "$OUT/end-$seed"
+    is_done "lines-$seed" || python ppo.py "${PRM_RUN[@]}" "${LINES[@]}" --seed "$seed" \
+        --output_dir "$OUT/lines-$seed"
+    is_done "end-$seed" || python studies/run.py process_at_end "${PRM_RUN[@]}" "${LINES[@]}" \
+        --seed "$seed" --output_dir "$OUT/end-$seed"
 done
 
 # A PRM without tests.
 is_done prm-alone || python ppo.py "${PRM_RUN[@]}" --process_norm none --outcome_reward none \
-    --max_steps 24 --output_dir "$OUT/prm-alone"
+    --num_prompts 16 --max_steps 80 --output_dir "$OUT/prm-alone"
 
 # DPO, on pairs of the supervised policy's samples ranked by the PRM.
 head -n 200 "$TASKS/train.jsonl" > "$OUT/dpo-tasks.jsonl"
@@ -56,7 +57,7 @@ figure over_optimised.svg --smooth 3 --metric "$prm" "$tests" --runs \
 figure hacked.html --page "$OUT/prm-alone/completions.jsonl" --prm "$RUNS/prm" --last true \
     --num_programs 4
 figure grpo.svg --runs "GRPO=$RUNS/grpo-tests" --smooth 5 \
-    --metric "$tests" frac_all_fail frac_all_pass
+    --metric "$tests" frac_all_fail
 figure dpo.svg --runs "DPO=$OUT/dpo" --metric rewards/accuracies eval_rewards/accuracies
 figure eval.svg --evals "SFT=$RUNS/eval-sft" "GRPO=$RUNS/eval-grpo-tests" \
     "PPO=$RUNS/eval-ppo-tests" "PPO + PRM=$RUNS/eval-ppo-prm"

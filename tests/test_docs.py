@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,5 +142,18 @@ def test_the_citation_names_each_paper():
 
 def test_the_glossary_is_in_order_and_a_page():
     text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
-    words = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)[2:]
+    words = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)[1:]
     assert words == sorted(words, key=str.lower) and len(set(words)) == len(words) < 60
+
+
+def test_the_readme_shows_a_study_as_it_is():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+    study = (ROOT / "studies/process_at_end.diff").read_text(encoding="utf-8")
+    assert shown.rstrip() == study[study.index("--- ppo.py") :].rstrip()
+    assert shown.count("\n") < 15
+
+
+def test_the_pipeline_s_figure_is_that_of_the_code():
+    script = ROOT / "docs/pipeline.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True, cwd=ROOT)

@@ -164,6 +164,19 @@ def test_differences_of_scores_telescope_to_the_last_line_s():
     assert total_of(delta, [0.2, 1.0, 0.4, -0.7], **neutral) == pytest.approx(0.4)
 
 
+def test_the_sum_of_the_lines_rewards_is_paid_at_the_last_token():
+    forked = run.load(["process_at_end"])
+    config = ppo.Config(tasks="t", model_name_or_path="m", output_dir="o")
+    torch.manual_seed(0)
+    passed, lengths = torch.rand(20) < 0.5, torch.randint(1, 9, (20, 1))
+    mask = torch.arange(8) < lengths
+    ends = mask & (torch.rand(20, 8) < 0.5)
+    batch = (passed.float(), passed, torch.randn(20, 8), ends, ends, mask, config)
+    at_lines, at_end = ppo.compose_rewards(*batch), forked.compose_rewards(*batch)
+    torch.testing.assert_close(at_end.sum(1), at_lines.sum(1))
+    assert not at_end[torch.arange(8) != lengths - 1].any()
+
+
 def test_the_soft_minimum_sums_to_nearly_the_worst_line():
     minimum, scores = run.load(["process_min"]), [0.9, -0.6, 0.3, 0.8]
     worst = total_of(minimum, scores, process_temperature=0.01)

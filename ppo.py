@@ -83,11 +83,11 @@ class Config:
     max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    cliprange: NonNegativeFloat = 0.2
-    cliprange_value: NonNegativeFloat = 0.2
+    cliprange: NonNegativeFloat = 0.2  # the ratio counts from 1 - x to 1 + x (PPO)
+    cliprange_value: NonNegativeFloat = 0.2  # how far a value may move in a batch
     kl_coef: NonNegativeFloat = 0.0  # weight of the KL term in the reward; 0: no reference
-    gamma: UnitFloat = 1.0
-    lam: UnitFloat = 0.95
+    gamma: UnitFloat = 1.0  # discount
+    lam: UnitFloat = 0.95  # lambda of GAE
     sandbox_workers: PositiveInt = 1  # processes that run programs, a training process
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
     save_steps: PositiveInt = 20  # batches between checkpoints

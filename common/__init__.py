@@ -177,6 +177,9 @@ from common.reports import (
     student_quantile,
 )
 
+# pages: programs as a page of HTML.
+from common.pages import program_page
+
 # ranking: best of n.
 from common.ranking import (
     agreement_of,

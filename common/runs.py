@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import inspect
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from common.files import append_jsonl, damage_of, lock, whole_lines, write_diges
 from common.flags import InputError, check_paths, parse_flags
 from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
+from common.usage import usage
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -43,7 +43,7 @@ def run(main, config_class: type) -> None:
     cannot be written to; an interrupt (Ctrl-C) is one line and exit code 130.
     """
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
-        print(sys.modules[main.__module__].__doc__, inspect.getsource(config_class), sep="\n")
+        print(sys.modules[main.__module__].__doc__, usage(config_class), sep="\n")
         return
     try:
         config = parse_flags(config_class, sys.argv[1:])

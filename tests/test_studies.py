@@ -146,7 +146,8 @@ def test_the_forked_stage_can_be_listed_shown_kept_and_asked_for_help(tmp_path):
     assert "process_temperature" in shown and shown == run.fork(["process_min"])[1]
     assert command("process_min", "--write", str(tmp_path / "fork.py")).returncode == 0
     assert (tmp_path / "fork.py").read_text() == shown
-    assert "process_temperature: PositiveFloat = 0.1" in command("process_min", "--help").stdout
+    shown = command("process_min", "--help").stdout
+    assert "--process_temperature  float above 0  (default: 0.1)" in shown
 
 
 SOURCE = "a = 1\nb = 2\nc = 3\nb = 2\n"
@@ -192,6 +193,19 @@ def test_differences_of_scores_telescope_to_the_last_line_s():
     assert total_of(delta, [0.2, 1.0, 0.4, -0.7]) == pytest.approx(-0.7)
     neutral = {"scored": [1, 0, 1, 0], "neutral_comments": True}
     assert total_of(delta, [0.2, 1.0, 0.4, -0.7], **neutral) == pytest.approx(0.4)
+
+
+def test_the_sum_of_the_lines_rewards_is_paid_at_the_last_token():
+    forked = run.load(["process_at_end"])
+    config = ppo.Config(tasks="t", model_name_or_path="m", output_dir="o")
+    torch.manual_seed(0)
+    passed, lengths = torch.rand(20) < 0.5, torch.randint(1, 9, (20, 1))
+    mask = torch.arange(8) < lengths
+    ends = mask & (torch.rand(20, 8) < 0.5)
+    batch = (passed.float(), passed, torch.randn(20, 8), ends, ends, mask, config)
+    at_lines, at_end = ppo.compose_rewards(*batch), forked.compose_rewards(*batch)
+    torch.testing.assert_close(at_end.sum(1), at_lines.sum(1))
+    assert not at_end[torch.arange(8) != lengths - 1].any()
 
 
 def test_the_soft_minimum_sums_to_nearly_the_worst_line():

@@ -32,8 +32,9 @@ printf '#!/bin/sh\nexec "%s" -S -E "%s/reproduce/warm.py" "%s" "$@"\n' "$PYTHON"
 chmod +x "$WORK/bin/python"
 cp requirements.txt "$WORK/installed-requirements.txt" # nothing to install
 "$PYTHON" reproduce/warm.py "$SOCKET" &
+warm=$!
 trap 'kill $(jobs -p) 2> /dev/null || true; rm -rf "$(dirname "$SOCKET")"' EXIT
-until [ -S "$SOCKET" ]; do sleep 0.2; done
+until [ -S "$SOCKET" ] || ! kill -0 "$warm" 2> /dev/null; do sleep 0.2; done
 
 script_of() { # experiment
     [ "$1" = psgpo ] && echo reproduce/psgpo/main.sh || echo "reproduce/$1.sh"
@@ -72,6 +73,6 @@ for name in $EXPERIMENTS; do
     experiment "$name" tables > "$RESULTS/$name.md" 2> "$WORK/$name-tables.log" ||
         tail -n 3 "$WORK/$name-tables.log"
 done
-cat "$SOCKET.jsonl" >> "$WORK/cpu.jsonl"
+cat "$SOCKET.jsonl" >> "$WORK/cpu.jsonl" || true
 pack
 ls -l "$RESULTS"

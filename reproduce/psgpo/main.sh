@@ -67,7 +67,8 @@ CLAIMS=( # signed sums of arms, <steps>/<arm>
 PRMS="prm prm-start prm-mutate prm-mutate-prefix"
 
 supervised() { # seed: the policy that all of its runs start from
-    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$1" --output_dir "$RUNS/sft/$1"
+    python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$1" \
+        --output_dir "$RUNS/sft/$1"
 }
 
 labels() { # labels of samples of the run with tests alone, and their PRM

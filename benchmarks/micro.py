@@ -51,7 +51,7 @@ class Config:
     num_sft_tasks: PositiveInt = 6000  # demonstrations of the teacher
     num_train_tasks: PositiveInt = 1500  # tasks for labels and reinforcement learning
     num_test_tasks: PositiveInt = 700  # held-out tasks, compositions that no other split has
-    num_validation_tasks: PositiveInt = 350  # to choose settings on; compositions of no other split
+    num_validation_tasks: PositiveInt = 200  # to choose settings on; compositions of no other split
     # A step is one operation of a program, one line of its body; here no step of training is meant.
     min_steps: PositiveInt = 2  # shortest program of sft, validation and test.jsonl
     max_steps: PositiveInt = 8  # longest program

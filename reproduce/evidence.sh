@@ -23,16 +23,19 @@ export -n PROCESSES # lib.sh would start every run in so many processes
 mkdir -p "$WORK/bin"
 
 # The `python` of the scripts: a fork of one process that has the imports behind it.
-export VIRTUAL_ENV="$PWD/$WORK" PATH="$PWD/$WORK/bin:$PATH"
-export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+VIRTUAL_ENV="$(cd "$WORK" && pwd)"
+export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH"
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES= # the same bits with and without a GPU
 SOCKET="$(mktemp -d)/warm"
 printf '#!/bin/sh\nexec "%s" -S -E "%s/reproduce/warm.py" "%s" "$@"\n' "$PYTHON" "$PWD" "$SOCKET" \
     > "$WORK/bin/python"
 chmod +x "$WORK/bin/python"
 cp requirements.txt "$WORK/installed-requirements.txt" # nothing to install
 "$PYTHON" reproduce/warm.py "$SOCKET" &
-trap 'kill $! $(jobs -p) 2> /dev/null || true; rm -rf "$(dirname "$SOCKET")"' EXIT
-until [ -S "$SOCKET" ]; do sleep 0.2; done
+warm=$!
+trap 'kill $(jobs -p) 2> /dev/null || true; rm -rf "$(dirname "$SOCKET")"' EXIT
+until [ -S "$SOCKET" ] || ! kill -0 "$warm" 2> /dev/null; do sleep 0.2; done
 
 script_of() { # experiment
     [ "$1" = psgpo ] && echo reproduce/psgpo/main.sh || echo "reproduce/$1.sh"
@@ -40,32 +43,37 @@ script_of() { # experiment
 
 share_of() { # experiment: of 16 processes, by what its seeds cost
     local total=0 one parts
-    declare -A parts=([psgpo]=8 [prlcoder]=4 [recode]=4)
+    declare -A parts=([psgpo]=9 [prlcoder]=3 [recode]=4)
     for one in $EXPERIMENTS; do total=$((total + parts[$one])); done
     one=$((PROCESSES * parts[$1] / total))
     echo $((one > 0 ? one : 1))
 }
 
-run() { # experiment, what ("run" or "tables")
-    TASKS="$WORK/tasks/$1" RUNS="$WORK/$1" JOBS="$(share_of "$1")" bash "$(script_of "$1")" "$2"
+experiment() { # name, what its script does ("run" or "tables"), a command before it
+    TASKS="$WORK/tasks/$1" RUNS="$WORK/$1" JOBS="$(share_of "$1")" ${3:-} \
+        bash "$(script_of "$1")" "$2"
 }
 
-running=()
-for experiment in $EXPERIMENTS; do
-    TASKS="$WORK/tasks/$experiment" RUNS="$WORK/$experiment" JOBS="$(share_of "$experiment")" \
-        timeout "${MINUTES}m" bash "$(script_of "$experiment")" run &
+pack() { # no models, no samples: they are made again by the same seeds
+    find "$WORK" \( -name metrics.jsonl -o -name '*report.json' -o -name run_config.json \
+        -o -name config.json -o -name 'search*.jsonl' -o -name '*.md' -o -name '*.log' \
+        -o -name '*.done' -o -name cpu.jsonl \) -not -path '*/checkpoint-*' -size -4M -print0 |
+        tar --null --warning=no-file-changed -czf "$RESULTS/.evidence.tar.gz" -T - || true
+    mv "$RESULTS/.evidence.tar.gz" "$RESULTS/evidence.tar.gz"
+}
+
+while sleep 120; do pack; done & # what is there when this machine is taken away
+packing=$! running=()
+for name in $EXPERIMENTS; do
+    experiment "$name" run "timeout ${MINUTES}m" &
     running+=($!)
 done
 for process in "${running[@]}"; do wait "$process" || true; done # cut off, or a job failed
-for experiment in $EXPERIMENTS; do
-    run "$experiment" tables > "$RESULTS/$experiment.log" 2>&1 || tail -n 3 "$RESULTS/$experiment.log"
+kill "$packing"
+for name in $EXPERIMENTS; do
+    experiment "$name" tables > "$RESULTS/$name.md" 2> "$WORK/$name-tables.log" ||
+        tail -n 3 "$WORK/$name-tables.log"
 done
-
-cat "$SOCKET.jsonl" >> "$WORK/cpu.jsonl"
-
-# No models, no samples: they are made again by the same seeds.
-find "$WORK" \( -name 'metrics.jsonl' -o -name 'report.json' -o -name '*.report.json' \
-    -o -name 'run_config.json' -o -name 'config.json' -o -name 'search*.jsonl' -o -name '*.md' \
-    -o -name '*.log' -o -name '*.done' -o -name cpu.jsonl \) -not -path '*/checkpoint-*' -not -path '*/samples*/*' \
-    -size -4M -print0 | tar --null -czf "$RESULTS/evidence.tar.gz" -T -
+cat "$SOCKET.jsonl" >> "$WORK/cpu.jsonl" || true
+pack
 ls -l "$RESULTS"

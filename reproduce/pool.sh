@@ -9,6 +9,11 @@
 # not run again, and its output, NAME.log. A job that fails does not end the others; those that wait
 # for it do not run.
 
+table() { # name of a table, its arguments ...: a blank line before; without whole seeds none
+    echo
+    python reproduce/tables.py "$@" || true
+}
+
 JOB_NAMES=() JOB_NEEDS=() JOB_WORDS=()
 
 job() { # name, names of the jobs that it waits for, function, arguments ...

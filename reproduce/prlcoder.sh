@@ -24,7 +24,8 @@ source reproduce/lib.sh
 source reproduce/pool.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-60}" RM_STEPS="${RM_STEPS:-300}"
+SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-40}"
+SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-150}" # of a policy, of a reward model
 TASKS="${TASKS:-tasks/micro}" RUNS="${RUNS:-runs/prlcoder}"
 TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
 PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --kl_coef 0.01)
@@ -75,7 +76,8 @@ in_seed() { # seed, function, arguments ...
 }
 
 supervised() { # and its samples of the training tasks, with their verdicts
-    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
+    python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$SEED" \
+        --output_dir "$SFT"
     sample "$SFT" "$TRAIN" "$OUT/samples" --num_samples 2
     spread ppo-tests
 }
@@ -147,16 +149,11 @@ plan() { # the jobs: a seed's before the next seed's
 
 show() {
     echo "Primary outcome: area under the curve of the pass rate of the training samples"
-    echo
-    python reproduce/tables.py contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
-    echo
-    python reproduce/tables.py curves "$RUNS" rewards/tests/mean "$(grep -v dpo- <<< "$ARMS")"
-    echo
-    python reproduce/tables.py seeds "$RUNS" ppo-tests "$LESS" "$ARMS"
-    echo
-    python reproduce/tables.py contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
-    echo
-    python reproduce/tables.py prm "$RUNS" prm-on-sft prm-on-ppo-prm
+    table contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
+    table curves "$RUNS" rewards/tests/mean "$(grep -v dpo- <<< "$ARMS")"
+    table seeds "$RUNS" ppo-tests "$LESS" "$ARMS"
+    table contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
+    table prm "$RUNS" prm-on-sft prm-on-ppo-prm
 }
 
 [ -f "$TEST" ] || python make_tasks.py --source micro --output_dir "$TASKS"

@@ -20,7 +20,8 @@ source reproduce/lib.sh
 source reproduce/pool.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-60}" LINE_STEPS="${LINE_STEPS:-1500}"
+SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-40}"
+SFT_STEPS="${SFT_STEPS:-600}" LINE_STEPS="${LINE_STEPS:-1200}"
 TASKS="${TASKS:-tasks/recode}" RUNS="${RUNS:-runs/recode}"
 TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
 GRPO=(--max_steps "$BATCHES" --num_prompts 8 --num_generations 8)
@@ -93,7 +94,8 @@ accuracy() { # reward model: on the held-out pairs and on the benchmark
 }
 
 supervised() { # a policy, and its own plans on the training tasks, for better and for worse
-    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
+    python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$SEED" \
+        --output_dir "$SFT"
     sample "$SFT" "$TRAIN" "$OUT/samples-train" --num_samples 2
     contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs.jsonl" --lines_file "$OUT/lines.jsonl"
 }
@@ -152,16 +154,11 @@ plan() { # the jobs: a seed's before the next seed's
 
 show() {
     echo "Primary outcome: area under the curve of the pass rate of the training samples"
-    echo
-    python reproduce/tables.py contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
-    echo
-    python reproduce/tables.py curves "$RUNS" rewards/tests/mean "$ARMS"
-    echo
-    python reproduce/tables.py recode "$TEST" "$RUNS" outcome "$LESS" "$ARMS"
-    echo
-    python reproduce/tables.py contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
-    echo
-    python reproduce/tables.py pairs "$RUNS" "$REWARD_MODELS"
+    table contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
+    table curves "$RUNS" rewards/tests/mean "$ARMS"
+    table recode "$TEST" "$RUNS" outcome "$LESS" "$ARMS"
+    table contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
+    table pairs "$RUNS" "$REWARD_MODELS"
 }
 
 # Programs of 2 to 5 lines: plan and program are about twice as long as the program alone.

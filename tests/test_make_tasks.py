@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import gzip
+import hashlib
 import json
 import math
 import random
@@ -61,8 +62,31 @@ def test_every_row_is_a_valid_task_and_the_same_seed_gives_the_same_rows(splits)
 def test_no_composition_and_no_prompt_is_in_two_splits(splits):
     test = {steps_of(row) for row in splits["test"]}
     assert not test & {steps_of(row) for split in ("sft", "train") for row in splits[split]}
+    validation = {steps_of(row) for row in splits["validation"]}
+    trained = {steps_of(row) for split in ("sft", "train") for row in splits[split]}
+    assert len(validation) > 30 and not validation & (test | trained)
     prompts = [row["prompt"] for rows in splits.values() for row in rows]
     assert len(set(prompts)) == len(prompts)
+
+
+def test_the_validation_split_changes_no_other_split(splits):
+    sizes = {"num_sft_tasks": 200, "num_train_tasks": 80, "num_test_tasks": 60}
+    fewer = micro.make(micro.Config("", train_min_steps=3, num_validation_tasks=5, **sizes))
+    assert len(fewer["validation"]) == 5 and len(splits["validation"]) == 200
+    assert fewer["validation"] == splits["validation"][:5]
+    assert all(fewer[split] == splits[split] for split in ("sft", "train", "test"))
+    # The digest of the three splits before there was a fourth.
+    text = json.dumps([splits[split] for split in ("sft", "train", "test")], sort_keys=True)
+    assert (
+        hashlib.sha256(text.encode()).hexdigest()
+        == "645afe7d6a6f86b424f508fd8c23dc58e3afaee977b5071bdc323dd32ac3b4c1"
+    )
+
+
+def test_compositions_that_the_test_split_has_taken_are_not_left_for_validation():
+    sizes = {"num_sft_tasks": 10, "num_train_tasks": 10, "num_test_tasks": 30}
+    with pytest.raises(InputError, match=r"no more tasks of 1 steps for validation.jsonl"):
+        micro.make(micro.Config("", min_steps=1, train_min_steps=1, max_steps=1, **sizes))
 
 
 def test_references_pass_and_every_near_miss_of_every_line_fails(splits):

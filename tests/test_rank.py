@@ -342,3 +342,41 @@ def test_pairs_that_cannot_be_made_are_refused(sampled, tmp_path, flags, message
     with pytest.raises(InputError, match=message):
         pairs_of(sampled, "refused", **flags)
     assert not (sampled / "refused.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "in_place", "expected"),
+    [
+        ("def f(xs):\n    xs = xs[::-1]\n    return xs\n", [1, 1, 1], [1, 1, 1]),
+        ("def f(xs):\n    xs = []\n    return xs\n", [1, -1, 1], [1, -1, -1]),
+        # A comment has no label and ends nothing.
+        (
+            "def f(xs):\n    # a\n    xs = []\n    # b\n    return xs\n",
+            [1, None, -1, None, 1],
+            [1, None, -1, None, -1],
+        ),
+        # The program ends before the reference ends: nothing goes on after its last line.
+        ("def f(xs):\n    xs = xs[::-1]\n", [1, 1], [1, -1]),
+        ("def f(xs):\n    xs = xs[::-1]\n    # end\n", [1, 1, None], [1, -1, None]),
+        # A line on which the sandbox failed: the prefix is not known, until a line is wrong.
+        ("def f(xs):\n    xs = []\n    return xs\n", [1, None, 1], [1, None, None]),
+        ("def f(xs):\n    xs = []\n    return 1\n", [1, None, -1], [1, None, -1]),
+        ("", [], []),
+    ],
+)
+def test_after_the_first_wrong_line_every_label_by_prefix_is_wrong(program, in_place, expected):
+    assert gold.prefix_labels(REVERSED, program, in_place) == expected
+
+
+def test_a_perfect_labeller_of_prefixes_is_imperfect_against_labels_in_place(tasks, runner):
+    """Each kind of exact label is a truth of its own: scores against the other kind mislead."""
+    rng, cache, by_place, by_prefix = random.Random(1), {}, [], []
+    while len(by_place) < 1000:
+        task = rng.choice(tasks)
+        program = "\n".join(random_sample(rng, task)) + "\n"
+        found = gold.labels(gold.submit(runner, task, program, cache))
+        by_place += found
+        by_prefix += gold.prefix_labels(task, program, found)
+    scores, right = torch.tensor(by_prefix), torch.tensor(by_place) > 0
+    assert common.auc(scores, torch.tensor(by_prefix) > 0) == 1
+    assert common.auc(scores, right) < 0.9

@@ -7,6 +7,7 @@
 #     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>
 #     STUDIES   which of a script's studies
 #     BATCHES   of a run, 64 samples each; a multiple of 4
+#     SFT_STEPS optimiser steps of the supervised policy
 #     RM_STEPS  optimiser steps of a PRM
 #     LABELLED  the first so many training tasks are labelled
 set -euo pipefail
@@ -14,8 +15,9 @@ cd "$(dirname "$0")/../.."
 source reproduce/lib.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-60}" LABELLED="${LABELLED:-300}"
-RM_STEPS="${RM_STEPS:-250}" QUARTER=$((BATCHES / 4))
+SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-40}" LABELLED="${LABELLED:-250}"
+SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-150}"
+QUARTER=$((BATCHES / 4)) HALF=$((BATCHES * 32)) # HALF: samples
 TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 # The reward's constants are the paper's (ppo.py's defaults).
 PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --save_steps "$QUARTER" \

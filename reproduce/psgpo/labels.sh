@@ -17,9 +17,9 @@ ppo-disjoint | PRM by mutations, without the misconceptions | by_mutations
 ppo-exact    | exact labels                                 |
 END
 
-arms MUTATIONS_HALF << 'END'
-ppo-mutate-half   | PRM by mutations, half of the samples=1920 | half_of ppo-mutate
-ppo-disjoint-half | without the misconceptions, half=1920      | half_of ppo-disjoint
+arms MUTATIONS_HALF << END
+ppo-mutate-half   | PRM by mutations, half of the samples=$HALF | half_of ppo-mutate
+ppo-disjoint-half | without the misconceptions, half=$HALF      | half_of ppo-disjoint
 END
 
 # Which prompts' labels the PRM learns from.

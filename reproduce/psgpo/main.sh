@@ -67,7 +67,8 @@ CLAIMS=( # signed sums of arms, <steps>/<arm>
 PRMS="prm prm-start prm-mutate prm-mutate-prefix"
 
 supervised() { # seed: the policy that all of its runs start from
-    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$1" --output_dir "$RUNS/sft/$1"
+    python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$1" \
+        --output_dir "$RUNS/sft/$1"
 }
 
 labels() { # labels of samples of the run with tests alone, and their PRM
@@ -145,7 +146,7 @@ claims() { # metric: the claims whose lengths were run
     for claim in "${CLAIMS[@]}"; do
         [[ "$claim" == *4/* && " $STEPS " != *" 4 "* ]] || known+=("$claim")
     done
-    tables contrasts "$RUNS" "$1" "${known[@]}"
+    table contrasts "$RUNS" "$1" "${known[@]}"
 }
 
 main_tables() {
@@ -155,17 +156,17 @@ main_tables() {
     for steps in $STEPS; do
         arms="ARMS_$steps"
         printf '\nPrograms of %s steps\n' "$steps"
-        tables curves "$RUNS/$steps" rewards/tests/mean "${!arms}"
-        tables budget "$RUNS/$steps" "${!arms}"
-        tables curves "$RUNS/$steps" critic/vf_explained_var "${!arms}"
-        [ "$steps" != 8 ] || tables seeds "$RUNS/8" ppo-tests "$LESS_8" "$ARMS_8"
-        [ "$steps" != 4 ] || tables seeds "$RUNS/4" ppo-tests "$ARMS_4"
+        table curves "$RUNS/$steps" rewards/tests/mean "${!arms}"
+        table budget "$RUNS/$steps" "${!arms}"
+        table curves "$RUNS/$steps" critic/vf_explained_var "${!arms}"
+        [ "$steps" != 8 ] || table seeds "$RUNS/8" ppo-tests "$LESS_8" "$ARMS_8"
+        [ "$steps" != 4 ] || table seeds "$RUNS/4" ppo-tests "$ARMS_4"
     done
     printf '\nAt the end of the run, on the test split\n'
     claims pass@1
-    tables labels "$TASKS/8/train.jsonl" "four checkpoints=$RUNS/8/*/search.jsonl" \
+    table labels "$TASKS/8/train.jsonl" "four checkpoints=$RUNS/8/*/search.jsonl" \
         "starting policy=$RUNS/8/*/search-start.jsonl"
-    tables prm "$RUNS/8" $(for prm in $PRMS; do echo "$prm"-on-{in_place,prefix}; done)
+    table prm "$RUNS/8" $(for prm in $PRMS; do echo "$prm"-on-{in_place,prefix}; done)
 }
 
 make_tasks

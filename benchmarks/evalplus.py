@@ -174,6 +174,7 @@ def make(config: Config) -> dict[str, list[dict]]:
             prefix, reference = {"prefix": row["prompt"]}, row["prompt"] + row["canonical_solution"]
         else:  # the prompt is a docstring
             prefix, reference = {}, row["canonical_solution"].strip("\n") + "\n"
+        base = plus_arguments(row["task_id"], row["base_input"])
         inputs = row["base_input"] + (row["plus_input"] if config.tests == "plus" else [])
         arguments = plus_arguments(row["task_id"], inputs)
         tasks.append(
@@ -187,7 +188,7 @@ def make(config: Config) -> dict[str, list[dict]]:
                 "style": "assert",
                 "tests": plus_tests(row["entry_point"], arguments),
                 "timeout": 30,  # twice the slowest reference, Mbpp/599
-                "meta": {"split": "test"},
+                "meta": {"split": "test", "base_tests": len(base)},
             }
         )
     if config.source == "mbppplus":

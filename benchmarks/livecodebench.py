@@ -7,7 +7,7 @@
 A release is the first files of livecodebench/code_generation_lite on the hub. They are large:
 release_v1, the first, has 1.25 GB; what was new in release_v6 has 0.13 GB (test6.jsonl). `--input`
 names files in their place. Tests are the public ones, then the private ones. Ids and their order
-are those of the harness. meta has `difficulty`, `platform`, `contest_date` and `starter_code`, and
+are those of the harness. meta has `difficulty`, `date`, `platform` and `starter_code`, and
 `errata` for the tasks that ERRATA.md of the harness lists; the harness counts these tasks, as
 eval.py does. eval.py --protocol livecodebench asks and reads as the harness does.
 
@@ -99,8 +99,6 @@ def tests_of(row: dict) -> tuple[str, str | None, list[dict]]:
     """Style, entry point and tests of a record. Raises ValueError, or KeyError of a field."""
     function = json.loads(row["metadata"]).get("func_name")
     cases = json.loads(row["public_test_cases"]) + private_tests(row["private_test_cases"])
-    if not cases:
-        raise ValueError("no tests")
     if not function:
         tests = [{"input": case["input"], "output": case["output"]} for case in cases]
         return "stdio", None, tests
@@ -138,15 +136,15 @@ def task_of(row: dict) -> dict:
             "split": "test",
             "platform": row["platform"],
             "difficulty": row["difficulty"],
-            "contest_date": row["contest_date"],
+            "date": row["contest_date"],
             "starter_code": row["starter_code"],
             **({"errata": erratum} if erratum else {}),
         },
     }
 
 
-def make(config: Config) -> dict[str, list[dict]]:
-    """The test split, the only one: tasks of the date window, in the order of their ids."""
+def make_with_left_out(config: Config) -> tuple[dict[str, list[dict]], dict[str, str]]:
+    """The test split, of the date window; and which tasks it lacks: {task_id: reason}."""
     start, end = day("start_date", config.start_date), day("end_date", config.end_date)
     names = [f"{HUB}/test{number}.jsonl" for number in ("", *range(2, 7))]
     tasks, fields = {}, dict.fromkeys(FIELDS.split(), str)
@@ -163,13 +161,21 @@ def make(config: Config) -> dict[str, list[dict]]:
                     f"{path}:{number}: task {row['question_id']}: not a record of LiveCodeBench: "
                     f"{reason}"
                 ) from None
+    left_out = {name: "no tests" for name in sorted(tasks) if not tasks[name]["tests"]}
     listed = [name for name in sorted(tasks) if "errata" in tasks[name]["meta"]]
     if listed:
         print(f"ERRATA.md of LiveCodeBench lists {len(listed)} tasks: {' '.join(listed)}")
-    if not tasks:
-        raise InputError("no task has its contest between --start_date and --end_date")
-    return {"test": [tasks[name] for name in sorted(tasks)]}
+    if len(tasks) == len(left_out):
+        raise InputError("no task with tests has its contest between --start_date and --end_date")
+    return {"test": [tasks[name] for name in sorted(tasks) if name not in left_out]}, left_out
+
+
+def make(config: Config) -> dict[str, list[dict]]:
+    """The test split, the only one: tasks of the date window, in the order of their ids."""
+    return make_with_left_out(config)[0]
 
 
 def main(config: Config) -> None:
-    files.write_splits(make(config), config.output_dir, config.think)
+    splits, left_out = make_with_left_out(config)
+    files.write_splits(splits, config.output_dir, config.think)
+    files.write_left_out(left_out, config.output_dir)

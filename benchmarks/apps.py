@@ -7,7 +7,7 @@
 there, or a split's folder of the original release. The split is named after it. A prompt is that of
 the original evaluation, a program is what follows it. meta has `difficulty` and `url`.
 
-Tasks without tests, or with tests that cannot be read, are left out, and left_out.jsonl names them.
+Tasks without tests, or with tests that cannot be read, are left out. left_out.jsonl names them.
 
 A program reads standard input (style stdio), or is called (style call): a function, or a method of
 Solution where the starter code or the reference has that class. The file wraps what a call returns
@@ -55,7 +55,6 @@ import random
 import heapq
 from heapq import *
 """
-NO_TESTS = "no tests"
 
 
 def iterate_folder(folder: Path) -> Iterator[dict]:
@@ -110,8 +109,6 @@ def tests_of(text: str) -> tuple[str | None, list[dict]]:
     if not isinstance(data, dict):
         raise ValueError("not an object")
     inputs, outputs = data.get("inputs") or [], data.get("outputs") or []
-    if not inputs and not outputs:
-        raise ValueError(NO_TESTS)
     if not (isinstance(inputs, list) and isinstance(outputs, list) and len(inputs) == len(outputs)):
         raise ValueError("inputs and outputs are not two lists of one length")
     function = data.get("fn_name")
@@ -160,24 +157,26 @@ def make_with_left_out(config: Config) -> tuple[dict[str, list[dict]], dict[str,
             + f"\nUse {'Call-Based' if function else 'Standard Input'} format"
             + ("\n" if config.think else "\nANSWER:\n")
         )
-        tasks.append(
-            {
-                "task_id": name,
-                "prompt": prompt,
-                "entry_point": entry_point,
-                "solution": solution,
-                "preamble": HEADER,
-                "setup": "",
-                "style": "call" if function else "stdio",
-                "tests": tests,
-                "timeout": 4,
-                "meta": {
-                    "split": split,
-                    "difficulty": row.get("difficulty"),
-                    "url": row.get("url"),
-                },
-            }
-        )
+        task = {
+            "task_id": name,
+            "prompt": prompt,
+            "entry_point": entry_point,
+            "solution": solution,
+            "preamble": HEADER,
+            "setup": "",
+            "style": "call" if function else "stdio",
+            "tests": tests,
+            "timeout": 4,
+            "meta": {
+                "split": split,
+                "difficulty": row.get("difficulty"),
+                "url": row.get("url"),
+            },
+        }
+        if reason := files.why_not_judged(task):
+            left_out[name] = reason
+        else:
+            tasks.append(task)
     if not tasks:
         raise InputError(f"{path}: no task with tests")
     return files.without_tasks_of({split: tasks}, config.exclude), left_out

@@ -72,22 +72,24 @@ def make_with_left_out(config: Config) -> tuple[dict[str, list[dict]], dict[str,
         prompt, prefix = row[f"{config.split}_prompt"], {}
         if config.split == "complete":
             prefix, solution = {"prefix": prompt}, prompt + row["canonical_solution"]
-        tasks.append(
-            {
-                "task_id": row["task_id"],
-                "prompt": prompt,
-                **prefix,
-                "entry_point": row["entry_point"],
-                "solution": solution,
-                "preamble": GIVEN + row["code_prompt"] + "\n    pass\n",
-                "setup": "",
-                "style": "unittest",
-                "tests": [row["test"]],
-                "packages": packages,
-                "timeout": 240,
-                "meta": {"split": "test"},
-            }
-        )
+        task = {
+            "task_id": row["task_id"],
+            "prompt": prompt,
+            **prefix,
+            "entry_point": row["entry_point"],
+            "solution": solution,
+            "preamble": GIVEN + row["code_prompt"] + "\n    pass\n",
+            "setup": "",
+            "style": "unittest",
+            "tests": [row["test"]],
+            "packages": packages,
+            "timeout": 240,
+            "meta": {"split": "test"},
+        }
+        if reason := files.why_not_judged(task):
+            left_out[row["task_id"]] = reason
+        else:
+            tasks.append(task)
     if counts:
         each = ", ".join(f"{name} {count}" for name, count in counts.most_common())
         print(f"packages that are not installed, with the number of tasks: {each}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 import common
+import sandbox
 from common import InputError
 
 
@@ -108,6 +109,18 @@ def without_tasks_of(splits: dict[str, list[dict]], paths: list[str]) -> dict[st
         if left:
             kept[split] = left
     return kept
+
+
+def why_not_judged(task: dict) -> str | None:
+    """Why the sandbox would refuse a task: for its form, or because its tests are too long."""
+    if not task["tests"]:
+        return "no tests"
+    try:
+        sandbox.check_task(task)
+    except sandbox.TaskError as error:
+        return str(error)
+    size, limit = len(json.dumps(task)), sandbox.MAX_MESSAGE // 2
+    return f"{size >> 20} MiB of tests, more than {limit >> 20}" if size > limit else None
 
 
 def write_left_out(left_out: dict[str, str], output_dir: str) -> None:

@@ -11,6 +11,7 @@ are those of the harness. meta has `difficulty`, `date`, `platform` and `starter
 `errata` for the tasks that ERRATA.md of the harness lists; the harness counts these tasks, as
 eval.py does. eval.py --protocol livecodebench asks and reads as the harness does.
 
+A task whose tests exceed what the sandbox takes is left out, and left_out.jsonl names it.
 With --think true a prompt holds the starter code, if there is one.
 """
 
@@ -161,7 +162,8 @@ def make_with_left_out(config: Config) -> tuple[dict[str, list[dict]], dict[str,
                     f"{path}:{number}: task {row['question_id']}: not a record of LiveCodeBench: "
                     f"{reason}"
                 ) from None
-    left_out = {name: "no tests" for name in sorted(tasks) if not tasks[name]["tests"]}
+    reasons = {name: files.why_not_judged(tasks[name]) for name in sorted(tasks)}
+    left_out = {name: reason for name, reason in reasons.items() if reason}
     listed = [name for name in sorted(tasks) if "errata" in tasks[name]["meta"]]
     if listed:
         print(f"ERRATA.md of LiveCodeBench lists {len(listed)} tasks: {' '.join(listed)}")

@@ -118,6 +118,10 @@ def test_a_method_is_called_where_the_problem_has_a_class_solution(tmp_path, whe
         ('{"inputs": ["1"], "outputs": []}', "not two lists of one length"),
         ('{"inputs": "1", "outputs": "2"}', "not two lists of one length"),
         ('{"inputs": [1], "outputs": ["2"]}', "no text"),
+        (
+            '{"fn_name": "a b", "inputs": [[1]], "outputs": [[2]]}',
+            "entry_point: 'a b' is not a name",
+        ),
         ('{"fn_name": "f", "inputs": ["1"], "outputs": [[2]]}', "no list of arguments"),
         ('{"fn_name": "f", "inputs": [[{"1": 2}]], "outputs": [[2]]}', "keys are numbers"),
         ('{"fn_name": "f", "inputs": [[1]], "outputs": [[' + "9" * 5000 + "]]}", "integer string"),

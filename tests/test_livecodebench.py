@@ -193,6 +193,16 @@ def test_a_record_without_tests_is_left_out_and_named(tmp_path, capsys):
     )
 
 
+def test_a_record_with_more_tests_than_the_sandbox_takes_is_left_out(tmp_path, monkeypatch):
+    long = json.dumps([{"input": "1" * 2_100_000, "output": "1", "testtype": "stdin"}])
+    rows = [record(), record(question_id="abc002_a", public_test_cases=long)]
+    assert len(make(tmp_path, *rows)) == 2
+    monkeypatch.setattr(files.sandbox, "MAX_MESSAGE", 4 << 20)
+    path = str(tmp_path / "test.jsonl")
+    _, left_out = livecodebench.make_with_left_out(livecodebench.Config("", input=[path]))
+    assert left_out == {"abc002_a": "2 MiB of tests, more than 2"}
+
+
 def test_a_prompt_that_asks_for_reasoning_shows_the_starter_code(tmp_path):
     (task,) = make(tmp_path, called())
     files.ask_to_think(task)

@@ -62,19 +62,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import marshal
+import operator
 import os
 import queue
 import sys
 import threading
-import time
 from collections import Counter, OrderedDict
 from concurrent.futures import Future
 
-from jail.proxies import HarnessError
+from jail.packages import installed, locate, missing_package
+from jail.progress import Progress
 from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
+from jail.session import HarnessError
 from jail.styles import make_verdict
-from jail.tasks import TaskError, check_task, prompt_helpers, unittest_methods
+from jail.tasks import TaskError, check_task, prepare, prompt_helpers
 from jail.wire import MAX_MESSAGE, MessageError, to_json
 from jail.worker import Worker, judge_repeatedly
 
@@ -86,6 +90,8 @@ __all__ = [
     "SandboxError",
     "TaskError",
     "check_task",
+    "installed",
+    "missing_package",
     "outcome",
     "prompt_helpers",
 ]
@@ -100,6 +106,13 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
     "syntax_error": "syntax_error",
     "harness_error": None,
 }
+
+
+# What a verdict depends on, besides the program.
+FIELDS = (
+    *("task_id", "style", "setup", "preamble", "tests", "entry_point"),
+    *("timeout", "test_timeout", "packages"),
+)
 
 
 class SandboxError(RuntimeError):
@@ -130,11 +143,23 @@ class Sandbox:
     isolation: "strict" refuses to start unless every layer is proved; "auto" needs Landlock and
         seccomp, or all namespaces, and says on stderr what is missing; "none" starts in any case
     trace: whether to record the executed lines of each program (several times slower)
+    fail_fast: whether a program's first failing test is its last; `passed` counts those before it
+    packages: installed packages that programs may import, as ["numpy"]; each makes a program's
+        start dearer. The standard library alone by default
 
-    Raises SandboxError where the isolation cannot be had.
+    Raises SandboxError where the isolation cannot be had, or a package is not installed.
     """
 
-    def __init__(self, workers=1, timeout=3.0, memory_mb=1024, isolation="auto", trace=False):
+    def __init__(
+        self,
+        workers=1,
+        timeout=3.0,
+        memory_mb=1024,
+        isolation="auto",
+        trace=False,
+        fail_fast=False,
+        packages=(),
+    ):
         if isolation not in ("strict", "auto", "none"):
             raise ValueError(f"isolation: {isolation!r} is not one of strict, auto, none")
         if workers < 1 or not timeout > 0 or memory_mb < 64:
@@ -142,8 +167,18 @@ class Sandbox:
             raise ValueError(f"workers, timeout and memory_mb must be {limits}")
         self.timeout, self.memory, self.trace = float(timeout), int(memory_mb) << 20, bool(trace)
         self.orders = queue.SimpleQueue()
-        self.checked = OrderedDict()  # what the judge needs of the tasks seen last
-        self.workers = [Worker(self.memory, index) for index in range(workers)]
+        self.fail_fast = bool(fail_fast)
+        self.seen = OrderedDict()  # id of a task object -> the object, its parts, what `task` gave
+        self.checked = OrderedDict()  # the same by what the verdict depends on
+        self.numbers = itertools.count()
+        self.packages = list(packages)
+        try:
+            paths = locate(self.packages) if packages else {}
+        except ImportError as error:
+            raise SandboxError(f"packages: {error}") from None
+        self.workers = [
+            Worker(self.memory, index, self.packages, paths) for index in range(workers)
+        ]
         started = queue.SimpleQueue()
         self.threads = [
             threading.Thread(target=self.work, args=(worker, started), daemon=True)
@@ -183,13 +218,12 @@ class Sandbox:
             raise RuntimeError("the sandbox is closed")
         if not isinstance(program, str):
             raise TypeError(f"a program must be a string, not {type(program).__name__}")
-        order, future = self.order(task), Future()
+        prepared, future = self.prepared(task), Future()
         if len(program) > MAX_MESSAGE // 4:
             reason = f"a program of {len(program)} characters exceeds {MAX_MESSAGE // 4}"
-            future.set_result(make_verdict("memory", 0, order["total"], reason))
+            future.set_result(make_verdict("memory", 0, prepared["total"], reason))
             return future
-        order["program"] = program
-        self.orders.put((order, future))
+        self.orders.put((prepared, program, future))
         return future
 
     def judge(self, pairs, progress: str | None = None) -> list[dict]:
@@ -202,36 +236,57 @@ class Sandbox:
                 shown.update(done + 1)
         return [future.result() for future in futures]
 
-    def order(self, task: dict) -> dict:
-        """What the judge needs of a task, checked. Remembered: a task usually has many programs."""
+    def prepared(self, task: dict) -> dict:
+        """What the judge needs of a task, checked. Remembered: a task usually has many programs.
+
+        A task object that was seen, with the same parts, is not read again. So a caller must not
+        change what is inside a test of a task that was submitted.
+        """
+        parts = None
+        if isinstance(task, dict):
+            parts = [task.get(field) for field in FIELDS]
+            if isinstance(task.get("tests"), list):
+                parts += task["tests"]
+            known = self.seen.get(id(task))
+            if known and len(known[1]) == len(parts) and all(map(operator.is_, known[1], parts)):
+                return known[2]
         try:
-            fields = ("task_id", "style", "setup", "preamble", "tests", "entry_point", "timeout")
-            key = to_json([task.get(field) for field in fields])
+            key = to_json([task.get(field) for field in FIELDS])
         except (AttributeError, TypeError, ValueError) as error:
             check_task(task)
             raise TaskError(f"task {task['task_id']}: tests: not JSON: {error}") from None
         if key not in self.checked:
             check_task(task)
-            if len(key) > MAX_MESSAGE // 2:
-                raise TaskError(
-                    f"task {task['task_id']}: tests: {len(key)} bytes exceed {MAX_MESSAGE // 2}"
-                )
-            total = len(task["tests"])
-            if task["style"] == "unittest":
-                total = sum(len(unittest_methods(test)) for test in task["tests"])
-            self.checked[key] = {
-                "style": task["style"],
-                "setup": task.get("setup") or "",
-                "preamble": task.get("preamble") or "",
-                "tests": task["tests"],
-                "entry_point": task.get("entry_point"),
-                "timeout": float(task.get("timeout") or self.timeout),
+            missing = set(task.get("packages") or ()) - set(self.packages)
+            if missing:
+                names = ", ".join(sorted(missing))
+                reason = f"{names}: not among the packages that programs may import here"
+                raise TaskError(f"task {task['task_id']}: packages: {reason}")
+            prepared = {
+                **prepare(task),
+                "timeout": self.limit(task),
                 "trace": self.trace,
-                "total": total,
+                "fail_fast": self.fail_fast,
+                "number": next(self.numbers),
             }
+            prepared["bytes"] = max(len(key), len(marshal.dumps(prepared)))
+            if prepared["bytes"] > MAX_MESSAGE // 2:
+                reason = f"{prepared['bytes']} bytes exceed {MAX_MESSAGE // 2}"
+                raise TaskError(f"task {task['task_id']}: tests: {reason}")
+            self.checked[key] = prepared
             if len(self.checked) > 1024:
                 self.checked.popitem(last=False)
-        return dict(self.checked[key])
+        self.seen[id(task)] = task, parts, self.checked[key]
+        if len(self.seen) > 1024:
+            self.seen.popitem(last=False)
+        return self.checked[key]
+
+    def limit(self, task: dict) -> float:
+        """CPU seconds of one process of a program; of one test where each has its process."""
+        each = task.get("test_timeout")
+        if not each:
+            return float(task.get("timeout") or self.timeout)
+        return float(each if task["style"] == "stdio" else each * len(task["tests"]))
 
     def work(self, worker: Worker, started) -> None:
         """A worker's thread: judge programs until the pool closes."""
@@ -244,11 +299,11 @@ class Sandbox:
             item = self.orders.get()
             if item is None:
                 break
-            order, future = item
+            task, program, future = item
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(judge_repeatedly(worker, order))
+                future.set_result(judge_repeatedly(worker, task, program))
             except BaseException as error:
                 future.set_exception(error)
         worker.stop()
@@ -257,7 +312,7 @@ class Sandbox:
         """Finish what was submitted, or cancel what has not begun. Then end all processes."""
         while cancel and not self.orders.empty():
             with contextlib.suppress(Exception):  # a worker may have been faster
-                self.orders.get_nowait()[1].cancel()
+                self.orders.get_nowait()[-1].cancel()
         for _ in self.threads:
             self.orders.put(None)
         for thread in self.threads:
@@ -265,36 +320,25 @@ class Sandbox:
         self.threads = []
 
 
-class Progress:
-    """A progress bar on stderr, redrawn at most ten times a second."""
-
-    def __init__(self, label: str, total: int):
-        self.label, self.total = label, total
-        self.begin = self.drawn = time.monotonic()
-
-    def update(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.drawn < 0.1 and done < self.total:
-            return
-        self.drawn = now
-        bar = "#" * (30 * done // max(1, self.total))
-        end = "\n" if done == self.total else ""
-        rate = done / max(now - self.begin, 1e-9)
-        print(
-            f"\r{self.label} [{bar:30}] {done}/{self.total} {rate:.0f}/s",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
-
-
 def run_command(options) -> None:
     """Judge a file of samples, write the verdicts, print the counts."""
     tasks = read_tasks(options.tasks)
     samples = read_samples(options.samples, tasks)
     check_out(options.out, [options.tasks, options.samples])
+    needed = {name for task in tasks.values() for name in task.get("packages") or ()}
+    absent = {name for name in needed if not installed(name)}
+    for name in sorted(absent):
+        left = [key for key, task in tasks.items() if name in (task.get("packages") or ())]
+        print(f"{name} is not installed: {len(left)} tasks are left out: {', '.join(left)}")
+    samples = [row for row in samples if not absent & set(row[0].get("packages") or ())]
     with Sandbox(
-        options.workers, options.timeout, options.memory_mb, options.isolation, options.trace
+        options.workers,
+        options.timeout,
+        options.memory_mb,
+        options.isolation,
+        options.trace,
+        options.fail_fast,
+        sorted({*options.packages, *needed} - absent),
     ) as sandbox:
         pairs = [(task, program) for task, _, program in samples]
         verdicts = sandbox.judge(pairs, progress="judging")
@@ -305,6 +349,9 @@ def run_command(options) -> None:
     for status in STATUSES:
         if counts[status]:
             print(f"{status:14} {counts[status]:7}")
+    wanted = Counter(map(missing_package, verdicts))
+    for name in sorted(set(wanted) - {None}):
+        print(f"{wanted[name]} samples failed for want of {name}")
     print(f"passed {counts['passed']} of {judged} judged ({counts['passed'] / max(1, judged):.1%})")
 
 
@@ -345,6 +392,10 @@ def main() -> None:
         "--isolation", choices=("auto", "strict", "none"), default="auto", help=isolation
     )
     run.add_argument("--trace", action="store_true", help="record the executed lines")
+    fail_fast = "end a program at its first failing test"
+    run.add_argument("--fail_fast", action="store_true", help=fail_fast)
+    packages = "installed packages that programs may import, as numpy"
+    run.add_argument("--packages", nargs="+", default=[], help=packages)
     probe = commands.add_parser("probe", help="show which layers hold on this machine")
     for command in (run, probe):
         command.add_argument(

@@ -69,8 +69,13 @@ import copy
 import math
 from math import inf, nan
 
-program = {"__name__": "reference"}
-exec(source, program)
+program = {}
+
+def reference(arguments):
+    if not program:
+        program["__name__"] = "reference"
+        exec(source, program)
+    return program[entry_point](*copy.deepcopy(arguments))
 
 def close(a, b, atol):
     if a == b or type(a) is not type(b):
@@ -85,8 +90,10 @@ def tolerance(expected):
     return atol or (1e-6 if all(isinstance(x, float) for x in values) else 0)
 
 def agrees(candidate, *arguments):
-    result = candidate(*copy.deepcopy(arguments))
-    expected = program[entry_point](*copy.deepcopy(arguments))
+    if "expected" not in __memory__:
+        __memory__["expected"] = reference(arguments)
+    expected = __memory__["expected"]
+    result = candidate(*GIVEN)
     return RULE
 """
 
@@ -129,9 +136,10 @@ def plus_setup(row: dict, reference: str) -> str:
     NaN agrees with NaN.
     """
     rule = RULES.get(row["task_id"], "close(result, expected, tolerance(expected))")
+    given = "copy.deepcopy(arguments)" if "arguments" in rule else "arguments"
     return (
         f"source = {reference!r}\nentry_point = {row['entry_point']!r}\natol = {row['atol']!r}\n"
-        + AGREES.replace("RULE", rule)
+        + AGREES.replace("RULE", rule).replace("GIVEN", given)
     )
 
 

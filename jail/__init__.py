@@ -2,7 +2,9 @@
 
     process                 files, and what each imports (every file may import wire.py)
     the caller's            sandbox.py ─► worker.py, tasks.py      starts the other two
-    judge                   judge.py ─► styles.py ─► proxies.py    tests run here, programs never do
+                            sandbox.py ─► rows.py, packages.py, progress.py
+    judge                   judge.py ─► styles.py ─► session.py, equality.py ─► proxies.py
+                                                                   tests run here, programs never do
     zygote, candidates      zygote.py ─► candidate.py
                             zygote.py ─► seal.py ─► syscalls.py    programs run here, tests never do
 

@@ -9,6 +9,7 @@ which forks the candidate that holds it. The candidate reads its own program fro
 from __future__ import annotations
 
 import contextlib
+import functools
 import marshal
 import math
 import os
@@ -18,17 +19,22 @@ import socket
 import sys
 import tempfile
 import time
-from collections import OrderedDict
 
 from jail import styles
-from jail.proxies import HarnessError, ProgramEnd, Session, lines, set_timeout
+from jail.session import (
+    WALL_FACTOR,
+    HarnessError,
+    ProgramEnd,
+    Session,
+    lines,
+    processor_time,
+    set_timeout,
+)
 from jail.syscalls import PR_SET_PDEATHSIG, Kernel
-from jail.wire import MAX_TEXT, STATUS, Channel, compile_program, to_json
+from jail.wire import MAX_TEXT, RECURSION_LIMIT, STATUS, Channel, compile_program
 
 MAX_COMPILED = 100_000  # characters of a program that the judge compiles
 JUDGE_MEMORY = 2 << 30  # bytes of address space: tests work on data that the program chose
-# Wall limit of a program = this times its CPU limit, not counting the wait for a processor.
-WALL_FACTOR = 5
 SEVERITY = ("passed", "failed", "error", "memory", "timeout", "syntax_error")
 
 
@@ -39,7 +45,7 @@ class Judge:
         self.orders = orders
         self.launcher = launcher  # process id of the zygote's parent
         self.control = control
-        self.plans = OrderedDict()  # of the tasks judged last, by what the plan depends on
+        self.plans = {}  # number of a task -> its plan, or the task as it came
 
     def serve(self) -> None:
         """Send the report on the layers, then judge programs until the pool goes away."""
@@ -89,25 +95,29 @@ class Judge:
         return STATUS.unpack(answer)
 
     def plan(self, order: dict) -> styles.Plan:
-        """The plan of the order's task, made on first sight."""
-        key = (order["setup"], order["style"], order["entry_point"], to_json(order["tests"]))
-        plan = self.plans.get(key)
-        if plan is None:
-            plan = styles.Plan(order["setup"], order["style"], order["tests"], order["entry_point"])
-            self.plans[key] = plan
-            if len(self.plans) > 256:
-                self.plans.popitem(last=False)
-        return plan
+        """The plan of the order's task. The task itself comes with its first program alone."""
+        for number in order["forget"]:
+            self.plans.pop(number, None)
+        if order["task"] is not None:
+            self.plans[order["number"]] = order["task"]
+        if isinstance(self.plans[order["number"]], dict):
+            self.plans[order["number"]] = styles.Plan(self.plans[order["number"]])
+        if memory_in_use() > JUDGE_MEMORY // 2:
+            for plan in self.plans.values():
+                if isinstance(plan, styles.Plan):
+                    plan.forget()
+        return self.plans[order["number"]]
 
     def judge(self, order: dict) -> dict:
         """The verdict on one program."""
+        plan = self.plan(order)
+        order = {**plan.order, "program": order["program"], "attempt": order["attempt"]}
         style, tests = order["style"], order["tests"]
         if style == "answer":
             return styles.judge_answer(order["program"], tests)
         if style == "stdio":
             return self.judge_stdio(order)
-        plan = self.plan(order)
-        if plan.inside:
+        if order["inside"]:
             return self.judge_inside(order)
         run = {
             "assert": styles.run_asserts,
@@ -133,22 +143,26 @@ class Judge:
         set_timeout(connection, socket.SO_SNDTIMEO, math.ceil(wall))
 
         def on_wait():
+            session.end_test()
             passed = time.monotonic() - begin
             if passed > wall and passed - waiting_for_processor(self.launcher) > wall:
                 session.finish("timeout", f"no answer within {wall:g} seconds")
 
         session = Session(channel, on_wait)
+        session.processor_time = lambda: processor_time(candidate_of(self.launcher))
         used = time.process_time()
         limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + order["timeout"]) + 1, limit))
         request = {"names": names, "module": module, "trace": order["trace"]}
         request["preamble"] = order["preamble"]
+        request["inside"] = order.get("tests_inside")
+        request["stdin"] = module == "__main__" and "/dev/" in order["program"]
         request["seconds"] = math.ceil(order["timeout"])
         end = None
         try:
             session.send({**request, "program": compiled(order)})
             run_tests(session, names, lambda status, message="": notes.append((status, message)))
-            if order["trace"] and module == "solution":
+            if order["trace"] and module != "__main__":
                 session.executed = lines(session.ask("executed"))
         except ProgramEnd as error:
             end = error
@@ -163,11 +177,11 @@ class Judge:
         return self.sum_up(order, session, notes, end or session.end, status, seconds)
 
     def judge_inside(self, order: dict) -> dict:
-        """Style unittest in the candidate: the tests follow the program there."""
-        tests = "\n".join(order["tests"])
-        parts = [order["program"], order["setup"], f"_source = {tests!r}", styles.INSIDE]
-        order = {**order, "program": "\n".join(parts)}
-        return self.run_program(order, ["_report"], lambda *rest: styles.run_inside(order, *rest))
+        """Style unittest in the candidate: the tests follow the program in its namespace."""
+        tests = [code for code in (order["setup"], *order["tests"]) if code is not None]
+        order["tests_inside"] = [styles.INSIDE, tests, order["classes"], order["fail_fast"]]
+        run = functools.partial(styles.run_inside, order)
+        return self.run_program(order, ["report"], run, module=styles.INSIDE_MODULE)
 
     def judge_stdio(self, order: dict) -> dict:
         """Style stdio: a process for each test, until a limit ends one."""
@@ -184,6 +198,8 @@ class Judge:
                 verdict = self.run_program({**order, "total": 1}, [], run, files, "__main__")
             verdicts.append(verdict)
             if verdict["status"] in ("timeout", "memory", "syntax_error"):
+                break
+            if order["fail_fast"] and verdict["status"] != "passed":
                 break
         chosen = max(verdicts, key=lambda verdict: SEVERITY.index(verdict["status"]))
         ran = [line for verdict in verdicts for line in verdict["executed"] or ()]
@@ -259,14 +275,31 @@ def waiting_for_processor(launcher: int) -> float:
     0 if unknown.
     """
     try:
+        with open(f"/proc/{candidate_of(launcher)}/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def candidate_of(launcher: int) -> int:
+    """Process id of the candidate, a grandchild of the launcher; 0, no process, if unknown."""
+    try:
         pid = launcher
         for _ in range(2):
             with open(f"/proc/{pid}/task/{pid}/children") as file:
                 pid = int(file.read().split()[0])
-        with open(f"/proc/{pid}/schedstat") as file:
-            return int(file.read().split()[1]) / 1e9
+        return pid
     except (OSError, ValueError, IndexError):
-        return 0.0
+        return 0
+
+
+def memory_in_use() -> int:
+    """Bytes that this process holds in memory; 0 if unknown."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def end_of_limit(signum, frame):
@@ -279,6 +312,7 @@ def main(orders_descriptor: str, control_descriptor: str, launcher: str) -> None
     if sys.platform == "linux":
         Kernel().prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGXCPU, end_of_limit)
+    sys.setrecursionlimit(RECURSION_LIMIT)  # a result may be nested as deep as a program can nest
     sys.set_int_max_str_digits(0)  # the tests are trusted, and benchmarks hold long numbers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -286,7 +320,8 @@ def main(orders_descriptor: str, control_descriptor: str, launcher: str) -> None
         resource.setrlimit(resource.RLIMIT_AS, (JUDGE_MEMORY, JUDGE_MEMORY))
     orders = socket.socket(fileno=int(orders_descriptor))
     control = socket.socket(fileno=int(control_descriptor))
-    judge = Judge(Channel(orders.fileno()), control, int(launcher))
+    channel = Channel(orders.fileno(), unpack=marshal.loads)  # of the caller, who is trusted
+    judge = Judge(channel, control, int(launcher))
     with contextlib.suppress(EOFError):
         judge.serve()
     os._exit(0)

@@ -18,7 +18,7 @@ import struct
 import sys
 
 from jail import syscalls
-from jail.syscalls import ENOSYS, EPERM, PR_SET_NO_NEW_PRIVS, Kernel
+from jail.syscalls import ENOSYS, EPERM, EROFS, PR_SET_NO_NEW_PRIVS, Kernel
 
 LAYERS = {
     "rlimits": "address space, CPU time, file size, descriptors and core dumps are limited",
@@ -27,7 +27,7 @@ LAYERS = {
     "landlock": "files outside the interpreter's library and the scratch directory are out of "
     "reach; so is TCP",
     "seccomp": "system calls outside a list fail: no new process, socket, signal to others, mount, "
-    "chmod, ...",
+    "chmod outside the scratch directory, ...",
     "user namespace": "the candidate is nobody inside its namespaces",
     "network namespace": "no network interface but an unconnected loopback",
     "process namespace": "other processes cannot be named",
@@ -58,12 +58,18 @@ def library_paths() -> list[str]:
     return kept
 
 
-def build_root(kernel: Kernel, root: str, paths: list[str]) -> None:
-    """Make `root` the root of a tree of the paths, read-only, the devices and a limited /tmp."""
+def build_root(kernel: Kernel, root: str, paths: list[str], packages: dict[str, str]) -> None:
+    """Make `root` the root of a tree of the paths, read-only, the devices and a limited /tmp.
+
+    packages: paths of what lies in the folder /packages, by name.
+    """
     kernel.mount("none", "/", None, MS_REC | MS_PRIVATE)
     kernel.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
-    for path in paths + DEVICES:
-        target = root + path
+    os.makedirs(root + "/packages")
+    places = [(path, path) for path in paths + DEVICES]
+    places += [(path, f"/packages/{name}") for name, path in packages.items()]
+    for path, place in places:
+        target = root + place
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.islink(path):
             os.symlink(os.readlink(path), target)
@@ -73,9 +79,9 @@ def build_root(kernel: Kernel, root: str, paths: list[str]) -> None:
         else:
             open(target, "w").close()
         kernel.mount(path, target, None, MS_BIND | MS_REC)
-        if path not in DEVICES:
-            locked = os.statvfs(target).f_flag & 0xF  # nosuid, nodev, noexec cannot be dropped
-            kernel.mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | locked)
+        # A device can be written all the same. nosuid, nodev, noexec cannot be dropped.
+        locked = os.statvfs(target).f_flag & 0xF
+        kernel.mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | locked)
     os.makedirs(root + "/tmp")
     size = f"mode=777,size={FILE_BYTES},nr_inodes=4096"
     kernel.mount("tmpfs", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, size)
@@ -99,8 +105,10 @@ def forbidden(action, *expected) -> str | None:
 class Seal:
     """Takes from the zygote all that a candidate does not need; proves each layer by its effect."""
 
-    def __init__(self, scratch: str, memory: int):
+    def __init__(self, scratch: str, memory: int, packages: dict[str, str]):
         self.scratch = scratch  # the directory that a program may write
+        self.packages = os.path.join(os.path.dirname(scratch), "packages")  # for sys.path
+        self.paths = packages  # of the packages that a program may import, by name
         self.memory = memory  # bytes of address space
         # layer -> "" if its effect is proved, else the reason of its absence
         self.report = {name: "not tried" for name in LAYERS}
@@ -148,8 +156,8 @@ class Seal:
         if self.namespaces:
             try:
                 self.kernel.unshare(CLONE_NEWNS)  # only here: the parent needs the old tree
-                build_root(self.kernel, self.scratch, paths)
-                self.scratch = "/tmp"
+                build_root(self.kernel, self.scratch, paths, self.paths)
+                self.scratch, self.packages = "/tmp", "/packages"
                 seen = os.path.exists(outside)
                 self.report["mount namespace"] = "a file outside can be seen" if seen else ""
                 outside = "/canary"
@@ -160,7 +168,10 @@ class Seal:
         self.attempt("capabilities", self.kernel.drop_capabilities)
         self.attempt("no_new_privs", lambda: self.kernel.prctl(PR_SET_NO_NEW_PRIVS, 1))
         devices = [path for path in DEVICES if os.path.exists(path)]
-        self.attempt("landlock", lambda: self.kernel.landlock(paths, [self.scratch], devices))
+        readable = [*paths, self.packages]
+        if self.packages != "/packages":  # links lead to where the packages are
+            readable += self.paths.values()
+        self.attempt("landlock", lambda: self.kernel.landlock(readable, [self.scratch], devices))
         if not self.report["landlock"]:
             found = forbidden(lambda: open(outside).close(), 13)
             found = found or forbidden(lambda: os.listdir("/"), 13)
@@ -197,7 +208,8 @@ class Seal:
         """Install the filter of system calls; prepare what each candidate adds."""
         if self.machine_unknown():
             raise OSError(ENOSYS, f"no table of system calls for {os.uname().machine}")
-        base = syscalls.base_filter(self.kernel.machine)
+        private = not self.report["mount namespace"]
+        base = syscalls.base_filter(self.kernel.machine, attributes=private)
         extra = syscalls.candidate_filter(self.kernel.machine)
         installer = self.kernel.filter_installer(extra)
         self.kernel.install_filter(base)
@@ -226,14 +238,17 @@ class Seal:
             "fork": lambda: os.fork() or os._exit(0),
             "socket": lambda: _socket.socket().close(),
             "kill": lambda: os.kill(os.getppid(), 0),
-            "chmod": lambda: os.chmod(self.scratch, 0o777),
+            "chmod": lambda: os.chmod(os.__file__, 0o644),
+            "utime": lambda: os.utime(os.__file__),
+            "chmod of a device": lambda: os.chmod(DEVICES[0], 0o666),
+            "chmod of the root": lambda: os.chmod("/", 0o755),
             "exec": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),
             "unshare": lambda: self.kernel.unshare(CLONE_NEWUSER),
             "ptrace": lambda: self.kernel.check(self.kernel.libc.ptrace(0, 0, 0, 0), "ptrace"),
         }
         if not self.report["seccomp"]:
             for name, act in acts.items():
-                found = forbidden(act, EPERM)
+                found = forbidden(act, EPERM, EROFS)
                 if found:
                     self.report["seccomp"] = f"{name} {found}"
         with open(os.path.join(self.scratch, "proof"), "w") as file:
@@ -249,8 +264,8 @@ class Seal:
         return False
 
 
-def make_scratch() -> str:
-    """A new scratch directory, and beside it a file that no program may read."""
+def make_scratch(packages: dict[str, str]) -> str:
+    """A new scratch directory; beside it a file that no program may read, and links to packages."""
     import tempfile
 
     base = tempfile.mkdtemp(prefix="sandbox-")
@@ -258,13 +273,23 @@ def make_scratch() -> str:
         file.write("not for reading")
     scratch = os.path.join(base, "scratch")
     os.mkdir(scratch)
+    os.mkdir(os.path.join(base, "packages"))
+    for name, path in packages.items():
+        os.symlink(path, os.path.join(base, "packages", name))
     return scratch
 
 
 def remove_scratch(scratch: str) -> None:
     """Remove what make_scratch made; no error if another process was faster."""
     base = os.path.dirname(scratch)
-    canary = os.path.join(base, "canary")
-    for remove, path in ((os.rmdir, scratch), (os.unlink, canary), (os.rmdir, base)):
+    packages = os.path.join(base, "packages")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(packages):
+            os.unlink(os.path.join(packages, name))
+    for path in (scratch, packages):
         with contextlib.suppress(OSError):
-            remove(path)
+            os.rmdir(path)
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(base, "canary"))
+    with contextlib.suppress(OSError):
+        os.rmdir(base)

@@ -1,27 +1,25 @@
-"""The five styles of tests: how each runs against a program, and what counts as equal.
+"""The five styles of tests: how each runs against a program.
 
-Runs in the judge; the caller's process takes `make_verdict` from this file. Imports proxies.py,
-wire.py and the standard library. In a run_... function, `note(status, message)` is called once for
-each test, and `names` are the names whose values the program must give.
+Runs in the judge; the caller's process takes `make_verdict` from this file. Imports session.py,
+proxies.py, equality.py, wire.py and the standard library. In a run_... function,
+`note(status, message)` is called once for each test, and `names` are the names whose values the
+program must give.
 """
 
 from __future__ import annotations
 
-import ast
 import builtins
-import math
-import re
+import marshal
 import sys
 from collections import deque
-from decimal import Decimal, InvalidOperation
 
-from jail.proxies import (
+from jail.equality import as_json, final_answer, same, same_answer, same_output, tolerances
+from jail.proxies import CallableProxy
+from jail.session import (
     MODULES,
     TEST_MODULE,
-    CallableProxy,
     HarnessError,
     ProgramEnd,
-    Proxy,
     Session,
     lines,
     number,
@@ -29,57 +27,31 @@ from jail.proxies import (
 from jail.wire import MAX_TEXT, MessageError, decode, to_json
 
 MAX_AHEAD = 32_768  # bytes of calls that may wait for a program: less than a socket holds
-# Imports of unittest source that reaches into the program.
-INSIDE_NAMES = "mock unittest.mock tempfile os shutil pathlib io sys subprocess warnings"
-INSIDE_MODULES = frozenset(INSIDE_NAMES.split())
 
 
 class Plan:
-    """What is prepared once a task: compiled sources, and the names that the program must give."""
+    """A task in the judge: what worker.py sent, with the compiled sources, and what tests keep."""
 
-    def __init__(self, setup: str, style: str, tests: list, entry_point: str | None):
-        self.setup = compile(setup, "<setup>", "exec", dont_inherit=True) if setup.strip() else None
-        sources = tests if style in ("assert", "unittest") else []
-        self.tests = [
-            compile(test, f"<test {i}>", "exec", dont_inherit=True)
-            for i, test in enumerate(sources)
-        ]
-        self.entry = entry_point.split(".")[0] if entry_point else None
-        self.small = style == "call" and len(to_json(tests)) < MAX_AHEAD
-        self.names = sorted(free_names([setup, *sources]) | ({self.entry} if self.entry else set()))
-        self.inside = style == "unittest" and any(needs_inside(test) for test in tests)
+    def __init__(self, task: dict):
+        self.order = task
+        self.setup = load(task["setup"]) if task["setup"] is not None else None
+        self.tests = [load(code) for code in task["tests"]] if task["labels"] else []
+        self.entry = task["entry_point"] and task["entry_point"].split(".")[0]
+        self.small = task["style"] == "call" and len(to_json(task["tests"])) < MAX_AHEAD
+        self.names = task["names"]
+        self.memories = [{} for _ in task["tests"]]  # `__memory__` of each test
 
-
-def free_names(sources: list[str]) -> set[str]:
-    """Names that the sources read, do not define, and do not find among the builtins."""
-    read, defined = set(), set(vars(builtins)) | {"__name__", "__file__"}
-    for source in sources:
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Name):
-                (read if isinstance(node.ctx, ast.Load) else defined).add(node.id)
-            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                defined.add(node.name)
-            elif isinstance(node, ast.arg):
-                defined.add(node.arg)
-            elif isinstance(node, ast.alias):
-                defined.add((node.asname or node.name).split(".")[0])
-            elif isinstance(node, ast.ExceptHandler) and node.name:
-                defined.add(node.name)
-    return read - defined
+    def forget(self) -> None:
+        """Drop what the tests kept."""
+        for memory in self.memories:
+            memory.clear()
 
 
-def needs_inside(source: str) -> bool:
-    """Whether unittest source patches what the program calls, or shares files with the program."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import) and any(item.name in INSIDE_MODULES for item in node.names):
-            return True
-        if isinstance(node, ast.ImportFrom):
-            mock = node.module == "unittest" and any(item.name == "mock" for item in node.names)
-            if mock or node.module in INSIDE_MODULES:
-                return True
-        if isinstance(node, ast.Name) and node.id in ("patch", "open", "mock"):
-            return True
-    return False
+def load(code: bytes | str):
+    """The code object of a marshalled source. SyntaxError for a text: why there is no code."""
+    if isinstance(code, str):
+        raise SyntaxError(code)
+    return marshal.loads(code)
 
 
 def start(session: Session, names: list[str], entry: str | None) -> dict:
@@ -139,7 +111,7 @@ def guarded(session: Session, note, action, source: str = "") -> bool:
     except BaseException as error:
         status, message = describe(error)
         if source and status == "failed":
-            message = f"{message} in: {source.strip()[:200]}"
+            message = f"{message} in: {source}"
         note(status, message)
         return False
     if session.end is not None:
@@ -165,8 +137,11 @@ def run_asserts(order: dict, plan: Plan, session: Session, names: list[str], not
     namespace = start(session, names, plan.entry)
     if not run_setup(plan, session, namespace, note):
         return
-    for code, source in zip(plan.tests, order["tests"], strict=True):
-        guarded(session, note, lambda code=code: exec(code, namespace), source)
+    for code, label, memory in zip(plan.tests, plan.order["labels"], plan.memories, strict=True):
+        namespace["__memory__"] = memory
+        passed = guarded(session, note, lambda code=code: exec(code, namespace), label)
+        if not passed and order["fail_fast"]:
+            break
 
 
 def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
@@ -177,23 +152,28 @@ def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note)
     *parents, last = order["entry_point"].split(".")
     function = namespace.get(plan.entry)
     # Calls that fit into the socket are sent before the first result is back: waits cost more.
-    early = type(function) is CallableProxy and not parents and plan.small
+    limit = order["test_timeout"]
+    early = type(function) is CallableProxy and not parents and plan.small and not limit
     tests = order["tests"] if early else []
     requests = deque(session.request("apply", (function, *t["args"]), {}) for t in tests)
 
     def one(test):
         if plan.entry not in namespace:
             raise NameError(f"name {plan.entry!r} is not defined")
+        session.begin_test(limit)
         if early:
             result = as_json(session.wait(*requests.popleft()))
         else:
             target = getattr(function(), last) if parents else function
             result = as_json(target(*test["args"]))
-        if not same(result, as_json(test["output"]), test.get("atol") or 0.0):
+        session.end_test()
+        if not same(result, as_json(test["output"]), *tolerances(test)):
             raise AssertionError(f"a result that is not the output: {short_text(result)}")
 
     for test in order["tests"]:
-        guarded(session, note, lambda test=test: one(test))
+        passed = guarded(session, note, lambda test=test: one(test))
+        if not passed and order["fail_fast"]:
+            break
 
 
 def short_text(value) -> str:
@@ -202,44 +182,6 @@ def short_text(value) -> str:
         return repr(value)[:200]
     except ValueError:
         return f"a {type(value).__name__}"
-
-
-def as_json(value):
-    """The value as it would come back from JSON: lists for tuples, string keys."""
-    if type(value) in (list, tuple):
-        return [as_json(item) for item in value]
-    if type(value) is dict:
-        return {key_text(key): as_json(item) for key, item in value.items()}
-    return value
-
-
-def key_text(key):
-    """A key as JSON would write it."""
-    if type(key) is bool or key is None:
-        return {True: "true", False: "false", None: "null"}[key]
-    return str(key) if type(key) in (int, float) else key
-
-
-def same(result, expected, atol: float) -> bool:
-    """Whether a result equals the expected value, both as JSON would write them. NaN equals NaN.
-
-    atol: with atol > 0, floats are equal if |result - expected| <= atol + 1e-7 |expected|.
-    """
-    if type(expected) is list:
-        if type(result) is not list or len(result) != len(expected):
-            return False
-        return all(same(a, b, atol) for a, b in zip(result, expected, strict=True))
-    if type(expected) is dict:
-        if type(result) is not dict or result.keys() != expected.keys():
-            return False
-        return all(same(result[key], expected[key], atol) for key in expected)
-    if type(expected) is float and type(result) in (int, float):
-        if math.isnan(expected):
-            return math.isnan(result)
-        tolerance = atol + 1e-7 * abs(expected)
-        within = atol > 0 and tolerance < math.inf and abs(result - expected) <= tolerance
-        return result == expected or within
-    return not isinstance(result, Proxy) and result == expected
 
 
 def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
@@ -267,6 +209,8 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
         def bad(self, test, error):
             status, message = describe(error[1])
             note(status, f"{test}: {message}")
+            if order["fail_fast"]:
+                self.stop()
             if session.end is not None:
                 raise session.end
 
@@ -290,42 +234,39 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
     guarded(session, only_failures, run_all)
 
 
-# Runs in the candidate, after the program, the setup and `_source`, the tests.
+# Runs in the candidate after the program: `module` is the program's, `tests` the code of the tests.
 INSIDE = """
-import sys as _sys, types as _types, unittest as _unittest
-_module = _types.ModuleType("tests")
-_module.__dict__.update(globals())
-_module.__dict__["__name__"] = "tests"
-_sys.modules["tests"] = _module
-_sys.modules["__test__"] = _module
-exec(compile(_source, "<tests>", "exec", dont_inherit=True), _module.__dict__)
-_result = _unittest.TestResult()
-_suite = _unittest.TestSuite(
-    _unittest.defaultTestLoader.loadTestsFromTestCase(_kind)
-    for _kind in list(_module.__dict__.values())
-    if isinstance(_kind, type)
-    and issubclass(_kind, _unittest.TestCase)
-    and _kind.__module__ == "tests"
-)
-_suite.run(_result)
-_bad = [_text for _, _text in _result.errors + _result.failures]
-_report = [_result.testsRun - len(_bad) - len(_result.skipped), _bad[0] if _bad else ""]
+import unittest
+for code in tests:
+    exec(code, module.__dict__)
+result = unittest.TestResult()
+result.failfast = fail_fast
+loader = unittest.TestLoader()
+kinds = [vars(module)[name] for name in classes]
+kinds = [kind for kind in kinds if issubclass(kind, unittest.TestCase)]
+unittest.TestSuite(map(loader.loadTestsFromTestCase, kinds)).run(result)
+bad = result.errors + result.failures
+failed = len({str(test).partition(" [")[0] for test, _ in bad})
+kind = "error" if result.errors else "failed"
+report = [result.testsRun - failed - len(result.skipped), kind, bad[0][1][-500:] if bad else ""]
 """
+INSIDE_MODULE = "__test__"  # value of __name__ where tests run inside, as BigCodeBench has it
 
 
 def run_inside(order: dict, session: Session, names: list[str], note) -> None:
     """Style unittest, in the candidate: only the candidate's word counts, so it is not trusted."""
-    namespace = start(session, names, None)
-    report = namespace.get("_report")
-    if type(report) is not list or len(report) != 2 or type(report[0]) is not int:
+    session.weak += 1
+    report = start(session, names, None).get("report")
+    kinds = [type(part) for part in report] if type(report) is list else None
+    if kinds != [int, str, str] or report[1] not in ("error", "failed"):
         note("failed", "no report")
         return
-    session.weak += 1
     session.entry_calls += 1
     for _ in range(min(max(report[0], 0), order["total"])):
         note("passed")
     if report[0] < order["total"]:
-        note("failed", str(report[1])[-MAX_TEXT:])
+        few = f"{max(report[0], 0)} of {order['total']} tests passed"
+        note(report[1], report[2].strip() or few)
 
 
 def run_stdio(session: Session, stdout, test: dict, note) -> None:
@@ -343,53 +284,24 @@ def run_stdio(session: Session, stdout, test: dict, note) -> None:
             session.executed = lines(message[1])
     session.end = None
     stdout.seek(0)
-    if same_output(stdout.read(), test["output"]):
+    if same_output(stdout.read(), test["output"], *tolerances(test)):
         note("passed")
     else:
         note("failed", "a different output")
 
 
 def judge_answer(text: str, tests: list) -> dict:
-    """Style answer: the text's final answer equals the given one, but for commas and currency."""
-    found = re.search(r"####\s*(\S[^\n]*)", text)
-    boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
-    answer = found.group(1) if found else boxed[-1] if boxed else None
+    """Style answer: the text's last marked answer equals the given one.
+
+    Commas of thousands, currency, per cent, bold and the unit behind a number do not count.
+    """
+    answer = final_answer(text)
     if answer is None:
         return make_verdict("failed", 0, len(tests), "no answer")
-    value = plain_answer(answer)
-    passed = sum(value == plain_answer(test["answer"]) for test in tests)
+    passed = sum(same_answer(answer, test["answer"]) for test in tests)
     if passed == len(tests):
         return make_verdict("passed", passed, passed, "")
     return make_verdict("failed", passed, len(tests), f"answer {answer[:100]!r}")
-
-
-def plain_answer(text: str):
-    """A number where the text is one, else the bare text."""
-    bare = text.strip().replace(",", "").replace("$", "").rstrip(".").strip()
-    try:
-        return Decimal(bare)
-    except InvalidOperation:
-        return bare
-
-
-def same_output(output: bytes, expected: str) -> bool:
-    """Whether whole outputs are equal, but for trailing white space and the spelling of numbers."""
-    got = [line.rstrip() for line in output.decode("utf-8", "replace").rstrip().split("\n")]
-    want = [line.rstrip() for line in expected.rstrip().split("\n")]
-    if len(got) != len(want):
-        return False
-    return all(a == b or same_numbers(a, b) for a, b in zip(got, want, strict=True))
-
-
-def same_numbers(line: str, expected: str) -> bool:
-    """Whether two lines hold the same numbers, however they are spelt."""
-    a, b = line.split(), expected.split()
-    if len(a) != len(b) or len(line) >= 1 << 16:
-        return False
-    try:
-        return [Decimal(word) for word in a] == [Decimal(word) for word in b]
-    except InvalidOperation:
-        return False
 
 
 def make_verdict(

@@ -38,6 +38,13 @@ preadv:295:69 pwritev:296:70 getcpu:309:168 renameat2:316:276 getrandom:318:278 
 copy_file_range:326:285 statx:332:291 rseq:334:293 close_range:436:436 faccessat2:439:439
 epoll_pwait2:441:441
 """
+# Calls that change or read a file's mode, times and attributes. Landlock does not cover them: only
+# where a mount namespace hides every file but the read-only library is a program given them.
+ATTRIBUTE_CALLS = """
+chmod:90:- fchmod:91:52 fchmodat:268:53 fchmodat2:452:452 utime:132:- utimes:235:- futimesat:261:-
+utimensat:280:88 getxattr:191:8 lgetxattr:192:9 fgetxattr:193:10 listxattr:194:11 llistxattr:195:12
+flistxattr:196:13
+"""
 # Calls whose arguments decide, or that the zygote needs and a candidate must not have.
 CALLS = {
     "x86_64": {
@@ -52,7 +59,7 @@ CALLS = {
     },
 }
 RETURN_ALLOW, RETURN_ERRNO, RETURN_KILL = 0x7FFF0000, 0x00050000, 0x80000000
-EPERM, ENOSYS = 1, 38
+EPERM, EROFS, ENOSYS = 1, 30, 38
 CLONE_THREAD, CLONE_NAMESPACES = 0x10000, 0x7E020080
 # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
@@ -103,15 +110,18 @@ class Assembler:
         self.give(RETURN_ERRNO | EPERM)
 
 
-def base_filter(machine: str) -> list:
-    """The filter of zygote and candidates: calls outside the list fail with EPERM."""
+def base_filter(machine: str, attributes: bool = False) -> list:
+    """The filter of zygote and candidates: calls outside the list fail with EPERM.
+
+    attributes: whether ATTRIBUTE_CALLS are in the list.
+    """
     calls = CALLS[machine]
     out = Assembler()
     out.load(4)
     out.code.append((0x15, 1, 0, calls["audit"]))
     out.give(RETURN_KILL)  # a foreign architecture has other numbers
     out.load(0)
-    for entry in ALLOWED_CALLS.split():
+    for entry in (ALLOWED_CALLS + (ATTRIBUTE_CALLS if attributes else "")).split():
         number = entry.split(":")[calls["column"]]
         if number != "-":
             out.when_equal(int(number), lambda: out.give(RETURN_ALLOW))

@@ -6,8 +6,14 @@ Runs in the caller's process. Imports the standard library alone.
 from __future__ import annotations
 
 import ast
+import builtins
+import functools
+import marshal
 import warnings
 
+# Imports of unittest source that reaches into the program.
+INSIDE_NAMES = "mock unittest.mock tempfile os shutil pathlib io sys subprocess warnings"
+INSIDE_MODULES = frozenset(INSIDE_NAMES.split())
 STYLES = ("assert", "call", "stdio", "unittest", "answer")
 
 
@@ -39,18 +45,26 @@ def check_task(task: dict) -> None:
     parts = entry_point.split(".") if isinstance(entry_point, str) else [""]
     if entry_point is not None and not all(part.isidentifier() for part in parts):
         fail("entry_point", f"{entry_point!r} is not a name")
-    timeout = task.get("timeout")
-    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (number and timeout > 0):
-        fail("timeout", f"{timeout!r} is not a positive number of seconds")
+    packages = task.get("packages") or []
+    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+        fail("packages", "must be a list of names")
+    for field in ("timeout", "test_timeout"):
+        seconds = task.get(field)
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and seconds > 0):
+            fail(field, f"{seconds!r} is not a positive number of seconds")
+    if task.get("test_timeout") and style not in ("call", "stdio"):
+        fail("test_timeout", f"the {style} style has none")
     if style == "call" and not entry_point:
         fail("entry_point", "the call style needs one")
     for index, test in enumerate(tests):
         field = f"tests[{index}]"
-        if style in ("assert", "unittest"):
+        if style == "unittest" and isinstance(test, dict):
+            if not isinstance(test.get("code"), str) or not test["code"].strip():
+                fail(f"{field}.code", "must be Python source")
+        elif style in ("assert", "unittest"):
             if not isinstance(test, str) or not test.strip():
                 fail(field, "must be Python source")
-            check_source(test, field, fail)
         elif not isinstance(test, dict):
             fail(field, "must be an object")
         elif style == "call":
@@ -58,35 +72,141 @@ def check_task(task: dict) -> None:
                 fail(f"{field}.args", "must be a list")
             if "output" not in test:
                 fail(f"{field}.output", "is missing")
-            if not isinstance(test.get("atol") or 0.0, (int, float)):
-                fail(f"{field}.atol", "must be a number")
+            check_tolerances(test, field, fail)
         else:
             for key in ("input", "output") if style == "stdio" else ("answer",):
                 if not isinstance(test.get(key), str):
                     fail(f"{field}.{key}", "must be a string")
-    if style in ("assert", "unittest", "call"):
-        check_source(task.get("setup") or "", "setup", fail)
-    check_source(task.get("preamble") or "", "preamble", fail)
-    if style == "unittest" and not any(unittest_methods(test) for test in tests):
+            check_tolerances(test, field, fail)
+    for field in ("setup", "preamble"):
+        for code in compile_sources((task.get(field) or "",), field):
+            if isinstance(code, str):
+                fail(field, code)
+    for index, code in enumerate(compile_sources(test_sources(task), "test")):
+        if isinstance(code, str):
+            fail(f"tests[{index}]", code)
+    if style == "unittest" and not any(map(unittest_methods, test_sources(task))):
         fail("tests", "hold no test method of a TestCase class")
 
 
-def check_source(source: str, field: str, fail) -> None:
-    """Call `fail` unless the source compiles and, if a test, holds a statement."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of doubtful escapes, which are the benchmark's own
-            statements = ast.parse(source).body
-            compile(source, field, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        fail(field, f"does not compile: {str(error)[:200]}")
-    if not statements and field not in ("setup", "preamble"):
-        fail(field, "holds no statement")
+def check_tolerances(test: dict, field: str, fail) -> None:
+    """Call `fail` unless the tolerances of a test are numbers of at least 0."""
+    for name in ("atol", "rtol"):
+        value = test.get(name) or 0.0
+        if not isinstance(value, (int, float)) or not value >= 0:
+            fail(f"{field}.{name}", "must be a number of at least 0")
+
+
+def test_sources(task: dict) -> tuple[str, ...]:
+    """The tests that are Python source."""
+    if task["style"] not in ("assert", "unittest"):
+        return ()
+    return tuple(test["code"] if isinstance(test, dict) else test for test in task["tests"])
+
+
+@functools.lru_cache(maxsize=1024)
+def compile_sources(sources: tuple[str, ...], name: str) -> list:
+    """The marshalled code of each source, in which `name` is the file; a reason where it is none.
+
+    Remembered: a task is checked where its file is read, and prepared where it is submitted.
+    """
+    codes = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of doubtful escapes, which are the benchmark's own
+        for index, source in enumerate(sources):
+            file = f"<test {index}>" if name == "test" else f"<{name}>"
+            lines = (line.strip() for line in source.splitlines())
+            if name == "test" and all(not line or line[0] == "#" for line in lines):
+                codes.append("holds no statement")
+                continue
+            try:
+                codes.append(marshal.dumps(compile(source, file, "exec", dont_inherit=True)))
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                codes.append(f"does not compile: {str(error)[:200]}")
+    return codes
+
+
+def prepare(task: dict) -> dict:
+    """What the judge needs of a checked task, computed once: its sources are code, marshalled.
+
+    names: what the program must give the values of. labels: the beginning of each source.
+    inside: whether the tests must run in the program's own process. classes: their TestCases.
+    """
+    style, tests, setup = task["style"], task["tests"], task.get("setup") or ""
+    entry_point = task.get("entry_point")
+    sources = test_sources(task)
+    codes = compile_sources(sources, "test")
+    methods = []
+    if style == "unittest":
+        methods = [name for source in sources for name in unittest_methods(source)]
+    setup_code = compile_sources((setup,), "setup")[0]
+    names = free_names([setup, *sources], [setup_code, *codes])
+    if entry_point:
+        names.add(entry_point.split(".")[0])
+    return {
+        "style": style,
+        "setup": setup_code if setup.strip() else None,
+        "preamble": task.get("preamble") or "",
+        "tests": list(codes) if sources else tests,
+        "labels": [source.strip()[:200] for source in sources],
+        "names": sorted(names),
+        "entry_point": entry_point,
+        "inside": style == "unittest" and any(map(needs_inside, tests)),
+        "test_timeout": task.get("test_timeout"),
+        "classes": list(dict.fromkeys(method.split(".")[0] for method in methods)),
+        "total": len(methods) or len(tests),
+    }
+
+
+def free_names(sources: list[str], codes: list) -> set[str]:
+    """Names that the sources read, do not define, and do not find among the builtins.
+
+    codes: what compile_sources says of the sources.
+    """
+    read, defined = set(), set(vars(builtins)) | {"__name__", "__file__", "__memory__"}
+    for source, code in zip(sources, codes, strict=True):
+        # Benchmarks have thousands of tests with the same names; a walk through each is slow.
+        if isinstance(code, str) or names_of(marshal.loads(code)) <= read | defined:
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Name):
+                (read if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                defined.add(node.name)
+            elif isinstance(node, ast.arg):
+                defined.add(node.arg)
+            elif isinstance(node, ast.alias):
+                defined.add((node.asname or node.name).split(".")[0])
+            elif isinstance(node, ast.ExceptHandler) and node.name:
+                defined.add(node.name)
+    return read - defined
+
+
+def names_of(code) -> set[str]:
+    """The global names and attributes in a code object, and in those inside it."""
+    inner = [names_of(constant) for constant in code.co_consts if isinstance(constant, type(code))]
+    return set(code.co_names).union(*inner)
+
+
+def needs_inside(test: str | dict) -> bool:
+    """Whether a unittest test patches what the program calls, shares files, or says so itself."""
+    if isinstance(test, dict):
+        return True
+    for node in ast.walk(ast.parse(test)):
+        if isinstance(node, ast.Import) and any(item.name in INSIDE_MODULES for item in node.names):
+            return True
+        if isinstance(node, ast.ImportFrom):
+            mock = node.module == "unittest" and any(item.name == "mock" for item in node.names)
+            if mock or node.module in INSIDE_MODULES:
+                return True
+        if isinstance(node, ast.Name) and node.id in ("patch", "open", "mock"):
+            return True
+    return False
 
 
 def unittest_methods(source: str) -> list[str]:
-    """Names of the test methods in the source, as "Class.test_name"."""
-    return [
+    """Names of the test methods in the source, as "Class.test_name", each name once."""
+    names = [
         f"{node.name}.{item.name}"
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef)
@@ -94,6 +214,7 @@ def unittest_methods(source: str) -> list[str]:
         if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))
         and item.name.startswith("test")
     ]
+    return list(dict.fromkeys(names))
 
 
 def prompt_helpers(prompt: str, entry_point: str) -> str:

@@ -21,6 +21,9 @@ from collections import Counter, OrderedDict, defaultdict, deque
 MAX_MESSAGE = 32 << 20  # bytes of one message between the processes
 MAX_ITEMS = 4_000_000  # values in one message
 MAX_TEXT = 500  # characters of a verdict's message
+# Frames while values are put into their form or rebuilt: some for each level of nesting, of which a
+# program of CPython's own limit of 1000 can make a thousand.
+RECURSION_LIMIT = 20_000
 PROGRAM_FILE = "<program>"  # file name of the program in tracebacks
 # What the zygote says of a candidate's end: wait status, CPU seconds, whether it had to be killed.
 STATUS = struct.Struct("=idi")
@@ -84,9 +87,10 @@ class Channel:
         data = HEADER.pack(len(data)) + data
         try:
             written = os.write(self.descriptor, data)
-            while written < len(data):
-                data = data[written:]
-                written = os.write(self.descriptor, data[: 1 << 20])
+            if written < len(data):
+                rest = memoryview(data)  # slices of bytes would copy what is left each time
+                while rest := rest[written:]:
+                    written = os.write(self.descriptor, rest[: 1 << 20])
         except OSError as error:
             raise EOFError(str(error)) from None
 
@@ -144,6 +148,7 @@ SEQUENCES = {"l": list, "t": tuple, "s": set, "f": frozenset}
 MAPPINGS = {"d": dict, "C": Counter, "O": OrderedDict, "dd": defaultdict}
 MUTABLE = frozenset((list, dict, set, deque, bytearray, Counter, OrderedDict, defaultdict))
 ATOMS = frozenset((bool, str, type(None)))
+NUMBERS = frozenset((int, float))
 SIMPLE = (int, float, str, list, dict, tuple, set, frozenset, bool, bytes, bytearray, complex)
 TYPES = {kind.__name__: kind for kind in (*SIMPLE, object, range, type, *MAPPINGS.values(), deque)}
 TYPES["NoneType"] = type(None)
@@ -221,14 +226,28 @@ def contents(value, kind, foreign, numbers, register) -> list:
         if kind is defaultdict:
             items.insert(0, TYPE_NAMES.get(value.default_factory))
         return items
-    kinds = set(map(type, value))
-    if kinds <= ATOMS or (kinds == {int} and min(value) > -SMALL and max(value) < SMALL):
+    if plain(value, set(map(type, value))):
         items = list(value)
     else:
         items = [encode(x, foreign, numbers, register) for x in value]
     if kind is deque:
         items.insert(0, value.maxlen)
     return items
+
+
+def plain(values, kinds: set) -> bool:
+    """Whether values of these kinds all stand for themselves; it may err on the side of False."""
+    if kinds <= ATOMS:
+        return True
+    if not kinds <= NUMBERS:
+        return False
+    if float in kinds:
+        try:
+            if not math.isfinite(sum(values)):
+                return False
+        except OverflowError:  # an integer beyond the floats
+            return False
+    return min(values) > -SMALL and max(values) < SMALL if int in kinds else True
 
 
 def decode(value, foreign, objects=None, register=False):

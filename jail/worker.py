@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import marshal
 import math
 import os
@@ -20,18 +21,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 
-from jail.judge import WALL_FACTOR
-from jail.proxies import HarnessError, ProgramEnd, set_timeout
 from jail.seal import make_scratch, remove_scratch
+from jail.session import WALL_FACTOR, HarnessError, ProgramEnd, processor_time, set_timeout
 from jail.styles import make_verdict
 from jail.wire import Channel, MessageError
 
 # The files that each process loads, each after those that it imports; `main` of the last one runs.
 ROLES = {
-    "judge": ("wire", "syscalls", "proxies", "styles", "judge"),
+    "judge": ("wire", "syscalls", "proxies", "session", "equality", "styles", "judge"),
     "zygote": ("wire", "syscalls", "seal", "candidate", "zygote"),
 }
+MAX_TASKS, MAX_TASK_BYTES = 256, 128 << 20  # that a judge keeps
 BOOT = """
 import marshal, sys
 
@@ -72,12 +74,15 @@ def role_code(role: str) -> bytes:
 class Worker:
     """A judge and a zygote, started on demand, restarted when one of them dies. For one thread."""
 
-    def __init__(self, memory: int, index: int = 0):
+    def __init__(self, memory: int, index: int = 0, packages=(), paths=None):
         self.memory = memory  # bytes of address space of a program
+        self.packages = packages  # names that the zygote imports
+        self.paths = paths or {}  # of the files of these packages, by name
         self.index = index  # of this worker in its pool
         self.processes = []  # the zygote's launcher and the judge, while they run
         self.report = None  # layer -> "" if proved, else the reason of its absence
         self.scratch = self.connection = None
+        self.known = OrderedDict()  # bytes of the tasks that the judge has, by number
 
     def start(self) -> None:
         """Start both processes and wait for the self-test.
@@ -86,14 +91,16 @@ class Worker:
         """
         self.stop()
         try:
-            self.scratch = make_scratch()
+            self.scratch = make_scratch(self.paths)
             self.connection, orders_there = socket.socketpair()
             control, control_there = socket.socketpair()
-            self.channel = Channel(self.connection.fileno())
+            self.channel = Channel(self.connection.fileno(), pack=marshal.dumps)
+            self.known.clear()
             set_timeout(self.connection, socket.SO_RCVTIMEO, 1)
             with orders_there, control, control_there:
                 zygote_ends = [control_there.fileno()]
-                launcher = self.launch("zygote", zygote_ends, self.scratch, self.memory)
+                packages = json.dumps([list(self.packages), self.paths])
+                launcher = self.launch("zygote", zygote_ends, self.scratch, self.memory, packages)
                 self.launch("judge", [orders_there.fileno(), control.fileno()], launcher)
             self.report = self.receive(60.0, 60.0)
         except BaseException:
@@ -152,18 +159,31 @@ class Worker:
         except (EOFError, MessageError) as error:
             raise HarnessError(f"the judge is gone: {error}") from None
 
-    def judge(self, order: dict) -> dict:
+    def task_to_send(self, number: int, task: dict) -> dict:
+        """The task, unless the judge has it, and the numbers of those that the judge may forget."""
+        new = number not in self.known
+        self.known[number] = task["bytes"]
+        self.known.move_to_end(number)
+        forget = []
+        while len(self.known) > 1 and (
+            len(self.known) > MAX_TASKS or sum(self.known.values()) > MAX_TASK_BYTES
+        ):
+            forget.append(self.known.popitem(last=False)[0])
+        return {"number": number, "task": task if new else None, "forget": forget}
+
+    def judge(self, task: dict, program: str, attempt: int = 0) -> dict:
         """The verdict on one program. HarnessError if there is none."""
         if not self.processes:
             self.start()
         try:
-            self.channel.send(order)
-            runs = order["total"] if order["style"] == "stdio" else 1
-            limit = math.ceil(order["timeout"]) + 1
+            sent = self.task_to_send(task["number"], task)
+            self.channel.send({**sent, "program": program, "attempt": attempt})
+            runs = task["total"] if task["style"] == "stdio" else 1
+            limit = math.ceil(task["timeout"]) + 1
             verdict = self.receive(60 + 20 * WALL_FACTOR * limit * runs, limit + 1)
         except ProgramEnd as end:
             self.stop()
-            return make_verdict(end.status, 0, order["total"], end.message)
+            return make_verdict(end.status, 0, task["total"], end.message)
         except (EOFError, OSError, HarnessError) as error:
             self.stop()
             raise HarnessError(str(error) or "the judge is gone") from None
@@ -192,19 +212,11 @@ class Worker:
             self.scratch = None
 
 
-def processor_time(pid: int) -> float:
-    """CPU seconds of another process so far; 0 where the system has no such clock."""
-    try:
-        return time.clock_gettime(~pid << 3 | 2)
-    except (OSError, AttributeError, OverflowError):
-        return 0.0
-
-
-def judge_repeatedly(worker: Worker, order: dict, attempts: int = 3) -> dict:
+def judge_repeatedly(worker: Worker, task: dict, program: str, attempts: int = 3) -> dict:
     """The verdict. After a failure of the harness, try again; the last failure is the verdict."""
     for attempt in range(attempts):
         try:
-            return worker.judge({**order, "attempt": attempt})
+            return worker.judge(task, program, attempt)
         except (HarnessError, OSError) as error:
             reason = f"{attempt + 1} attempts: {error}"
-    return make_verdict("harness_error", 0, order["total"], reason)
+    return make_verdict("harness_error", 0, task["total"], reason)

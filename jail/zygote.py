@@ -12,9 +12,11 @@ import _socket  # socket itself would load select and selectors into every candi
 import builtins
 import contextlib
 import gc
+import json
 import marshal
 import os
 import signal
+import stat
 import struct
 import sys
 import time
@@ -36,10 +38,11 @@ class C:
 """
 
 
-def main(control_descriptor: str, scratch: str, memory: str) -> None:
+def main(control_descriptor: str, scratch: str, memory: str, packages: str) -> None:
     """Fork the zygote into namespaces of its own; when it ends, remove the scratch directory."""
     control = int(control_descriptor)
-    seal = Seal(scratch, int(memory))
+    names, paths = json.loads(packages)
+    seal = Seal(scratch, int(memory), paths)
     if seal.kernel is not None:
         seal.unshare()
     pid = os.fork()
@@ -47,7 +50,7 @@ def main(control_descriptor: str, scratch: str, memory: str) -> None:
         try:
             if seal.kernel is not None:
                 seal.kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            serve(control, prepare(seal), seal)
+            serve(control, prepare(seal, names), seal)
         finally:
             os._exit(0)
     os.close(control)
@@ -55,7 +58,7 @@ def main(control_descriptor: str, scratch: str, memory: str) -> None:
     remove_scratch(scratch)
 
 
-def prepare(seal: Seal) -> Candidate:
+def prepare(seal: Seal, packages: list[str]) -> Candidate:
     """Load and warm up all that candidates need, then seal this process."""
     hook, os.register_at_fork = os.register_at_fork, lambda **hooks: None
     import random  # without its hook, which seeds anew after each fork: verdicts are repeatable
@@ -72,6 +75,8 @@ def prepare(seal: Seal) -> Candidate:
     os.environ.update(
         PATH="/usr/bin:/bin", HOME=seal.scratch, TMPDIR=seal.scratch, LC_ALL="C.UTF-8"
     )
+    if packages:
+        import_packages(seal.packages, packages)
     builtins.exit = builtins.quit = sys.exit  # the site module is not loaded
     sys.argv[:] = sys.orig_argv[:] = [""]
     gc.collect()
@@ -79,6 +84,18 @@ def prepare(seal: Seal) -> Candidate:
     with contextlib.suppress(AttributeError):  # where the C library has no malloc_trim
         seal.kernel.libc.malloc_trim(1 << 17)  # a fork pays for each page, for a freed one too
     return candidate
+
+
+def import_packages(folder: str, names: list[str]) -> None:
+    """Import the packages once, for all candidates; what fails here fails in a candidate too."""
+    sys.path.append(folder)
+    for name in ("OPENBLAS", "MKL", "OMP"):
+        os.environ[f"{name}_NUM_THREADS"] = "1"  # a fork copies one thread
+    for name in names:
+        with contextlib.suppress(Exception):
+            __import__(name)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)  # verdicts are repeatable
 
 
 def serve(control: int, candidate: Candidate, seal: Seal) -> None:
@@ -93,6 +110,7 @@ def serve(control: int, candidate: Candidate, seal: Seal) -> None:
     pack, scratch, killed = STATUS.pack, seal.scratch, int(signal.SIGKILL)
     fork, read, write, close = os.fork, os.read, os.write, os.close
     kill, wait4, listdir = os.kill, os.wait4, os.listdir
+    private, chmod = not seal.report["mount namespace"], os.chmod
     contained = not seal.report["seccomp"]  # the candidate cannot have processes of its own
     _fillers = open_pools()  # held for as long as the loop runs
     while True:
@@ -115,6 +133,8 @@ def serve(control: int, candidate: Candidate, seal: Seal) -> None:
         _, status, usage = wait4(pid, 0)
         if not contained and not seal.report["process namespace"]:
             end_all_others()
+        if private:
+            chmod(scratch, 0o777)  # whatever the program made of it
         if listdir(scratch):
             empty_directory(scratch)
         if not over:
@@ -176,9 +196,11 @@ def empty_directory(path: str) -> None:
             except OSError:
                 pass
             try:
+                open_directory(top)
                 for inner in os.listdir(top):
                     counter += 1
                     moved = os.path.join(path, f"{counter}.{os.getpid()}")
+                    open_directory(os.path.join(top, inner))  # its ".." changes with the move
                     os.rename(os.path.join(top, inner), moved)
                 os.rmdir(top)
             except OSError:
@@ -186,11 +208,19 @@ def empty_directory(path: str) -> None:
         names = os.listdir(path)
 
 
+def open_directory(path: str) -> None:
+    """Give the owner all rights on a directory, where modes can be changed at all."""
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o700)
+
+
 def warm_up(candidate: Candidate) -> None:
     """Do what every candidate does: candidates find code and caches ready, and copy fewer pages."""
     here, there = _socket.socketpair()
     judge, candidate.channel.descriptor = Channel(here.fileno(), pack=marshal.dumps), there.fileno()
-    order = {"module": "solution", "names": ["f"], "preamble": ""}
+    order = {"module": "solution", "names": ["f"], "preamble": "", "inside": None}
+    order["stdin"] = False
     values = ([1, 2], {"a": (1, 2.5)}, "x", {3}, None)
     for _ in range(20):
         judge.send({**order, "program": marshal.dumps(compile_program(WARM_UP))})

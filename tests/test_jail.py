@@ -20,7 +20,8 @@ import pytest
 
 import sandbox
 from jail import syscalls, wire, worker
-from jail.proxies import CallableProxy, ProgramEnd, Session
+from jail.proxies import CallableProxy
+from jail.session import ProgramEnd, Session
 
 JAIL = Path(worker.__file__).parent
 SQUARE = {

@@ -54,7 +54,7 @@ class Config:
     max_completion_length: PositiveInt = 128  # tokens
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    protocol: Literal["none", "evalplus", "mbpp", "livecodebench"] = "none"  # none: as in training
+    protocol: Literal["none", "evalplus", "mbpp", "livecodebench", "bigcodebench"] = "none"
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
     k: list[PositiveInt] = field(default_factory=lambda: [1])  # values of k for pass@k
     batch_size: PositiveInt = 64  # tasks a sampling batch, a process

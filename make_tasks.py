@@ -7,6 +7,9 @@ Each benchmark is one file, with its own flags and --help:
 --source humaneval      (benchmarks/humaneval.py) HumanEval
 --source humanevalplus  (benchmarks/evalplus.py) HumanEval+, one test an input
 --source mbppplus       (benchmarks/evalplus.py) MBPP+, one test an input
+--source livecodebench  (benchmarks/livecodebench.py) LiveCodeBench, by release and date
+--source bigcodebench   (benchmarks/bigcodebench.py) BigCodeBench, full or hard
+--source apps           (benchmarks/apps.py) APPS
 --source gsm8k          (benchmarks/gsm8k.py) GSM8K, where the final answer counts
 
     python make_tasks.py --source micro --output_dir tasks/micro    # sft, train and test.jsonl
@@ -18,7 +21,16 @@ answer between answer tags, the form that grpo.py rewards. micro has --plans in 
 """
 
 import common
-from benchmarks import evalplus, gsm8k, humaneval, mbpp, micro
+from benchmarks import (
+    apps,
+    bigcodebench,
+    evalplus,
+    gsm8k,
+    humaneval,
+    livecodebench,
+    mbpp,
+    micro,
+)
 
 SOURCES = {
     "micro": micro,
@@ -26,6 +38,9 @@ SOURCES = {
     "humaneval": humaneval,
     "humanevalplus": evalplus,
     "mbppplus": evalplus,
+    "livecodebench": livecodebench,
+    "bigcodebench": bigcodebench,
+    "apps": apps,
     "gsm8k": gsm8k,
 }
 

@@ -8,6 +8,7 @@ The sandbox's judge runs the benchmark's reference on each input, trusted as all
 compares by evalplus' rules. Ids, prompts and order are those that evalplus reads.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,6 +155,25 @@ def read_plus(path: str) -> list[dict]:
     return rows
 
 
+def mbpp_split(number: int) -> str:
+    """The published split of a task id of MBPP."""
+    for split, last in (("prompt", 10), ("test", 510), ("validation", 600)):
+        if number <= last:
+            return split
+    return "train"
+
+
+def warn_of_training_tasks(names: list[str]) -> None:
+    """Prints how many of these tasks of MBPP+ lie in MBPP's splits for training."""
+    splits = Counter(mbpp_split(int(name.split("/")[1])) for name in names)
+    if splits["train"] or splits["validation"]:
+        print(
+            f"warning: {splits['train']} tasks of MBPP+ are in MBPP's train split, "
+            f"{splits['validation']} in its validation split: make_tasks.py --source mbpp "
+            "--exclude MbppPlus.jsonl.gz leaves them out of training"
+        )
+
+
 def make(config: Config) -> dict[str, list[dict]]:
     """The test split, the only one. A completion of HumanEval+ goes on where the prompt ends."""
     tasks = []
@@ -162,6 +182,7 @@ def make(config: Config) -> dict[str, list[dict]]:
             prefix, reference = {"prefix": row["prompt"]}, row["prompt"] + row["canonical_solution"]
         else:  # the prompt is a docstring
             prefix, reference = {}, row["canonical_solution"].strip("\n") + "\n"
+        base = plus_arguments(row["task_id"], row["base_input"])
         inputs = row["base_input"] + (row["plus_input"] if config.tests == "plus" else [])
         arguments = plus_arguments(row["task_id"], inputs)
         tasks.append(
@@ -175,9 +196,11 @@ def make(config: Config) -> dict[str, list[dict]]:
                 "style": "assert",
                 "tests": plus_tests(row["entry_point"], arguments),
                 "timeout": 30,  # twice the slowest reference, Mbpp/599
-                "meta": {"split": "test"},
+                "meta": {"split": "test", "base_tests": len(base)},
             }
         )
+    if config.source == "mbppplus":
+        warn_of_training_tasks([task["task_id"] for task in tasks])
     return {"test": tasks}
 
 

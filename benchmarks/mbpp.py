@@ -7,10 +7,13 @@
 --plus gives the tasks that MBPP+ covers more tests: the first inputs of MBPP+, in its order.
 MBPP's own program must pass these tests, with a second of CPU time. A task whose program fails
 (some of these programs are wrong) keeps its three tests.
+
+MBPP+ has tasks of MBPP's splits for training: 108 of its 378 are in `train`, 39 in `validation`.
+Where MBPP+ is reported, --exclude MbppPlus.jsonl.gz leaves these out of the training files.
 """
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import common
@@ -25,6 +28,7 @@ class Config:
     input: InputFile  # the published file, mbpp.jsonl or sanitized-mbpp.json
     source: Literal["mbpp"] = "mbpp"
     plus: InputFile | None = None  # file of MBPP+, whose inputs strengthen the tests of its tasks
+    exclude: list[InputFile] = field(default_factory=list)  # training tasks that these have go
     max_plus_inputs: PositiveInt = 20  # with --plus: added tests a task
     sandbox_workers: PositiveInt = 1  # with --plus: processes that run the added tests
     think: bool = False  # prompts ask for reasoning between think tags before the program
@@ -41,7 +45,7 @@ def make(config: Config) -> dict[str, list[dict]]:
         code = common.unix(row["code"]).rstrip("\n") + "\n"  # 972 of 974 have CRLF line ends
         tests = [common.unix(test) for test in row["test_list"]]
         setup = row.get("test_setup_code", "") + "\n".join(row.get("test_imports", []))
-        split = split_of(number)
+        split = evalplus.mbpp_split(number)
         splits[split].append(
             {
                 "task_id": f"mbpp/{number}",
@@ -57,17 +61,10 @@ def make(config: Config) -> dict[str, list[dict]]:
             }
         )
     splits = {split: tasks for split, tasks in splits.items() if tasks}
+    splits = files.without_tasks_of(splits, config.exclude)
     if config.plus:
         strengthen([task for tasks in splits.values() for task in tasks], config)
     return splits
-
-
-def split_of(number: int) -> str:
-    """The published split of a task id."""
-    for split, last in (("prompt", 10), ("test", 510), ("validation", 600)):
-        if number <= last:
-            return split
-    return "train"
 
 
 def called_function(code: str, tests: list[str]) -> str | None:
@@ -88,6 +85,9 @@ def strengthen(tasks: list[dict], config: Config) -> None:
     `meta.plus_tests` counts the added tests.
     """
     plus_rows = {row["task_id"].lower(): row for row in evalplus.read_plus(config.plus)}
+    evalplus.warn_of_training_tasks(
+        [task["task_id"] for task in tasks if task["task_id"] in plus_rows]
+    )
     covered = []  # (task, its setup and tests with those of MBPP+)
     for task in tasks:
         row = plus_rows.get(task["task_id"])

@@ -4,6 +4,7 @@ A protocol fixes the words, the strings that end a completion, and which part of
 program. Length, temperature, samples and --top_p are flags of eval.py. What the harnesses take:
 
 evalplus        --max_completion_length 768 --temperature 0; or --temperature 0.8 --top_p 0.95
+bigcodebench    --max_completion_length 1280 --temperature 0
 mbpp            --max_completion_length 512 --temperature 0
 livecodebench   --max_completion_length 2000 --temperature 0.2 --top_p 0.95 --num_samples 10
 """
@@ -64,6 +65,17 @@ def evalplus_question(task: dict) -> str:
     return (
         "Please provide a self-contained Python script that solves the following problem in a "
         f"markdown code block:\n```\n{task['prompt'].strip()}\n```\n"
+    )
+
+
+def bigcodebench_question(task: dict) -> str:
+    """BigCodeBench (Zhuo et al., 2024, arXiv 2406.15877), bigcodebench/provider/utility.py: as
+    EvalPlus, but the words of an instruct task stand in no fence."""
+    if task.get("prefix"):
+        return evalplus_question(task)
+    return (
+        "Please provide a self-contained Python script that solves the following problem in a "
+        f"markdown code block:\n{task['prompt'].strip()}\n"
     )
 
 
@@ -186,7 +198,10 @@ def choose(name: str, prompt_format: PromptFormat, tokenizer, tasks: list[dict])
     if prompt_format.is_chat(tokenizer):
         form = prompt_format._replace(prefill=EVALPLUS_ANSWER)
         stops = (*EVALPLUS_STOPS, "\n```\n")
-        return Protocol(form, evalplus_question, stops, " " * 4, evalplus_answer)
-    humaneval = any(task.get("prefix") for task in tasks)
-    stops = EVALPLUS_STOPS + (HUMANEVAL_STOPS if humaneval else MBPP_PLUS_STOPS)
+        question = bigcodebench_question if name == "bigcodebench" else evalplus_question
+        return Protocol(form, question, stops, " " * 4, evalplus_answer)
+    completes = any(task.get("prefix") for task in tasks)
+    if name == "bigcodebench" and not completes:
+        raise InputError("--protocol bigcodebench asks instruct tasks in a chat, not plainly")
+    stops = EVALPLUS_STOPS + (HUMANEVAL_STOPS if completes else MBPP_PLUS_STOPS)
     return Protocol(PromptFormat("plain"), evalplus_completion, stops, " " * 4, evalplus_whole)

@@ -24,7 +24,16 @@ import plot
 import ppo
 import sft
 import train_prm
-from benchmarks import evalplus, gsm8k, humaneval, mbpp, micro
+from benchmarks import (
+    apps,
+    bigcodebench,
+    evalplus,
+    gsm8k,
+    humaneval,
+    livecodebench,
+    mbpp,
+    micro,
+)
 from common.flags import Range
 from prm_data import contrast, gold, mutate, rank, search
 
@@ -46,6 +55,9 @@ STAGES = {
     "mbpp": mbpp,
     "humaneval": humaneval,
     "evalplus": evalplus,
+    "livecodebench": livecodebench,
+    "bigcodebench": bigcodebench,
+    "apps": apps,
     "gsm8k": gsm8k,
 }
 INT, FLOAT = "must be of type int, got '{}'", "must be of type float, got '{}'"

@@ -371,6 +371,12 @@ def test_the_base_tests_of_a_plus_benchmark_are_the_first_of_its_tests(tmp_path)
     assert len(plus) == 3 and base == plus[:2]
 
 
+def test_a_plus_task_says_how_many_of_its_tests_are_the_base_tests(tmp_path):
+    row = plus_row(base_input=[[1], [2], [1]], plus_input=[[2], [3]])
+    (task,) = plus_tasks("mbppplus", write_rows(tmp_path / "plus.jsonl", [row]))
+    assert len(task["tests"]) == 3 and task["meta"]["base_tests"] == 2
+
+
 def test_a_program_that_changes_its_argument_changes_no_expected_result(tmp_path, pool):
     row = plus_row(
         canonical_solution="def f(x):\n    x.append(3)\n    return x", base_input=[[[1]], [[2]]]
@@ -416,6 +422,52 @@ def test_inputs_of_mbpp_plus_strengthen_the_tasks_whose_own_program_passes_them(
         "passed",
         "failed",
     ]
+
+
+def test_training_tasks_that_an_evaluation_set_has_are_left_out(tmp_path, capsys):
+    rows = [
+        {
+            "task_id": number,
+            "text": "t",
+            "code": "def f(x): pass",
+            "test_list": ["assert f(1) is None"],
+        }
+        for number in (20, 21, 511, 601, 602)
+    ]
+    path = write_rows(tmp_path / "mbpp.jsonl", rows)
+    names = [{"task_id": "Mbpp/20"}, {"task_id": "Mbpp/511"}, {"task_id": "Mbpp/602"}]
+    exclude = [write_rows(tmp_path / "a.jsonl", names[:2]), write_rows(tmp_path / "b.jsonl", names)]
+    splits = mbpp.make(mbpp.Config("", path, exclude=exclude))
+    ids = {split: [task["task_id"] for task in tasks] for split, tasks in splits.items()}
+    assert ids == {"test": ["mbpp/20", "mbpp/21"], "train": ["mbpp/601"]}
+    printed = capsys.readouterr().out
+    assert "validation: 1 of 1 tasks are left out" in printed
+    assert "train: 1 of 2 tasks are left out" in printed
+
+
+def test_a_plus_benchmark_warns_of_its_tasks_that_are_training_tasks(tmp_path, pool, capsys):
+    rows = [plus_row(task_id=f"Mbpp/{number}") for number in (11, 511, 601, 602)]
+    path = write_rows(tmp_path / "plus.jsonl", rows)
+    warning = "warning: {} tasks of MBPP+ are in MBPP's train split, {} in its validation split"
+    plus_tasks("mbppplus", path)
+    assert warning.format(2, 1) in capsys.readouterr().out
+    code = {"text": "t", "code": "def f(x):\n    return x", "test_list": ["assert f(1) == 1"]}
+    published = write_rows(
+        tmp_path / "mbpp.jsonl", [{"task_id": number} | code for number in (11, 601, 603)]
+    )
+    mbpp.make(mbpp.Config("", published, plus=path))
+    assert warning.format(1, 0) in capsys.readouterr().out
+    plus_tasks("mbppplus", write_rows(tmp_path / "plus.jsonl", rows[:1]))
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_the_evaluation_tasks_of_mbpp_plus_leave_mbpps_training_files(benchmark_data, capsys):
+    plus = str(benchmark_data / "mbppplus" / "MbppPlus.jsonl.gz")
+    plus_tasks("mbppplus", plus)
+    assert "warning: 108 tasks of MBPP+ are in MBPP's train split, 39" in capsys.readouterr().out
+    for name, sizes in (("mbpp.jsonl", (266, 51, 500)), ("sanitized-mbpp.json", (12, 4, 257))):
+        splits = mbpp.make(mbpp.Config("", str(benchmark_data / "mbpp" / name), exclude=[plus]))
+        assert tuple(len(splits[split]) for split in ("train", "validation", "test")) == sizes
 
 
 def test_the_names_of_the_plus_setup_hide_no_name_that_the_tests_of_mbpp_use(benchmark_data):

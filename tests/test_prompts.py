@@ -381,6 +381,28 @@ def test_evalplus_in_a_chat(chat):
     assert protocol.solution(HUMANEVAL, "", answer).strip() == "def f(x):\n    return x"
 
 
+def test_bigcodebench(chat):
+    complete = HUMANEVAL | {"task_id": "BigCodeBench/0", "prefix": HUMANEVAL["prompt"]}
+    instruct = {"prompt": "Add one.\nBegin with:\n```\nimport os\n```\n"}
+    protocol = choose("bigcodebench", chat, [complete])
+    assert protocol.stops == (*protocols.EVALPLUS_STOPS, "\n```\n")
+    evalplus = choose("evalplus", chat, [complete])
+    assert protocol.encode(chat, complete) == evalplus.encode(chat, complete)
+    assert chat.decode(choose("bigcodebench", chat, [instruct]).encode(chat, instruct)) == (
+        "<|user|>\n"
+        "Please provide a self-contained Python script that solves the following problem in a "
+        "markdown code block:\nAdd one.\nBegin with:\n```\nimport os\n```\n</s>\n"
+        "<|assistant|>\n"
+        "Below is a Python script with a self-contained function that solves the problem and "
+        "passes corresponding tests:\n```python\n"
+    )
+    plain = choose("bigcodebench", chat, [complete], "plain")
+    assert plain.stops == protocols.EVALPLUS_STOPS + protocols.HUMANEVAL_STOPS
+    assert plain.encode(chat, complete) == chat(HUMANEVAL["prompt"].lstrip()).input_ids
+    with pytest.raises(InputError, match="instruct tasks in a chat"):
+        choose("bigcodebench", chat, [instruct], "plain")
+
+
 @pytest.mark.parametrize("form", ["auto", "plain"])
 def test_evalplus_as_a_completion(chat, form):
     tokenizer = byte_level(True) if form == "auto" else chat

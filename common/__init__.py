@@ -24,6 +24,7 @@ from common.flags import (
 # files: JSONL, read whole and checked, written whole or not at all.
 from common.files import (
     append_jsonl,
+    lock,
     null_for_nan,
     read_jsonl,
     whole_lines,

@@ -224,7 +224,7 @@ def verdicts_of(executions: list[Future]) -> Verdicts:
         reason = f": {rows[0]['message']}" if rows else ""
         raise InputError(
             f"the sandbox has no verdict on any of {num_rows:.0f} programs{reason}. "
-            "The same command goes on from the last checkpoint"
+            "The same command goes on from where the run was"
         )
     passed = torch.tensor([row["status"] == "passed" for row in rows], device=device())
     rates = [row.get("passed", 0) / max(row.get("total", 0), 1) for row in rows]

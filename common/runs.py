@@ -156,8 +156,9 @@ def open_run(config, complete: str = "config.json") -> Path | None:
     """Looks at config.output_dir; returns the checkpoint to go on from, or None. Writes nothing.
 
     A finished run, known by the file `complete`, which is written last, ends the process with a
-    word. InputError for a folder that holds a run with other flags, or files that no run of this
-    stage has written: no result is mixed or lost.
+    word; not so an evaluation whose report lacks verdicts or answers. InputError for a folder that
+    holds a run with other flags, or files that no run of this stage has written: no result is mixed
+    or lost.
     """
     folder, flags = Path(config.output_dir), _flags(config)
     run_config = folder / "run_config.json"
@@ -179,7 +180,7 @@ def open_run(config, complete: str = "config.json") -> Path | None:
         raise InputError(
             f"{folder}: holds {what}, but no run of this stage; choose another --output_dir"
         )
-    if (folder / complete).is_file():
+    if (folder / complete).is_file() and _is_whole(folder / complete):
         if rank() == 0:
             print(f"{folder} is complete; nothing to do")
         end_distributed()
@@ -196,6 +197,18 @@ def open_run(config, complete: str = "config.json") -> Path | None:
     return folder / f"checkpoint-{step}" if step else None
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether the file that marks a run as complete is whole. A report that says that verdicts or
+    answers are missing is not: the run asks again."""
+    if path.name != "report.json":
+        return True
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return not report.get("unjudged") and not report.get("missing_answers")
+    except (ValueError, AttributeError):
+        return False
+
+
 def begin_run(config, checkpoint: Path | None = None) -> None:
     """Makes config.output_dir the folder of this run, once inputs and models are read.
 
@@ -207,7 +220,7 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
     if checkpoint is not None:
         step = int(checkpoint.name.split("-")[1])
     if rank() == 0:
-        lock(folder)
+        lock(folder / ".lock", folder)
         print(json.dumps(_flags(config), indent=2))
         write_text(folder / "run_config.json", json.dumps(_flags(config), indent=2) + "\n")
         for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:

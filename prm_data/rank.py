@@ -88,8 +88,9 @@ def best_pairs(
     return found[: 1 if min_margin is None else max_pairs]
 
 
-def response_pairs(config: Config) -> list[dict]:
-    """Rows of pairs.jsonl from ranked samples."""
+def response_pairs(config: Config) -> tuple[list[dict], int]:
+    """Rows of pairs.jsonl from ranked samples; and how many samples lack the verdict that they
+    would be ranked by."""
     read = common.read_jsonl(config.tasks, common.PROMPT_FIELDS)
     tasks = {task["task_id"]: task for task in read}
 
@@ -142,7 +143,8 @@ def response_pairs(config: Config) -> list[dict]:
         f"{len(samples)} distinct samples of {len(by_task)} tasks; "
         f"{right} of {len(pairs)} pairs are known to pass against fail"
     )
-    return pairs
+    unjudged = sum(row["status"] == "harness_error" for row in samples if config.rank_by == "tests")
+    return pairs, unjudged
 
 
 def step_pairs(config: Config) -> list[dict]:
@@ -204,8 +206,11 @@ def main(config: Config) -> None:
         raise InputError("--method rank runs in one process")
     if rows.is_complete(config):
         return
-    pairs = step_pairs(config) if config.pairs == "step" else response_pairs(config)
+    if config.pairs == "step":
+        pairs, unjudged = step_pairs(config), 0
+    else:
+        pairs, unjudged = response_pairs(config)
     if not pairs:
         raise InputError(f"{config.data or config.samples}: no two texts of one task can be ranked")
     print(f"{len(pairs)} pairs of {len({pair['task_id'] for pair in pairs})} tasks")
-    rows.write_result(config, pairs)
+    rows.write_result(config, pairs, unjudged)

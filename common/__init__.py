@@ -9,6 +9,7 @@ A stage reads:
 
 # flags: a dataclass from the command line, its annotations, and the error that a user sees.
 from common.flags import (
+    GroupSize,
     InputError,
     InputFile,
     NonNegativeFloat,
@@ -93,6 +94,7 @@ from common.batches import (
     Rollout,
     Verdicts,
     batches_by_length,
+    check_sampling,
     execute,
     limits_of,
     micro_batches,

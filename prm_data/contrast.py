@@ -279,6 +279,7 @@ def main(config: Config) -> None:
         raise InputError(
             "--lines_file needs --teacher rules: nobody else knows which lines are right"
         )
+    rows.check_teacher(config, "rules")
     if config.samples is not None and config.from_verdicts is not None:
         raise InputError("give either --samples or --from_verdicts")
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)

@@ -365,6 +365,7 @@ def verified_changes(tasks: list[dict], results: dict, config: Config) -> dict[s
 
 
 def main(config: Config) -> None:
+    rows.check_teacher(config, "ast")
     tasks, output = read_tasks(config), Path(config.output_file)
     flags = dataclasses.asdict(config)
     flags = {name: flags[name] for name in flags if name not in OPERATIONAL}

@@ -199,9 +199,13 @@ def pair_of(task: dict, chosen: str, rejected: str, kind: str, meta: dict) -> di
 def main(config: Config) -> None:
     needed = ["data"] if config.pairs == "step" else ["tasks", "samples"]
     needed += ["prm"] if config.pairs == "response" and config.rank_by == "prm" else []
+    ranked = f" --rank_by {config.rank_by}" if config.pairs == "response" else ""
     for name in needed:
         if getattr(config, name) is None:
             raise InputError(f"--{name} is required for these pairs (--help lists all flags)")
+    for name in ("tasks", "samples", "prm", "data"):
+        if name not in needed and getattr(config, name) is not None:
+            raise InputError(f"--{name} has no use for --pairs {config.pairs}{ranked}")
     if common.world_size() > 1:
         raise InputError("--method rank runs in one process")
     if rows.is_complete(config):

@@ -73,6 +73,17 @@ def check_reference(row: dict, reason: str) -> None:
         raise ValueError(f"field 'solution' must be str: {reason}")
 
 
+def check_teacher(config, rules: str) -> None:
+    """Raises InputError where --teacher_model does not go with --teacher; rules: the name of the
+    embedded rules."""
+    endpoint = config.teacher.startswith(("http://", "https://"))
+    if config.teacher_model is not None and not endpoint:
+        kind = "embedded rules" if config.teacher == rules else "a model folder or hub name"
+        raise InputError(
+            f"--teacher_model is for the URL of an endpoint; --teacher {config.teacher} is {kind}"
+        )
+
+
 def check_unique(tasks: list[dict], path: str) -> None:
     """Raises InputError where two tasks have one id."""
     if len({task["task_id"] for task in tasks}) < len(tasks):

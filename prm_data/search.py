@@ -229,6 +229,10 @@ def search_all(config: Config, tasks: list[dict], flags: dict, results: list[dic
             if config.completer:
                 completer = common.load_policy(config.completer, config).eval()
                 completer = common.replicate(completer, config)
+            for model in (policy, completer):
+                common.check_sampling(model)
+            if common.rank() == 0:
+                rows.write_progress(config, flags, results[:written])
             for number in left:
                 chunk = search_chunk(
                     config, policy, completer, tokenizer, table, runner, chunks[number], index
@@ -339,8 +343,6 @@ def main(config: Config) -> None:
     for name in ("output_file", "data_selection", "mask_after_first_error", "neutral_comments"):
         del searched[name]  # what is left are the flags that the search depends on
     results, output = rows.read_progress(config, searched), Path(config.output_file)
-    if common.rank() == 0:
-        rows.write_progress(config, searched, results)
     search_all(config, tasks, searched, results)
     if common.rank() > 0:
         return

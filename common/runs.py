@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -32,7 +33,8 @@ from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_ERRORS += (errno.EIO,)
 RANK_WAIT = 5  # seconds in which torchrun ends the other ranks after rank 0
 MAX_UNJUDGED = 0.05  # share of the programs of 10 batches
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
@@ -57,11 +59,20 @@ def run(main, config_class: type) -> None:
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from the last checkpoint", 130)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except Exception as error:
+        number = _errno_of(error)
+        if number not in DISK_ERRORS:
             raise
-        _end(f"error: {error.filename or 'a file'}: {error.strerror}", 2)
+        place = getattr(error, "filename", None) or "a file of the run"
+        _end(f"error: {place}: {os.strerror(number)}; the same command goes on later", 2)
     end_distributed()
+
+
+def _errno_of(error: Exception) -> int | None:
+    """The number of an operating system's error. Of tokenizers' and safetensors' errors the text
+    has the number."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 def _end(line: str, code: int) -> None:

@@ -9,6 +9,7 @@ A stage reads:
 
 # flags: a dataclass from the command line, its annotations, and the error that a user sees.
 from common.flags import (
+    GroupSize,
     InputError,
     InputFile,
     NonNegativeFloat,
@@ -24,6 +25,7 @@ from common.flags import (
 # files: JSONL, read whole and checked, written whole or not at all.
 from common.files import (
     append_jsonl,
+    lock,
     null_for_nan,
     read_jsonl,
     whole_lines,
@@ -92,6 +94,7 @@ from common.batches import (
     Rollout,
     Verdicts,
     batches_by_length,
+    check_sampling,
     execute,
     limits_of,
     micro_batches,

@@ -24,6 +24,8 @@ from common.flags import (
 # files: JSONL, read whole and checked, written whole or not at all.
 from common.files import (
     append_jsonl,
+    iter_jsonl,
+    json_line,
     null_for_nan,
     read_jsonl,
     whole_lines,
@@ -155,12 +157,10 @@ from common.scoring import (
     values_of,
 )
 
-# reports: pass rates and intervals, the quality of a reward model's scores.
+# reports: the quality of a reward model's scores.
 from common.reports import (
-    BOOTSTRAP_REPLICATES,
     auc,
     binary_report,
-    bootstrap,
     bucket,
     calibration,
     format_interval,
@@ -170,10 +170,19 @@ from common.reports import (
     line_report,
     outcome_report,
     pair_report,
-    pass_at_k,
-    pass_rate,
     print_report,
     ratio,
+)
+
+# pass rates: pass@k, intervals, differences between policies.
+from common.pass_rates import (
+    BOOTSTRAP_REPLICATES,
+    bootstrap,
+    paired_difference,
+    pass_at_k,
+    pass_rate,
+    policy_report,
+    print_policy_report,
     student_quantile,
 )
 
@@ -185,6 +194,16 @@ from common.ranking import (
     output_task,
     outputs_of,
     reduce_lines,
+)
+
+# verdicts: samples and their verdicts, kept as they come.
+from common.verdicts import (
+    VerdictLog,
+    cut_torn_line,
+    has_unjudged,
+    read_samples,
+    unknown_samples,
+    whole_rows,
 )
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.

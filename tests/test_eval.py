@@ -33,7 +33,7 @@ def test_a_sample_without_a_verdict_counts_nowhere():
     verdicts = [
         {"task_id": name, "status": status, "solution": "x\n" * 4} for name, status in statuses
     ]
-    report = evaluation.report_of(TASKS, verdicts, [1])
+    report = common.policy_report(TASKS, verdicts, [1])
     assert report["pass@1"] == pytest.approx(2 / 3)
     assert (
         report["by_steps"]["2"]["pass@1"] == pytest.approx(0.5)
@@ -42,27 +42,31 @@ def test_a_sample_without_a_verdict_counts_nowhere():
     assert report["status"] == {"passed": 2, "harness_error": 1, "failed": 1}
 
 
-def test_samples_of_unknown_or_missing_tasks_are_refused(tmp_path):
+BY_ID = {task["task_id"]: task for task in TASKS}
+
+
+def test_samples_of_missing_tasks_are_refused_and_those_of_unknown_tasks_left_out(tmp_path, capsys):
     path = tmp_path / "samples.jsonl"
-    common.write_jsonl(
-        path, [{"task_id": "a", "completion": "x"}, {"task_id": "z", "completion": "x"}]
-    )
-    with pytest.raises(InputError, match=r":2: field 'task_id': no task 'z'"):
-        evaluation.read_samples(path, TASKS)
+    rows = [{"task_id": name, "completion": "x"} for name in "azbzcy"]
+    common.write_jsonl(path, rows)
+    unknown = {"unknown": {"samples": 3, "task_ids": ["y", "z"]}}
+    assert common.unknown_samples(path, BY_ID) == unknown
+    assert "3 samples of 2 unknown tasks are left out: y, z" in capsys.readouterr().out
+    assert [row["task_id"] for row in common.read_samples(path, BY_ID)] == ["a", "b", "c"]
     common.write_jsonl(
         path, [{"task_id": "a", "completion": "x"}, {"task_id": "b", "solution": "y"}]
     )
     with pytest.raises(InputError, match="1 tasks have no sample, c among them"):
-        evaluation.read_samples(path, TASKS)
+        common.unknown_samples(path, BY_ID)
     common.write_jsonl(path, [{"task_id": "a"}])
     with pytest.raises(InputError, match=r":1: field 'solution' or 'completion' must be str"):
-        evaluation.read_samples(path, TASKS)
+        common.unknown_samples(path, BY_ID)
 
 
 def test_samples_are_numbered_by_task_and_completions_become_programs(tmp_path):
     rows = [{"task_id": name, "completion": "```python\nx = 1\n```"} for name in "aabc"]
     common.write_jsonl(tmp_path / "samples.jsonl", rows)
-    read = evaluation.read_samples(tmp_path / "samples.jsonl", TASKS)
+    read = list(common.read_samples(tmp_path / "samples.jsonl", BY_ID))
     assert [row["sample"] for row in read] == [0, 1, 0, 0] and {
         row["solution"] for row in read
     } == {"x = 1\n"}
@@ -80,13 +84,15 @@ def test_pass_rates_are_told_apart_by_lines_and_tasks_that_any_sample_solves_are
         {"task_id": name, "status": status, "completion": "x\n" * lines, "solution": "long\n" * 50}
         for name, status, lines in samples
     ]
-    report = evaluation.report_of(TASKS, verdicts, [1, 2])
+    report = common.policy_report(TASKS, verdicts, [1, 2])
     rates = {name: (part["pass@1"], part["samples"]) for name, part in report["by_lines"].items()}
     assert rates == {"0-3": (1, 1), "4-5": (pytest.approx(1 / 3), 3), "26+": (0, 1)}
     assert report["solved"] == pytest.approx(2 / 3)
-    json.dumps(report, allow_nan=False)  # pass@2 is not defined: task c has one sample
-    assert report["pass@2"] is None
-    nothing = evaluation.report_of(
+    json.dumps(report, allow_nan=False)
+    # Task c has one sample: pass@2 is the mean over the two others.
+    assert report["pass@2"] == 0.5 and report["pass@2_tasks"] == 2 and report["pass@1_tasks"] == 3
+    assert common.policy_report(TASKS, verdicts, [3])["pass@3"] is None
+    nothing = common.policy_report(
         TASKS, [{"task_id": "a", "status": "harness_error", "solution": ""}], [1]
     )
     assert nothing["pass@1"] is None and nothing["by_steps"]["2"]["low"] is None

@@ -156,6 +156,7 @@ def make(config: Config) -> dict[str, list[dict]]:
             prefix, reference = {}, row["canonical_solution"].strip("\n") + "\n"
         inputs = row["base_input"] + (row["plus_input"] if config.tests == "plus" else [])
         arguments = plus_arguments(row["task_id"], inputs)
+        base = plus_arguments(row["task_id"], row["base_input"])  # these come first
         tasks.append(
             {
                 "task_id": row["task_id"],
@@ -167,7 +168,7 @@ def make(config: Config) -> dict[str, list[dict]]:
                 "style": "assert",
                 "tests": plus_tests(row["entry_point"], arguments),
                 "timeout": 30,  # twice the slowest reference, Mbpp/599
-                "meta": {"split": "test"},
+                "meta": {"split": "test", "base_tests": len(base)},
             }
         )
     return {"test": tasks}

@@ -161,7 +161,8 @@ def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) ->
         ended[verdict.get("terminated")] += 1
         if status == "harness_error":
             continue
-        num_lines = len(verdict.get("completion", verdict["solution"]).splitlines())
+        text = verdict["completion"] if "completion" in verdict else verdict["solution"]
+        num_lines = len(text.splitlines())
         counts = [by_task[name], by_size["lines"][bucket(num_lines)][name]]
         if "completion_tokens" in verdict:
             tokens = bucket(verdict["completion_tokens"], TOKEN_BOUNDS)

@@ -98,6 +98,35 @@ def test_pass_rates_are_told_apart_by_lines_and_tasks_that_any_sample_solves_are
     assert nothing["pass@1"] is None and nothing["by_steps"]["2"]["low"] is None
 
 
+def test_pass_rates_are_told_apart_by_difficulty_month_and_tokens_and_cut_off_samples_counted():
+    metas = [
+        {"difficulty": "easy", "date": "2024-05-31T00:00:00"},
+        {"difficulty": "hard", "date": "2024-05-01"},
+        {"difficulty": "easy"},
+    ]
+    tasks = [task | {"meta": meta} for task, meta in zip(TASKS, metas, strict=True)]
+    samples = [("a", "passed", 32, True), ("b", "failed", 33, False), ("c", "error", 20_000, False)]
+    verdicts = [
+        {"task_id": t, "status": s, "completion": "x", "completion_tokens": n, "terminated": ended}
+        for t, s, n, ended in samples
+    ]
+    report = common.policy_report(tasks, verdicts, [1])
+    rates = {
+        title: {name: (row["pass@1"], row.get("tasks")) for name, row in report[title].items()}
+        for title in ("by_difficulty", "by_month", "by_tokens", "by_steps")
+    }
+    assert rates == {
+        "by_difficulty": {"easy": (0.5, 2), "hard": (0, 1)},
+        "by_month": {"2024-05": (0.5, 2)},
+        "by_tokens": {"0-32": (1, None), "33-64": (0, None), "16385+": (0, None)},
+        "by_steps": {},
+    }
+    assert report["truncated"] == 2
+    verdicts = [{"task_id": t, "status": s, "solution": "x"} for t, s, *_ in samples]
+    report = common.policy_report(tasks, verdicts, [1])
+    assert report["truncated"] is None and report["by_tokens"] == {} and "base" not in report
+
+
 def test_verdicts_are_outcome_rows_for_an_orm(tmp_path):
     programs = {
         "a": "def f(x):\n    return x\n",
@@ -153,7 +182,20 @@ def test_arms_are_compared_on_the_tasks_that_every_run_has_a_verdict_on(tmp_path
     assert report["pass@1"] == {f"{a0},{a1}": pytest.approx(0.375), b: pytest.approx(0.75)}
     found = report["differences"][b]
     assert found["difference"] == pytest.approx(0.375) and found["low"] <= 0.375 <= found["high"]
+    assert found["method"] == "bootstrap over tasks and seeds, not paired by seed"
     assert "difference +0.375 [" in capsys.readouterr().out
+
+
+def test_run_i_of_an_arm_is_paired_with_run_i_of_the_other(tmp_path, capsys):
+    rates = {"a0": "passed failed", "a1": "failed failed", "b0": "passed", "b1": "passed failed"}
+    arms = {name: write_run(tmp_path / name, {"x": words}) for name, words in rates.items()}
+    a, b = (f"{arms[arm + '0']},{arms[arm + '1']}" for arm in "ab")
+    evaluation.main(evaluation.Config(compare=[a, b], output_dir=str(tmp_path / "run")))
+    found = json.loads((tmp_path / "run" / "report.json").read_text())["differences"][b]
+    # Seed by seed the arms differ by a half: no spread, so no width.
+    assert (found["difference"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    assert found["method"] == "Student's t over 2 paired seeds"
+    assert "(Student's t over 2 paired seeds)" in capsys.readouterr().out
 
 
 def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):

@@ -164,6 +164,7 @@ from common.reports import (
     bucket,
     calibration,
     format_interval,
+    format_number,
     format_numbers,
     histogram,
     leading_number,
@@ -185,6 +186,9 @@ from common.pass_rates import (
     print_policy_report,
     student_quantile,
 )
+
+# preferences: accuracy on pairs of texts, and what a model reaches that never sees the prompt.
+from common.preferences import blind_preferences, preference_report
 
 # ranking: best of n.
 from common.ranking import (

@@ -187,8 +187,8 @@ def evaluate(policy, pairs: list[tuple], reference_logps: torch.Tensor, config: 
 
 def main(config: Config) -> None:
     rows = common.read_jsonl(config.data, common.PAIR_FIELDS, check_row)
-    if config.label_smoothing >= 0.5:
-        raise InputError("--label_smoothing must be below 0.5")
+    if config.label_smoothing >= 0.5 or (config.label_smoothing and config.loss_type == "ipo"):
+        raise InputError("--label_smoothing must be below 0.5, and 0 with --loss_type ipo")
     common.check_model("policy", config.model_name_or_path, config.max_length)
     checkpoint = common.open_run(config)
     tokenizer = common.load_tokenizer(config.model_name_or_path)

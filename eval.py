@@ -294,8 +294,7 @@ def main(config: Config) -> None:
         if config.samples:
             unknown = common.unknown_samples(config.samples, tasks)
     report_file = Path(config.output_dir) / "report.json"
-    complete = None if common.has_unjudged(report_file) else "report.json"
-    if common.open_run(config, complete, FREE) is not None:
+    if common.open_run(config, "report.json", FREE) is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
     if common.rank() == 0:
         report_file.unlink(missing_ok=True)  # of a run that goes on

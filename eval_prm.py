@@ -128,7 +128,7 @@ def evaluate_prm(config: Config, rows: list[dict]) -> dict:
 
 
 def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
-    """The first --n samples of each task that have a verdict, each with `text` and `program`."""
+    """The first --n samples of each task, each with `text` and `program`."""
 
     def check(row):
         if row["task_id"] not in tasks:
@@ -145,18 +145,19 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
         program = row.get("solution")
         if program is None:
             program = common.extract_program(tasks[row["task_id"]], text)
-        if row["status"] != "harness_error":
-            samples.append(row | {"text": text, "program": program})
+        samples.append(row | {"text": text, "program": program})
     if max(counts.values()) < (config.n or 1):
         raise InputError(f"{config.samples}: no task has {config.n} samples (--n)")
-    if not samples:
+    if all(row["status"] == "harness_error" for row in samples):
         raise InputError(f"{config.samples}: no sample has a verdict")
     return samples
 
 
 def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) -> dict:
-    """Report of rankers on samples: common.best_of_n_report."""
-    rankers, size = {}, config.batch_size
+    """Report of rankers on the samples that have a verdict: common.best_of_n_report."""
+    rankers, size, found = {}, config.batch_size, len(samples)
+    samples = [row for row in samples if row["status"] != "harness_error"]
+    unjudged = found - len(samples)
     asked, texts = [tasks[row["task_id"]] for row in samples], [row["text"] for row in samples]
     if config.prm is not None:
         lines = common.score_text_lines(*load_prm(config), asked, texts, size, "prm")
@@ -173,8 +174,9 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
     if config.agreement:
         limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
         with sandbox.Sandbox(**limits) as runner:
-            rankers["agreement"] = common.agreement_of(runner, tasks, samples)
-    report = common.best_of_n_report(samples, rankers)
+            rankers["agreement"], failures = common.agreement_of(runner, tasks, samples)
+        unjudged += failures
+    report = common.best_of_n_report(samples, rankers) | {"unjudged": unjudged}
     count = (
         report["n"] if report["n"] == report["least_n"] else f"{report['least_n']}-{report['n']}"
     )

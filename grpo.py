@@ -59,7 +59,7 @@ class Config:
     num_prompts: PositiveInt = 16  # prompts a batch, over all processes
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
-    num_generations: PositiveInt = 8  # completions a prompt: the group
+    num_generations: common.GroupSize = 8  # completions a prompt: the group
     max_completion_length: PositiveInt = 128  # tokens
     temperature: PositiveFloat = 1.0  # of sampling and all log-probs; no top-p, top-k, penalty
     rollout_batch_size: PositiveInt = 512  # samples decoded at a time: bounds the KV cache
@@ -149,6 +149,7 @@ def main(config: Config) -> None:
     models = {"policy": policy}
     optimizers = {name: common.adamw(model, weight_decay=0.0) for name, model in models.items()}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
+    common.check_sampling(policy)
     common.begin_run(config, checkpoint)
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:

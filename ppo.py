@@ -105,12 +105,14 @@ def check_flags(config: Config) -> None:
         )
     if config.value_init == "prm" and config.prm is None:
         raise InputError("--value_init prm needs --prm, a reward model's folder")
-    if config.outcome_reward == "none" and config.prm is None:
-        raise InputError("--outcome_reward none needs --prm: there is no other reward")
+    if config.outcome_reward == "none" and not (config.prm and config.lambda_fail):
+        raise InputError("--outcome_reward none needs --prm and --lambda_fail: no other reward")
     if (config.outcome_reward == "orm") != (config.orm is not None):
         raise InputError("--outcome_reward orm and --orm go together")
     if config.process_norm == "scored_lines" and not config.neutral_comments:
         raise InputError("--process_norm scored_lines needs --neutral_comments")
+    if config.prm and not (config.lambda_fail or config.lambda_pass or config.value_init == "prm"):
+        raise InputError("--prm has no use where --lambda_fail and --lambda_pass are 0")
 
 
 def compose_rewards(
@@ -182,6 +184,7 @@ def main(config: Config) -> None:
     models = {"policy": policy, "critic": critic}
     optimizers = {name: common.adamw(model, weight_decay=0.0) for name, model in models.items()}
     first_step = common.load_optimizers(checkpoint, models, optimizers) if checkpoint else 0
+    common.check_sampling(policy)
     common.begin_run(config, checkpoint)
     line_table = common.line_table(tokenizer)
 
@@ -269,7 +272,6 @@ def main(config: Config) -> None:
             samples, tokens, lines = judged.sum(), mask.sum(), (line_ends & mask).sum()
             updates = len(optimiser_steps) // len(batches) * tokens
             logprob_difference = ((rollout.logprobs - old_logprobs).abs() * mask).sum()
-            comment_ends = line_ends & ~code_ends
             metrics = {
                 "episode": (step + 1) * config.num_prompts * config.num_generations,
                 "reward": ((rewards * mask).sum(), samples),
@@ -285,7 +287,7 @@ def main(config: Config) -> None:
                 "critic/vf_explained_var": float(explained_variance(values, returns, mask)),
                 "completions/mean_length": (tokens, samples),
                 "completions/mean_lines": (lines, samples),
-                "completions/comment_ratio": ((comment_ends & mask).sum(), lines),
+                "completions/comment_ratio": ((line_ends & ~code_ends & mask).sum(), lines),
                 "completions/clipped_ratio": ((~rollout.terminated).sum(), len(judged)),
                 "sampling/sampling_logp_difference/mean": (logprob_difference, tokens),
                 "harness_errors": (~judged).sum(),
@@ -293,8 +295,7 @@ def main(config: Config) -> None:
                 "lr": lr,
                 "step_time": time.perf_counter() - started,
             }
-            if orm:
-                metrics["rewards/orm/mean"] = ((outcome * judged).sum(), samples)
+            metrics |= {"rewards/orm/mean": ((outcome * judged).sum(), samples)} if orm else {}
             columns = {"reward": (rewards * mask).sum(1).tolist()}
             common.log(config, bar, step, metrics, rollout, verdicts, columns)
             if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:

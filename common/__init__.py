@@ -9,6 +9,7 @@ A stage reads:
 
 # flags: a dataclass from the command line, its annotations, and the error that a user sees.
 from common.flags import (
+    GroupSize,
     InputError,
     InputFile,
     NonNegativeFloat,
@@ -26,6 +27,7 @@ from common.files import (
     append_jsonl,
     iter_jsonl,
     json_line,
+    lock,
     null_for_nan,
     read_jsonl,
     whole_lines,
@@ -94,6 +96,7 @@ from common.batches import (
     Rollout,
     Verdicts,
     batches_by_length,
+    check_sampling,
     execute,
     limits_of,
     micro_batches,
@@ -204,7 +207,6 @@ from common.ranking import (
 from common.verdicts import (
     VerdictLog,
     cut_torn_line,
-    has_unjudged,
     read_samples,
     unknown_samples,
     whole_rows,

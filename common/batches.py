@@ -18,7 +18,7 @@ from common.sharding import reshard, unshard
 from common.texts import cut_at, decode, encode_prompt, opening_of, prompt_format_of
 from kernels import masking, sampling
 
-CAN_BE_SAMPLED = WeakSet()  # models that `roll_out` has checked
+CAN_BE_SAMPLED = WeakSet()  # models that `check_sampling` has checked
 
 
 def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:
@@ -104,6 +104,19 @@ class Rollout(NamedTuple):
         return list(map(extract_program, self.tasks, self.judged_texts()))
 
 
+def check_sampling(policy) -> None:
+    """Raises InputError for a model that cannot be sampled from; a model is checked once."""
+    if policy in CAN_BE_SAMPLED:
+        return
+    unshard(policy)
+    try:
+        sampling.check_sampling(policy)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    reshard(policy)
+    CAN_BE_SAMPLED.add(policy)
+
+
 def roll_out(
     policy,
     tokenizer,
@@ -123,13 +136,8 @@ def roll_out(
     progress: see kernels/sampling.py. rollout_batch_size: samples decoded at a time, in whole
     prompts; None: all. Raises InputError at the first call for a model that cannot be sampled from.
     """
+    check_sampling(policy)
     unshard(policy)
-    if policy not in CAN_BE_SAMPLED:
-        try:
-            sampling.check_sampling(policy)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        CAN_BE_SAMPLED.add(policy)
     ends = eos_ids(policy, tokenizer)
     stop = masking.stop_table(line_table(tokenizer), list(stops)) if stops else None
     size = max(1, (rollout_batch_size or len(seeds)) // num_generations)  # prompts
@@ -224,7 +232,7 @@ def verdicts_of(executions: list[Future]) -> Verdicts:
         reason = f": {rows[0]['message']}" if rows else ""
         raise InputError(
             f"the sandbox has no verdict on any of {num_rows:.0f} programs{reason}. "
-            "The same command goes on from the last checkpoint"
+            "The same command goes on from where the run was"
         )
     passed = torch.tensor([row["status"] == "passed" for row in rows], device=device())
     rates = [row.get("passed", 0) / max(row.get("total", 0), 1) for row in rows]

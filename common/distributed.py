@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import threading
+import time
 from datetime import timedelta
 
 import torch
@@ -35,9 +37,41 @@ def bf16(config=None) -> bool:
     return device().type == "cuda" if flag is None else flag
 
 
+def check_environment() -> None:
+    """Raises InputError where torchrun's variables are there in part, or are no ranks."""
+    found = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
+    if not found:
+        return
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        value = os.environ.get(name, "")
+        if not value or (not value.isdecimal() and name != "MASTER_ADDR"):
+            raise InputError(
+                f"the environment has {found[0]}, but {name} is {value!r}: start the script with "
+                "torchrun, or alone without these variables"
+            )
+    if rank() >= world_size():
+        raise InputError(f"RANK {rank()} is not below WORLD_SIZE {world_size()}")
+
+
+def end_with_parent() -> None:
+    """Ends this rank when torchrun is gone: the rank would go on, or wait for the others, unseen,
+    and hold its memory. (PR_SET_PDEATHSIG would act when a thread of the parent ends.)"""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def start_distributed(alone: bool = False) -> None:
     """Joins torchrun's process group, if there is one: NCCL on GPU, gloo on CPU. alone: starts a
     group of this one process, which FSDP2 needs as well."""
+    check_environment()
+    if world_size() > 1:
+        end_with_parent()
     on_gpu = device().type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device())

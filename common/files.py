@@ -13,7 +13,7 @@ from pathlib import Path
 from common.flags import InputError
 
 DIGESTS = "digests.json"  # of a folder's files
-LOCKS = {}  # folders that this process holds; an flock ends with the open file
+LOCKS = {}  # lock files that this process holds; an flock ends with the open file
 
 
 def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
@@ -73,8 +73,9 @@ def check_fields(row: dict, fields: dict) -> None:
 
 def whole_lines(path: str | Path) -> list[str]:
     """The lines of a log, each with its newline, without a last line that was cut off."""
-    # Only "\n" ends a line: a JSON string may hold what str.splitlines splits at.
-    with open(path, encoding="utf-8", newline="\n") as file:
+    # Only "\n" ends a line: a JSON string may hold what str.splitlines splits at. A damaged byte
+    # is left to those who read the line.
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         return [line for line in file if line.endswith("\n")]
 
 
@@ -127,20 +128,20 @@ def null_for_nan(value):
     return value
 
 
-def lock(folder: str | Path) -> None:
-    """Holds a folder until this process ends, however it ends. InputError where another process
-    holds the folder."""
-    folder = Path(folder)
-    if folder.resolve() in LOCKS:
+def lock(path: str | Path, what: str | Path) -> None:
+    """Holds a lock file until this process ends, however it ends. InputError where another process
+    holds it. what: the folder or file that the lock stands for."""
+    path = Path(path)
+    if path.resolve() in LOCKS:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "w")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise InputError(f"{folder}: another run is at work here; wait, or stop that run") from None
-    LOCKS[folder.resolve()] = file
+        raise InputError(f"{what}: another run is at work here; wait, or stop that run") from None
+    LOCKS[path.resolve()] = file
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -35,6 +35,7 @@ NonNegativeInt = Annotated[int, Range("at least 0", 0)]
 PositiveFloat = Annotated[float, Range("above 0", 0, above=True)]
 NonNegativeFloat = Annotated[float, Range("at least 0", 0)]
 UnitFloat = Annotated[float, Range("in [0, 1]", 0, high=1)]
+GroupSize = Annotated[int, Range("at least 2: a group compares its samples", 2)]
 
 InputFile = Annotated[str, "input file"]  # exists, and can be read
 OutputFile = Annotated[str, "output file"]  # can be written; no other flag names the same file
@@ -45,9 +46,9 @@ def parse_flags(config_class: type, argv: list[str]):
     """Builds a dataclass from `--flag value ...` (or `--flag=value`); annotations give the types.
 
     Types: str, int, float, bool, Literal[...], the annotated types above, list[...] of these
-    (several values after the flag), and `X | None` (the word `none`). A bool takes true or false,
-    or nothing for true. Raises InputError for an unknown flag (and names the nearest one), a wrong
-    type, a number out of range, a missing value, a missing required flag.
+    (several values after the flag, each once), and `X | None` (the word `none`). A bool takes true
+    or false, or nothing for true. Raises InputError for an unknown flag (and names the nearest
+    one), a wrong type, a number out of range, a missing value, a missing required flag.
     """
     annotations = typing.get_type_hints(config_class, include_extras=True)
     values, position = {}, 0
@@ -82,7 +83,11 @@ def _convert(name: str, words: list[str], annotation):
     if origin is list:
         if not words:
             raise InputError(f"--{name} needs at least one value")
-        return [_convert(name, [word], arguments[0]) for word in words]
+        values = [_convert(name, [word], arguments[0]) for word in words]
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                raise InputError(f"--{name} has {words[number]} twice")
+        return values
     if origin in (types.UnionType, typing.Union):
         inner = next(kind for kind in arguments if kind is not type(None))
         return None if words == ["none"] else _convert(name, words, inner)
@@ -97,9 +102,10 @@ def _convert(name: str, words: list[str], annotation):
         raise InputError(f"--{name} takes one value, got {len(words)}")
     word = words[0]
     if origin is typing.Literal:
-        if word not in arguments:
-            raise InputError(f"--{name} must be one of {', '.join(arguments)}, got {word!r}")
-        return word
+        choices = {str(choice): choice for choice in arguments}
+        if word not in choices:
+            raise InputError(f"--{name} must be one of {', '.join(choices)}, got {word!r}")
+        return choices[word]
     if annotation is bool:
         if word.lower() not in ("true", "false"):
             raise InputError(f"--{name} must be true or false, got {word!r}")

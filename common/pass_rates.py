@@ -198,6 +198,7 @@ def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) ->
             for name in sorted(groups, key=leading_number)
         }
     report["status"] = dict(statuses.most_common())
+    report["unjudged"] = statuses["harness_error"]
     return report
 
 
@@ -213,6 +214,7 @@ def print_policy_report(report: dict) -> None:
         print(f"base tests pass@1 {format_interval(report['base'], 'pass@1')}")
     plain = {name: value for name, value in report.items() if "@" in name or name == "solved"}
     print(format_numbers(plain | {"truncated": report["truncated"]}), report["status"])
-    unjudged = report["status"].get("harness_error")
-    if unjudged:
-        print(f"{unjudged} samples have no verdict; the same command asks again for these")
+    if report["unjudged"]:
+        print(
+            f"{report['unjudged']} samples have no verdict; the same command asks again for these"
+        )

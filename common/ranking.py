@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 
+from common.batches import verdicts_of
 from common.pass_rates import bootstrap, pass_rate
 from common.runs import progress_bar
 
@@ -177,8 +178,9 @@ def outputs_of(verdict: dict) -> str | None:
     return found[1] or re.sub(r"[,$\s]", "", found[2]).rstrip(".")
 
 
-def agreement_of(runner, tasks: dict[str, dict], samples: list[dict]) -> list[float]:
-    """`agreement_scores` of samples, rows with task_id and `program`, run in a sandbox.Sandbox."""
+def agreement_of(runner, tasks: dict[str, dict], samples: list[dict]) -> tuple[list[float], int]:
+    """`agreement_scores` of samples, rows with task_id and `program`, run in a sandbox.Sandbox; and
+    how many programs have no verdict."""
     by_task: dict[str, list[int]] = {}
     for i, row in enumerate(samples):
         by_task.setdefault(row["task_id"], []).append(i)
@@ -195,6 +197,7 @@ def agreement_of(runner, tasks: dict[str, dict], samples: list[dict]) -> list[fl
         name, program = row["task_id"], row["program"]
         if asked[name] is not None and (name, program) not in runs:
             runs[name, program] = runner.submit(asked[name], program)
+    statuses = [row["status"] for row in verdicts_of(list(runs.values())).rows]
     bar = progress_bar("agreement", len(by_task))
     for name, group in by_task.items():
         outputs = [None] * len(group)
@@ -204,4 +207,4 @@ def agreement_of(runner, tasks: dict[str, dict], samples: list[dict]) -> list[fl
             scores[i] = score
         bar.update()
     bar.close()
-    return scores
+    return scores, statuses.count("harness_error")

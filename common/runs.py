@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import sandbox
 from common.batches import Rollout, Verdicts
 from common.checkpoints import save_weights
 from common.distributed import (
@@ -32,6 +33,7 @@ from common.tensors import read_into, save_tensors, tensors_in
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+RANK_WAIT = 5  # seconds in which torchrun ends the other ranks after rank 0
 MAX_UNJUDGED = 0.05  # share of the programs of 10 batches
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
 
@@ -39,8 +41,9 @@ OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the
 def run(main, config_class: type) -> None:
     """Entry point of a stage: flags, process group, main(config), a clean end.
 
-    Bad input (InputError) is one line on stderr and exit code 2, as is a disk that is full or
-    cannot be written to; an interrupt (Ctrl-C) is one line and exit code 130.
+    Bad input (InputError) is one line on stderr and exit code 2, as are a sandbox that cannot start
+    and a disk that is full or cannot be written to. An interrupt (Ctrl-C) is one line and exit code
+    130.
     """
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
         print(sys.modules[main.__module__].__doc__, inspect.getsource(config_class), sep="\n")
@@ -50,7 +53,7 @@ def run(main, config_class: type) -> None:
         check_paths(config)
         start_distributed()
         main(config)
-    except InputError as error:
+    except (InputError, sandbox.SandboxError) as error:
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from the last checkpoint", 130)
@@ -62,10 +65,17 @@ def run(main, config_class: type) -> None:
 
 
 def _end(line: str, code: int) -> None:
-    """Ends the process with a line on rank 0's stderr. Without the interpreter's own end: gloo's
-    threads, which an exception leaves behind, would abort it."""
-    if rank() == 0:
-        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    """Ends the process with a line on stderr. Without the interpreter's own end: gloo's threads,
+    which an exception leaves behind, would abort it.
+
+    What stops all ranks is said once: torchrun ends the others when rank 0 has ended. What stops
+    another rank alone is said by that rank.
+    """
+    name = Path(sys.argv[0]).name
+    if rank() > 0:
+        time.sleep(RANK_WAIT)
+        name += f" (rank {rank()})"
+    print(f"{name}: {line}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -152,15 +162,13 @@ def _flags(config) -> dict:
     return flags
 
 
-def open_run(
-    config, complete: str | None = "config.json", free: tuple[str, ...] = ()
-) -> Path | None:
+def open_run(config, complete: str = "config.json", free: tuple[str, ...] = ()) -> Path | None:
     """Looks at config.output_dir; returns the checkpoint to go on from, or None. Writes nothing.
 
     A finished run, known by the file `complete`, which is written last, ends the process with a
-    word. A run, also a finished one, may go on with other values of the flags `free`. InputError
-    for a folder that holds a run with other flags, or files that no run of this stage has written:
-    no result is mixed or lost.
+    word; not so an evaluation whose report lacks verdicts or answers. A run, also a finished one,
+    may go on with other values of the flags `free`. InputError for a folder that holds a run with
+    other flags, or files that no run of this stage has written: no result is mixed or lost.
     """
     folder, flags, changed = Path(config.output_dir), _flags(config), []
     run_config = folder / "run_config.json"
@@ -182,7 +190,7 @@ def open_run(
         raise InputError(
             f"{folder}: holds {what}, but no run of this stage; choose another --output_dir"
         )
-    if complete and not changed and (folder / complete).is_file():
+    if not changed and (folder / complete).is_file() and _is_whole(folder / complete):
         if rank() == 0:
             print(f"{folder} is complete; nothing to do")
         end_distributed()
@@ -199,6 +207,18 @@ def open_run(
     return folder / f"checkpoint-{step}" if step else None
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether the file that marks a run as complete is whole. A report that says that verdicts or
+    answers are missing is not: the run asks again."""
+    if path.name != "report.json":
+        return True
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return not report.get("unjudged") and not report.get("missing_answers")
+    except (ValueError, AttributeError):
+        return False
+
+
 def begin_run(config, checkpoint: Path | None = None) -> None:
     """Makes config.output_dir the folder of this run, once inputs and models are read.
 
@@ -210,7 +230,7 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
     if checkpoint is not None:
         step = int(checkpoint.name.split("-")[1])
     if rank() == 0:
-        lock(folder)
+        lock(folder / ".lock", folder)
         print(json.dumps(_flags(config), indent=2))
         write_text(folder / "run_config.json", json.dumps(_flags(config), indent=2) + "\n")
         for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:

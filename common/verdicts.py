@@ -78,14 +78,6 @@ def read_samples(path: str | Path, tasks: dict[str, dict]) -> Iterator[dict]:
         yield row
 
 
-def has_unjudged(report: Path) -> bool:
-    """Whether a report.json counts samples without a verdict, for which the next run asks again."""
-    try:
-        return "harness_error" in json.loads(report.read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 class VerdictLog:
     """The verdicts that are kept in some folders; new ones go to the first folder.
 

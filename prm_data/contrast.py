@@ -279,9 +279,13 @@ def main(config: Config) -> None:
         raise InputError(
             "--lines_file needs --teacher rules: nobody else knows which lines are right"
         )
+    rows.check_teacher(config, "rules")
     if config.samples is not None and config.from_verdicts is not None:
         raise InputError("give either --samples or --from_verdicts")
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
+    if rows.is_complete(config, config.lines_file):
+        return
+    missing, lines = 0, {}  # answers that did not come; rows by the file's name
     if config.from_verdicts is not None:
         made = pairs_from_verdicts(tasks, config)
     else:
@@ -290,12 +294,14 @@ def main(config: Config) -> None:
         if rules:
             versions = reasoning_rules.rewrite(bases, *asked, config.seed)
         else:
-            versions = chat_reasoning.rewrite(teacher_of(config), bases, *asked)
+            teacher = teacher_of(config)
+            versions = chat_reasoning.rewrite(teacher, bases, *asked)
+            missing = getattr(teacher, "missing", 0)
         made = []
         for (task, base), version in zip(bases, versions, strict=True):
             made += pairs_of(task, base, version, config.kinds)
         if config.lines_file is not None:
-            common.write_jsonl(config.lines_file, line_rows(bases, versions, config))
+            lines[config.lines_file] = line_rows(bases, versions, config)
     kept = [row for row in made if matched(row["chosen"], row["rejected"], config.match_length)]
     print_table(made, kept)
     if config.from_verdicts is not None:
@@ -307,4 +313,4 @@ def main(config: Config) -> None:
         f"{len(kept)} pairs from {tasks_left} of {len(tasks)} tasks; "
         f"{len(made) - len(kept)} left out"
     )
-    common.write_jsonl(config.output_file, kept)
+    rows.write_result(config, kept, missing, lines)

@@ -146,6 +146,7 @@ def main(config: Config) -> None:
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         sampled = dict.fromkeys(sample["task_id"] for sample in samples)
         references = {name: runner.submit(tasks[name], tasks[name]["solution"]) for name in sampled}
+        common.verdicts_of(list(references.values()))  # stops where the sandbox is broken
         passing = {name for name, run in references.items() if run.result()["status"] == "passed"}
         for sample in samples:
             if sample["task_id"] not in passing:
@@ -173,4 +174,7 @@ def main(config: Config) -> None:
         f"lines: {counts[1.0]} positive, {counts[-1.0]} negative, {counts[None]} without label; "
         f"{len(cache)} programs executed"
     )
-    rows.write_result(config, labelled)
+    executed = [run.result()["status"] for run in [*references.values(), *cache.values()]]
+    unjudged = executed.count("harness_error")
+    rows.check_judged([(len(executed), unjudged)], config.output_file)
+    rows.write_result(config, labelled, unjudged)

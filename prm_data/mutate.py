@@ -148,15 +148,26 @@ def rule_variants(task: dict, tasks: list[dict], config: Config) -> list[Variant
     return [variant for variant in own if taboo.isdisjoint(variant.text.split("\n"))]
 
 
-def execute(
-    tasks: list[dict], config: Config, progress: Path, teacher: chat.Teacher | None
-) -> None:
-    """Runs every reference, then every variant of those that pass.
+def counts_of(result: dict) -> tuple[int, int]:
+    """The programs of a task that ran, and how many of them have no verdict."""
+    statuses = [result["reference"], *(row["status"] for row in result["variants"])]
+    return len(statuses), statuses.count("harness_error")
 
-    Appends a line a task to the progress file.
+
+def is_whole(result: dict | None) -> bool:
+    """Whether a task's line of the progress file is not damaged, and lacks no verdict or answer."""
+    return bool(result) and not counts_of(result)[1] and not result["dropped"].get("missing")
+
+
+def execute(
+    tasks: list[dict], config: Config, results: dict[str, dict], teacher: chat.Teacher | None
+) -> None:
+    """Runs every reference that has no result yet, then every variant of those that pass.
+
+    Adds a result a task, and appends it to the progress file. InputError where the sandbox fails.
     """
-    done = {result["task_id"] for result in rows.results_in(progress)}
-    left = [task for task in tasks if task["task_id"] not in done]
+    left = [task for task in tasks if task["task_id"] not in results]
+    progress, latest = rows.progress_of(config), deque(maxlen=10)  # counts of ten tasks
     # Tasks whose programs are with the sandbox, so that its workers never wait for the rules.
     waiting = deque()
     clock = time.perf_counter()
@@ -172,7 +183,11 @@ def execute(
             "seconds": clock - before,
         }
         common.append_jsonl(progress, [result])
+        results[task["task_id"]] = result
         bar.update()
+        latest.append(counts_of(result))
+        if len(latest) == 10:
+            rows.check_judged(latest, progress)
 
     def collect():
         task, variants, dropped, futures = waiting.popleft()
@@ -183,7 +198,8 @@ def execute(
         note(task, "passed", executed, dropped)
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
-        verdicts = runner.judge([(task, task["solution"]) for task in left])
+        references = [runner.submit(task, task["solution"]) for task in left]
+        verdicts = common.verdicts_of(references).rows
         if teacher:
             started, judged = time.perf_counter(), zip(left, verdicts, strict=True)
             passing = [task for task, verdict in judged if verdict["status"] == "passed"]
@@ -191,7 +207,7 @@ def execute(
                 teacher, passing, config.unit, config.intents, config.num_variants
             )
             clock += time.perf_counter() - started  # the report's seconds are those of execution
-        bar = common.progress_bar("tasks executed", len(tasks), len(done))
+        bar = common.progress_bar("tasks executed", len(tasks), len(tasks) - len(left))
         for task, verdict in zip(left, verdicts, strict=True):
             if verdict["status"] != "passed":
                 note(task, verdict["status"], [], {})
@@ -349,12 +365,14 @@ def verified_changes(tasks: list[dict], results: dict, config: Config) -> dict[s
 
 
 def main(config: Config) -> None:
-    tasks = read_tasks(config)
-    progress, output = rows.progress_of(config), Path(config.output_file)
+    rows.check_teacher(config, "ast")
+    tasks, output = read_tasks(config), Path(config.output_file)
     flags = dataclasses.asdict(config)
-    lines = rows.read_progress(progress, {n: flags[n] for n in flags if n not in OPERATIONAL})
+    flags = {name: flags[name] for name in flags if name not in OPERATIONAL}
+    found = rows.read_progress(config, flags, config.outcomes_file)
+    whole = [result for result in found if is_whole(result)]  # the other tasks run again
     outputs = [output, *([Path(config.outcomes_file)] if config.outcomes_file else [])]
-    if progress.is_file() and all(path.is_file() for path in outputs):
+    if len(whole) == len(found) and all(path.is_file() for path in outputs):
         print(f"{output} is complete; nothing to do")
         return
     teacher = None
@@ -370,10 +388,12 @@ def main(config: Config) -> None:
             config.teacher_timeout,
             config.seed,
         )
-    common.write_text(progress, "".join(lines))
-    execute(tasks, config, progress, teacher)
+    rows.write_progress(config, flags, whole)
+    results = {result["task_id"]: result for result in whole}
+    execute(tasks, config, results, teacher)
+    counts = [counts_of(result) for result in results.values()]
+    rows.check_judged(counts, rows.progress_of(config))
 
-    results = {result["task_id"]: result for result in rows.results_in(progress)}
     verified, labelled = verified_changes(tasks, results, config), []
     for task in tasks:
         if task["task_id"] in verified:
@@ -391,3 +411,5 @@ def main(config: Config) -> None:
         common.write_jsonl(config.outcomes_file, mutate_rows.outcome_rows(tasks, results))
     common.write_text(output.with_suffix(".report.json"), json.dumps(report, indent=2) + "\n")
     common.write_jsonl(output, labelled)
+    missing = sum(result["dropped"].get("missing", 0) for result in results.values())
+    rows.warn_of_lacking(output, sum(unjudged for _, unjudged in counts) + missing)

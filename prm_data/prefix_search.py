@@ -130,7 +130,7 @@ def label_responses(
     its own arguments alone, and with share_completions on its prompt's other responses.
 
     Returns one Labelled a response, and the cost: probes, completions, completion_tokens,
-    executions (equal programs of a task run once).
+    executions (equal programs of a task run once), harness_errors (programs without a verdict).
     """
     if not tasks:
         return [], Counter()
@@ -216,6 +216,9 @@ def label_responses(
             else:
                 unjudged.add(probe.row)
 
+    cost["harness_errors"] = sum(
+        future.result()["status"] == "harness_error" for future in verdicts.values()
+    )
     for i in searched if share_completions else []:
         for m in range(first_bad[i] or len(lines[i]), len(lines[i])):
             (prefix,) = common.decode(tokenizer, [completions[i][: ends[i][m]]])

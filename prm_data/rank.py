@@ -88,8 +88,9 @@ def best_pairs(
     return found[: 1 if min_margin is None else max_pairs]
 
 
-def response_pairs(config: Config) -> list[dict]:
-    """Rows of pairs.jsonl from ranked samples."""
+def response_pairs(config: Config) -> tuple[list[dict], int]:
+    """Rows of pairs.jsonl from ranked samples; and how many samples lack the verdict that they
+    would be ranked by."""
     read = common.read_jsonl(config.tasks, common.PROMPT_FIELDS)
     tasks = {task["task_id"]: task for task in read}
 
@@ -142,7 +143,8 @@ def response_pairs(config: Config) -> list[dict]:
         f"{len(samples)} distinct samples of {len(by_task)} tasks; "
         f"{right} of {len(pairs)} pairs are known to pass against fail"
     )
-    return pairs
+    unjudged = sum(row["status"] == "harness_error" for row in samples if config.rank_by == "tests")
+    return pairs, unjudged
 
 
 def step_pairs(config: Config) -> list[dict]:
@@ -197,15 +199,22 @@ def pair_of(task: dict, chosen: str, rejected: str, kind: str, meta: dict) -> di
 def main(config: Config) -> None:
     needed = ["data"] if config.pairs == "step" else ["tasks", "samples"]
     needed += ["prm"] if config.pairs == "response" and config.rank_by == "prm" else []
+    ranked = f" --rank_by {config.rank_by}" if config.pairs == "response" else ""
     for name in needed:
         if getattr(config, name) is None:
             raise InputError(f"--{name} is required for these pairs (--help lists all flags)")
+    for name in ("tasks", "samples", "prm", "data"):
+        if name not in needed and getattr(config, name) is not None:
+            raise InputError(f"--{name} has no use for --pairs {config.pairs}{ranked}")
     if common.world_size() > 1:
         raise InputError("--method rank runs in one process")
     if rows.is_complete(config):
         return
-    pairs = step_pairs(config) if config.pairs == "step" else response_pairs(config)
+    if config.pairs == "step":
+        pairs, unjudged = step_pairs(config), 0
+    else:
+        pairs, unjudged = response_pairs(config)
     if not pairs:
         raise InputError(f"{config.data or config.samples}: no two texts of one task can be ranked")
     print(f"{len(pairs)} pairs of {len({pair['task_id'] for pair in pairs})} tasks")
-    rows.write_result(config, pairs)
+    rows.write_result(config, pairs, unjudged)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import common
 import sandbox
 from common import InputError
+
+MAX_UNJUDGED = 0.05  # share of programs without a verdict that a result may have
 
 
 def lines_of(text: str) -> list[str]:
@@ -70,41 +73,95 @@ def check_reference(row: dict, reason: str) -> None:
         raise ValueError(f"field 'solution' must be str: {reason}")
 
 
+def check_teacher(config, rules: str) -> None:
+    """Raises InputError where --teacher_model does not go with --teacher; rules: the name of the
+    embedded rules."""
+    endpoint = config.teacher.startswith(("http://", "https://"))
+    if config.teacher_model is not None and not endpoint:
+        kind = "embedded rules" if config.teacher == rules else "a model folder or hub name"
+        raise InputError(
+            f"--teacher_model is for the URL of an endpoint; --teacher {config.teacher} is {kind}"
+        )
+
+
 def check_unique(tasks: list[dict], path: str) -> None:
     """Raises InputError where two tasks have one id."""
     if len({task["task_id"] for task in tasks}) < len(tasks):
         raise InputError(f"{path}: a task_id occurs twice")
 
 
-def is_complete(config) -> bool:
-    """Whether config.output_file holds the result of these flags.
+def is_complete(config, more: str | None = None) -> bool:
+    """Whether config.output_file holds the result of these flags, with every verdict and answer.
+    more: a second file of the result.
 
-    Raises InputError where the file is the result of other flags, or of another program.
+    Raises InputError where a file is the result of other flags, or of another program.
     """
-    output = Path(config.output_file)
-    if not output.exists():
-        return False
-    flags = flags_beside(output)
-    if not flags.is_file() or flags.read_text(encoding="utf-8") != flags_of(config):
+    outputs = [Path(path) for path in (config.output_file, more) if path is not None]
+    found = [path for path in outputs if path.exists()]
+    beside, flags = flags_beside(outputs[0]), flags_of(config)
+    written = beside.read_text(encoding="utf-8") if beside.is_file() else None
+    if found and written not in (flags, flags_of(config, lacking=True)):
         raise InputError(
-            f"{output}: exists, made with other flags; choose another --output_file or delete it"
+            f"{found[0]}: exists, made with other flags; choose another --output_file or delete it"
         )
-    print(f"{output} is complete; nothing to do")
+    if found != outputs or written != flags:
+        return False
+    print(f"{outputs[0]} is complete; nothing to do")
     return True
 
 
-def write_result(config, result: list[dict]) -> None:
-    """Writes config.output_file, and the flags beside the file, for `is_complete`."""
-    common.write_text(flags_beside(Path(config.output_file)), flags_of(config))
+def write_result(
+    config, result: list[dict], lacking: int = 0, more: dict[str, list[dict]] | None = None
+) -> None:
+    """Writes config.output_file, the last one, after the flags beside it, for `is_complete`.
+
+    lacking: the verdicts or answers that did not come; with one the result is not complete. more:
+    the rows of a second file.
+    """
+    hold(config)
+    common.write_text(flags_beside(Path(config.output_file)), flags_of(config, lacking > 0))
+    for path, rows in (more or {}).items():
+        common.write_jsonl(path, rows)
     common.write_jsonl(config.output_file, result)
+    warn_of_lacking(config.output_file, lacking)
+
+
+def warn_of_lacking(output: str | Path, lacking: int) -> None:
+    """Says on stderr that a result is not complete."""
+    if lacking:
+        print(
+            f"{output} lacks {lacking} verdicts or answers; the same command asks for them again",
+            file=sys.stderr,
+        )
+
+
+def check_judged(batches: list[tuple[int, int]], place: str) -> None:
+    """Raises InputError where the sandbox had no verdict on more than 5 % of the programs.
+
+    batches: (programs, programs without a verdict) of each; place: the file that has the verdicts.
+    """
+    programs, unjudged = (sum(batch[part] for batch in batches) for part in (0, 1))
+    if unjudged > MAX_UNJUDGED * programs:
+        raise InputError(
+            f"{place}: the sandbox had no verdict on {unjudged} of {programs} programs. "
+            "The same command asks for them again"
+        )
 
 
 def flags_beside(output: Path) -> Path:
     return output.with_name(output.name + ".run_config.json")
 
 
-def flags_of(config) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+def flags_of(config, lacking: bool = False) -> str:
+    """The flags as the file beside an output has them; lacking: the output is not complete."""
+    flags = dataclasses.asdict(config) | ({"complete": False} if lacking else {})
+    return json.dumps(flags, indent=2) + "\n"
+
+
+def hold(config) -> None:
+    """Holds config.output_file; InputError where another run is at work on that file."""
+    output = Path(config.output_file)
+    common.lock(output.with_name(f".{output.name}.lock"), output)
 
 
 def progress_of(config) -> Path:
@@ -112,20 +169,38 @@ def progress_of(config) -> Path:
     return Path(f"{config.output_file}.progress")
 
 
-def read_progress(path: Path, flags: dict) -> list[str]:
-    """The whole lines of a progress file, or its first line where there is no file yet.
+def read_progress(config, flags: dict, more: str | None = None) -> list[dict | None]:
+    """The results in the progress file, in the order in which they came; None for a damaged line.
+    more: a second file of the result.
 
-    Raises InputError where the file belongs to a run with other flags.
+    Raises InputError where the file belongs to a run with other flags, and for a result without a
+    progress file: another program has written the result.
     """
-    first = json.dumps(flags) + "\n"
-    lines = common.whole_lines(path) if path.is_file() else [first]
-    if lines[:1] != [first]:
+    path = progress_of(config)
+    if not path.is_file():
+        for output in (config.output_file, more):
+            if output is not None and Path(output).exists():
+                raise InputError(f"{output}: exists, and {path} does not; choose another file")
+        return []
+    lines = [parsed(line) for line in common.whole_lines(path)]
+    if lines[:1] != [flags]:
         raise InputError(
             f"{path}: holds a run with other flags; choose another --output_file or delete it"
         )
-    return lines
+    return lines[1:]
 
 
-def results_in(path: Path) -> list[dict]:
-    """The results in a progress file, in the order in which they came."""
-    return [json.loads(line) for line in common.whole_lines(path)[1:]]
+def parsed(line: str) -> dict | None:
+    """A line of a progress file; None for a damaged one."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def write_progress(config, flags: dict, results: list[dict | None]) -> None:
+    """Writes the progress file anew, whole or not at all. InputError where another run is at work
+    on the same output."""
+    hold(config)
+    common.write_jsonl(progress_of(config), [flags, *results])

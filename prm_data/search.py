@@ -70,7 +70,7 @@ another --output_file, once OUTPUT_FILE.progress is copied beside it. Costs go t
 import dataclasses
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -155,7 +155,7 @@ def search_chunk(
         for (task, _), text in zip(keys, rollout.judged_texts(), strict=True):
             futures.append(runner.submit(task, common.extract_program(task, text)))
         responses += zip(keys, rollout.prompts, rollout.completions, strict=True)
-    statuses = [future.result()["status"] for future in futures]
+    statuses = [verdict["status"] for verdict in common.verdicts_of(futures).rows]
     judged = [i for i, status in enumerate(statuses) if status != "harness_error"]
     keys, prompts, completions = ([responses[i][part] for i in judged] for part in range(3))
     labelled, cost = label_responses(
@@ -181,7 +181,8 @@ def search_chunk(
         for (task, _), result in zip(keys, labelled, strict=True)
     ]
     cost.update(responses=len(responses), response_tokens=sum(len(ids) for _, _, ids in responses))
-    cost.update(executions=len(responses), unjudged=len(responses) - len(judged))
+    unjudged = len(responses) - len(judged)
+    cost.update(executions=len(responses), unjudged=unjudged, harness_errors=unjudged)
     cost["seconds"] = time.perf_counter() - started
     parts = common.gather_rows([{"responses": found, "cost": cost}])
     total = Counter()
@@ -191,17 +192,34 @@ def search_chunk(
     return {"policy": index, "responses": responses, "cost": dict(total)}
 
 
-def search_all(config: Config, tasks: list[dict], progress: Path, done: int) -> None:
-    """Searches chunk by chunk, policy after policy; a line a chunk goes to the progress file, which
-    has `done` chunks."""
+def counts_of(chunk: dict) -> tuple[int, int]:
+    """The programs of a chunk that ran, and how many of them have no verdict."""
+    return chunk["cost"]["executions"], chunk["cost"].get("harness_errors", 0)
+
+
+def is_whole(chunk: dict | None) -> bool:
+    """Whether a chunk's line of the progress file is not damaged, and lacks no verdict."""
+    return bool(chunk) and not counts_of(chunk)[1]
+
+
+def search_all(config: Config, tasks: list[dict], flags: dict, results: list[dict | None]) -> None:
+    """Searches chunk by chunk, policy after policy, and adds to results a line of the progress file
+    a chunk. A chunk whose line is damaged, or lacks a verdict, is searched anew in its place.
+
+    InputError where the sandbox fails.
+    """
     chunks = [tasks[i : i + config.chunk_size] for i in range(0, len(tasks), config.chunk_size)]
     total = len(chunks) * len(config.model_name_or_path)
+    latest, written = deque(maxlen=10), len(results)
+    results += [None] * (total - written)
+    done = sum(map(is_whole, results))
     if done == total:
         return
     bar = common.progress_bar("chunks searched", total, done)
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
         for index, path in enumerate(config.model_name_or_path):
-            left = range(max(0, done - index * len(chunks)), len(chunks))
+            first = index * len(chunks)  # place of the policy's first chunk in results
+            left = [n for n in range(len(chunks)) if not is_whole(results[first + n])]
             if not left:
                 continue
             tokenizer = common.load_tokenizer(path)
@@ -211,13 +229,25 @@ def search_all(config: Config, tasks: list[dict], progress: Path, done: int) -> 
             if config.completer:
                 completer = common.load_policy(config.completer, config).eval()
                 completer = common.replicate(completer, config)
+            for model in (policy, completer):
+                common.check_sampling(model)
+            if common.rank() == 0:
+                rows.write_progress(config, flags, results[:written])
             for number in left:
                 chunk = search_chunk(
                     config, policy, completer, tokenizer, table, runner, chunks[number], index
                 )
-                if common.rank() == 0:
-                    common.append_jsonl(progress, [chunk])
+                place = first + number
+                results[place] = chunk
+                if common.rank() == 0 and place < written:
+                    rows.write_progress(config, flags, results[:written])
+                elif common.rank() == 0:
+                    common.append_jsonl(rows.progress_of(config), [chunk])
+                written = max(written, place + 1)
                 bar.update()
+                latest.append(counts_of(chunk))
+                if len(latest) == 10:
+                    rows.check_judged(latest, rows.progress_of(config))
             del policy, completer  # before the next policy is loaded
     bar.close()
 
@@ -312,15 +342,14 @@ def main(config: Config) -> None:
     searched["labels"] = "hard" if config.labels == "hard" else "shares"
     for name in ("output_file", "data_selection", "mask_after_first_error", "neutral_comments"):
         del searched[name]  # what is left are the flags that the search depends on
-    progress, output = rows.progress_of(config), Path(config.output_file)
-    lines = rows.read_progress(progress, searched)
-    if common.rank() == 0:
-        common.write_text(progress, "".join(lines))
-    search_all(config, tasks, progress, len(lines) - 1)
+    results, output = rows.read_progress(config, searched), Path(config.output_file)
+    search_all(config, tasks, searched, results)
     if common.rank() > 0:
         return
+    counts = [counts_of(chunk) for chunk in results]
+    rows.check_judged(counts, rows.progress_of(config))
 
-    labelled, report = rows_and_report(config, tasks, rows.results_in(progress))
+    labelled, report = rows_and_report(config, tasks, results)
     if not labelled:
         raise InputError(
             f"{config.tasks}: no prompt is kept by --data_selection {config.data_selection}"
@@ -330,3 +359,4 @@ def main(config: Config) -> None:
     common.write_jsonl(output, labelled)
     common.write_text(output.with_suffix(".report.json"), text + "\n")
     print(f"{len(labelled)} rows of {report['prompts_kept'][config.data_selection]} prompts")
+    rows.warn_of_lacking(output, sum(unjudged for _, unjudged in counts))

@@ -78,6 +78,7 @@ class Teacher:
         self.endpoint = name.startswith(("http://", "https://"))
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() if self.endpoint else ""
         self.lock, self.answers, self.tokens = threading.Lock(), {}, Counter()
+        self.missing = 0  # prompts without an answer, of all that were asked
         if self.endpoint:
             check_endpoint(name, model, self.key)
         else:
@@ -111,7 +112,9 @@ class Teacher:
             (self.ask_endpoint if self.endpoint else self.ask_model)(waiting, bar)
         finally:
             bar.close()
-        return [self.answers.get(key) for key in keys]
+        answers = [self.answers.get(key) for key in keys]
+        self.missing += answers.count(None)
+        return answers
 
     def keep(self, key: str, answer: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Notes an answer, and appends it to the cache at once."""

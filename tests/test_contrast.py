@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,9 @@ def tasks():
 def make_pairs(folder, tasks, **flags):
     common.write_jsonl(folder / "tasks.jsonl", tasks)
     config = contrast.Config(str(folder / "tasks.jsonl"), str(folder / "pairs.jsonl"), **flags)
+    for path in (config.output_file, config.lines_file):
+        if path is not None:
+            Path(path).unlink(missing_ok=True)  # a result of other flags is not written over
     contrast.main(config)
     return common.read_jsonl(folder / "pairs.jsonl", {})
 

@@ -15,10 +15,11 @@ writes; train_prm.py reads verdicts.jsonl as outcome rows. Samples and verdicts 
 come (common/verdicts.py): an evaluation that was cut off goes on, and with another `--k`, or more
 samples, it draws and judges what is missing.
 
-`--compare` takes two arms or more, and gives the difference in pass@1 of each arm from the first
-one, over the tasks that every run has a verdict on. An arm is the folder of an evaluation, or
-several with commas between, one a seed, in the same order in every arm. The 95 % interval is
-Student's t over paired seeds; with one seed a bootstrap over tasks (common.paired_difference).
+`--compare` takes two arms or more, and gives the difference in pass@k (one `--k`) of each arm from
+the first one, over the tasks that every run has k verdicts on. An arm is the folder of an
+evaluation, or several with commas between, one a seed, in the same order in every arm. The 95 %
+interval is Student's t over paired seeds; with one seed a bootstrap over tasks
+(common.paired_difference).
 
 Under torchrun the processes share the tasks, then the programs. Each has the whole model and
 decodes at its own pace. A sample has a seed of its own: no result depends on the number of
@@ -38,7 +39,7 @@ import itertools
 import json
 import math
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,15 @@ import numpy as np
 import common
 import sandbox
 from benchmarks import exports, protocols
-from common import InputError, InputFile, NonNegativeFloat, OutputDir, PositiveFloat, PositiveInt
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    OutputDir,
+    PositiveFloat,
+    PositiveInt,
+    PositiveUnitFloat,
+)
 
 # Flags with other values of which an evaluation goes on: they change no sample and no verdict.
 FREE = ("num_samples", "k", "export", "batch_size", "sandbox_workers")
@@ -63,7 +72,9 @@ class Config:
     samples: InputFile | None = None  # or existing samples: rows of task_id, completion or solution
     num_samples: PositiveInt = 1  # completions a task; an evaluation may go on with more
     temperature: NonNegativeFloat = 1.0  # 0: greedy, one sample
-    top_p: float = 1.0  # a token is drawn from the likeliest ones of this share; 1: from all
+    top_p: PositiveUnitFloat = (
+        1.0  # a token is drawn from the likeliest ones of this share; 1: from all
+    )
     max_completion_length: PositiveInt = 128  # tokens
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
@@ -211,21 +222,14 @@ def evaluate(config: Config, tasks: dict[str, dict], unknown: dict) -> dict:
     return report
 
 
-def read_pass_rates(folder: str) -> dict[str, float]:
-    """Pass rate of each task in an evaluation's verdicts.jsonl; NaN without a verdict."""
-    counts = defaultdict(lambda: [0, 0])
-    for row in common.read_jsonl(Path(folder) / "verdicts.jsonl", {"task_id": str, "status": str}):
-        counts[row["task_id"]][0] += row["status"] != "harness_error"
-        counts[row["task_id"]][1] += row["status"] == "passed"
-    return {name: c / n if n else math.nan for name, (n, c) in counts.items()}
-
-
-def read_arms(words: list[str]) -> dict[str, np.ndarray]:
-    """Pass rates (seeds, tasks) of each arm, on the tasks that have a verdict in all folders."""
+def read_arms(words: list[str], k: int = 1) -> dict[str, np.ndarray]:
+    """pass@k (seeds, tasks) of each arm, on the tasks that have k verdicts in all folders."""
     if len(words) < 2 or len(set(words)) < len(words):
         raise InputError("--compare needs two arms or more, no two the same")
     folders = {word: list(dict.fromkeys(word.split(","))) for word in words}
-    rates = {folder: read_pass_rates(folder) for arm in folders.values() for folder in arm}
+    rates = {
+        folder: common.read_pass_rates(folder, k) for arm in folders.values() for folder in arm
+    }
     first = folders[words[0]][0]
     for folder in rates:
         different = sorted(rates[folder].keys() ^ rates[first].keys())
@@ -237,7 +241,7 @@ def read_arms(words: list[str]) -> dict[str, np.ndarray]:
     names = sorted(rates[first])
     names = [name for name in names if not any(math.isnan(run[name]) for run in rates.values())]
     if not names:
-        raise InputError("--compare: no task has a verdict in every folder")
+        raise InputError(f"--compare: no task has {k} verdicts in every folder")
     return {
         word: np.array([[rates[folder][name] for name in names] for folder in arm])
         for word, arm in folders.items()
@@ -245,23 +249,24 @@ def read_arms(words: list[str]) -> dict[str, np.ndarray]:
 
 
 def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
-    """Differences in pass@1 of each arm from the first, with their intervals."""
+    """Differences in pass@k of each arm from the first, with their intervals."""
     (base, first), *others = arms.items()
+    measure = f"pass@{config.k[0]}"
     report = {
         "tasks": first.shape[1],
         "replicates": common.BOOTSTRAP_REPLICATES,
         "base": base,
-        "pass@1": {word: float(arm.mean()) for word, arm in arms.items()},
+        measure: {word: float(arm.mean()) for word, arm in arms.items()},
         "differences": {},
     }
-    print(f"{base}: pass@1 {first.mean():.3f}  {len(first)} seeds  {first.shape[1]} tasks")
+    print(f"{base}: {measure} {first.mean():.3f}  {len(first)} seeds  {first.shape[1]} tasks")
     for word, arm in others:
         seed = common.seed_of(config.seed, "bootstrap")
         difference, low, high, method = common.paired_difference(first, arm, seed)
         row = {"difference": difference, "low": low, "high": high, "seeds": len(arm)}
         report["differences"][word] = row | {"method": method}
         print(
-            f"{word}: pass@1 {arm.mean():.3f}  {len(arm)} seeds  "
+            f"{word}: {measure} {arm.mean():.3f}  {len(arm)} seeds  "
             f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}] ({method})"
         )
     return report
@@ -275,7 +280,9 @@ def main(config: Config) -> None:
     if config.compare and common.world_size() > 1:
         raise InputError("--compare runs in one process")
     if config.compare:
-        arms = read_arms(config.compare)
+        if len(config.k) > 1:
+            raise InputError("--compare takes one value of --k")
+        arms = read_arms(config.compare, config.k[0])
     else:
         rows = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
         tasks, unknown = {task["task_id"]: task for task in rows}, {}
@@ -287,8 +294,6 @@ def main(config: Config) -> None:
             raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
         if config.protocol != "none" and config.samples:
             raise InputError("--protocol is for sampling, not for --samples")
-        if not 0 < config.top_p <= 1:
-            raise InputError(f"--top_p must be above 0 and at most 1, not {config.top_p}")
         path, length = config.model_name_or_path, config.max_completion_length
         common.check_model("policy", path, length, rows)
         if config.samples:

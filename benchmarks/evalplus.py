@@ -185,6 +185,7 @@ def make(config: Config) -> dict[str, list[dict]]:
         base = plus_arguments(row["task_id"], row["base_input"])
         inputs = row["base_input"] + (row["plus_input"] if config.tests == "plus" else [])
         arguments = plus_arguments(row["task_id"], inputs)
+        base = plus_arguments(row["task_id"], row["base_input"])  # these come first
         tasks.append(
             {
                 "task_id": row["task_id"],

@@ -82,7 +82,7 @@ def called_function(code: str, tests: list[str]) -> str | None:
 def strengthen(tasks: list[dict], config: Config) -> None:
     """Adds inputs of MBPP+ to the tests of each task, in place, whose own program passes them.
 
-    `meta.plus_tests` counts the added tests.
+    `meta.base_tests` counts MBPP's own tests, which come first, `meta.plus_tests` the added ones.
     """
     plus_rows = {row["task_id"].lower(): row for row in evalplus.read_plus(config.plus)}
     evalplus.warn_of_training_tasks(
@@ -107,6 +107,7 @@ def strengthen(tasks: list[dict], config: Config) -> None:
     failing = []
     for (task, stronger), verdict in zip(covered, verdicts, strict=True):
         if verdict["status"] == "passed":
+            task["meta"]["base_tests"] = len(task["tests"])
             task["meta"]["plus_tests"] = len(stronger["tests"]) - len(task["tests"])
             task.update(stronger)
         else:

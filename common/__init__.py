@@ -18,6 +18,7 @@ from common.flags import (
     OutputFile,
     PositiveFloat,
     PositiveInt,
+    PositiveUnitFloat,
     UnitFloat,
     parse_flags,
 )
@@ -25,6 +26,8 @@ from common.flags import (
 # files: JSONL, read whole and checked, written whole or not at all.
 from common.files import (
     append_jsonl,
+    iter_jsonl,
+    json_line,
     lock,
     null_for_nan,
     read_jsonl,
@@ -158,30 +161,42 @@ from common.scoring import (
     values_of,
 )
 
-# reports: pass rates and intervals, the quality of a reward model's scores.
+# reports: the quality of a reward model's scores.
 from common.reports import (
-    BOOTSTRAP_REPLICATES,
     auc,
     binary_report,
-    bootstrap,
     bucket,
     calibration,
     format_interval,
+    format_number,
     format_numbers,
     histogram,
     leading_number,
     line_report,
     outcome_report,
     pair_report,
-    pass_at_k,
-    pass_rate,
     print_report,
     ratio,
+)
+
+# pass rates: pass@k, intervals, differences between policies.
+from common.pass_rates import (
+    BOOTSTRAP_REPLICATES,
+    bootstrap,
+    paired_difference,
+    pass_at_k,
+    pass_rate,
+    policy_report,
+    print_policy_report,
+    read_pass_rates,
     student_quantile,
 )
 
 # pages: programs as a page of HTML.
 from common.pages import program_page
+
+# preferences: accuracy on pairs of texts, and what a model reaches that never sees the prompt.
+from common.preferences import blind_preferences, preference_report
 
 # ranking: best of n.
 from common.ranking import (
@@ -191,6 +206,15 @@ from common.ranking import (
     output_task,
     outputs_of,
     reduce_lines,
+)
+
+# verdicts: samples and their verdicts, kept as they come.
+from common.verdicts import (
+    VerdictLog,
+    cut_torn_line,
+    read_samples,
+    unknown_samples,
+    whole_rows,
 )
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.

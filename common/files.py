@@ -1,10 +1,13 @@
 """JSONL and text files: read whole and checked, written whole or not at all. Locks and digests."""
 
 import fcntl
+import gzip
 import hashlib
 import json
 import math
 import os
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.flags import InputError
@@ -14,7 +17,12 @@ LOCKS = {}  # lock files that this process holds; an flock ends with the open fi
 
 
 def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
-    """Rows of a JSONL file, all checked before any is used.
+    """Rows of a JSONL file, all checked before any is used: `iter_jsonl`."""
+    return list(iter_jsonl(path, fields, check))
+
+
+def iter_jsonl(path: str | Path, fields: dict, check=None) -> Iterator[dict]:
+    """Rows of a JSONL file, one after the other; a file that ends in .gz is unpacked.
 
     `fields` maps a required field to its type or a tuple of types; type(None) allows null.
     `check(row)` may raise ValueError with more. Raises InputError with file, line and field; a file
@@ -22,25 +30,32 @@ def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    rows = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line.decode())
-            except (ValueError, RecursionError) as error:  # also integers of thousands of digits
-                raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path}:{number}: not a JSON object but {type(row).__name__}")
-            try:
-                check_fields(row, fields)
-                if check is not None:
-                    check(row)
-            except ValueError as error:
-                raise InputError(f"{path}:{number}: {error}") from None
-            rows.append(row)
-    if not rows:
+    number, opened = 0, gzip.open if str(path).endswith(".gz") else open
+    try:
+        with opened(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield _row_of(line, f"{path}:{number}", fields, check)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file: {error}") from None
+    if not number:
         raise InputError(f"{path}: no rows")
-    return rows
+
+
+def _row_of(line: bytes, place: str, fields: dict, check) -> dict:
+    """The row of a line, checked; InputError names the place."""
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:  # also integers of thousands of digits
+        raise InputError(f"{place}: not a JSON object: {error}") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: not a JSON object but {type(row).__name__}")
+    try:
+        check_fields(row, fields)
+        if check is not None:
+            check(row)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from None
+    return row
 
 
 def check_fields(row: dict, fields: dict) -> None:
@@ -66,11 +81,15 @@ def whole_lines(path: str | Path) -> list[str]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file whole or not at all: beside its name, synced, renamed."""
+    _write_whole(path, [text])
+
+
+def _write_whole(path: str | Path, parts: Iterable[str]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with open(beside, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
@@ -87,9 +106,9 @@ def json_line(row: dict) -> str:
     return line
 
 
-def write_jsonl(path: str | Path, rows: list[dict]) -> None:
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Writes rows as JSONL, whole or not at all."""
-    write_text(path, "".join(map(json_line, rows)))
+    _write_whole(path, map(json_line, rows))
 
 
 def append_jsonl(path: str | Path, rows: list[dict]) -> None:

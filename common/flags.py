@@ -35,6 +35,7 @@ NonNegativeInt = Annotated[int, Range("at least 0", 0)]
 PositiveFloat = Annotated[float, Range("above 0", 0, above=True)]
 NonNegativeFloat = Annotated[float, Range("at least 0", 0)]
 UnitFloat = Annotated[float, Range("in [0, 1]", 0, high=1)]
+PositiveUnitFloat = Annotated[float, Range("in (0, 1]", 0, above=True, high=1)]
 GroupSize = Annotated[int, Range("at least 2: a group compares its samples", 2)]
 
 InputFile = Annotated[str, "input file"]  # exists, and can be read

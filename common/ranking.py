@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 
 from common.batches import verdicts_of
-from common.reports import bootstrap, pass_rate
+from common.pass_rates import bootstrap, pass_rate
 from common.runs import progress_bar
 
 MAX_INPUTS = 64  # of a task, on which programs are compared

@@ -1,4 +1,4 @@
-"""Reports: pass rates with their intervals, and how good the scores of a reward model are.
+"""Reports: how good the scores of a reward model are.
 
 Scores are those that reinforcement learning reads (common.scores_of): above 0 is good. As a
 probability a score s is (s + 1) / 2, cut to [0, 1]. A label above 0 is positive, a label below 0 is
@@ -6,95 +6,11 @@ negative; a line labelled 0 (neutral, PSGPO) counts in the squared error alone. 
 defined, such as the AUC where one class is missing, is None: JSON has no NaN.
 """
 
-import functools
-import math
 import re
-from collections.abc import Collection
 
-import numpy as np
 import torch
 
 from common.reward_models import OUTCOME_REWARDS
-
-BOOTSTRAP_REPLICATES = 10_000
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that one of k of the n samples passes, c of which do; NaN for k > n.
-
-    The unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al., 2021, eq. 1).
-    """
-    if k > n:
-        return math.nan
-    return 1.0 - math.prod((n - c - i) / (n - i) for i in range(k))
-
-
-def pass_rate(results: Collection[tuple[int, float]]) -> tuple[float, float, float]:
-    """Mean pass rate over tasks and its 95 % Wilson interval (low, high), from (samples, passing)
-    of each task; NaN without samples.
-
-    The interval's sample size n is an effective one, since samples of one task are alike: n =
-    p (1 - p) / variance of the mean over tasks (Korn and Graubard, 1998), at least 1 and at most
-    the number of samples. Where no variance is seen (all pass, or all fail) n is the number of
-    tasks.
-    """
-    rates = [c / n for n, c in results if n]
-    if not rates:
-        return math.nan, math.nan, math.nan
-    m, total = len(rates), sum(n for n, _ in results)
-    p = sum(rates) / m
-    variance = sum((rate - p) ** 2 for rate in rates) / (m * (m - 1)) if m > 1 else 0.0
-    n = min(max(p * (1 - p) / variance, 1.0), total) if variance > 0 else m
-    z = 1.959964
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return p, max(0.0, centre - half), min(1.0, centre + half)
-
-
-@functools.cache
-def student_quantile(degrees: int, share: float = 0.95) -> float:
-    """The t for which a Student variable with `degrees` degrees of freedom has P(|T| < t) = share.
-
-    P(|T| < t) is a finite sum in the angle atan(t / sqrt(degrees)): Abramowitz and Stegun,
-    Handbook of Mathematical Functions, 26.7.3 (odd degrees) and 26.7.4 (even degrees). Bisection
-    inverts the sum.
-    """
-
-    def probability(angle: float) -> float:
-        odd, square = degrees % 2, math.cos(angle) ** 2
-        term, total = 1.0, 0.0
-        for k in range(1, (degrees - odd) // 2 + 1):
-            total += term
-            term *= square * (2 * k - 1 + odd) / (2 * k + odd)
-        if odd:
-            return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
-        return math.sin(angle) * total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):  # the angle to the last bit of a float
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < share else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def bootstrap(first: np.ndarray, second: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Mean of second - first and its 95 % percentile interval (low, high), by a paired bootstrap.
-
-    first, second: (seeds, tasks), pass rates of a task in a run. A replicate draws tasks with
-    replacement, the same for both arms, and seeds with replacement in each arm.
-    """
-    rng, num_tasks, differences = np.random.default_rng(seed), first.shape[1], []
-    for _ in range(0, BOOTSTRAP_REPLICATES, 1000):
-        tasks = rng.multinomial(num_tasks, np.full(num_tasks, 1 / num_tasks), 1000)
-        tasks = tasks / num_tasks  # (1000, tasks), weights
-        rates = []
-        for arm in (first, second):
-            seeds = rng.multinomial(len(arm), np.full(len(arm), 1 / len(arm)), 1000)
-            seeds = seeds / len(arm)  # (1000, seeds), weights
-            rates.append(((seeds @ arm) * tasks).sum(1))
-        differences.append(rates[1] - rates[0])
-    low, high = np.percentile(np.concatenate(differences), [2.5, 97.5])
-    return float(second.mean() - first.mean()), float(low), float(high)
 
 
 def ratio(part: float, whole: float) -> float | None:

@@ -173,15 +173,15 @@ def _flags(config) -> dict:
     return flags
 
 
-def open_run(config, complete: str = "config.json") -> Path | None:
+def open_run(config, complete: str = "config.json", free: tuple[str, ...] = ()) -> Path | None:
     """Looks at config.output_dir; returns the checkpoint to go on from, or None. Writes nothing.
 
     A finished run, known by the file `complete`, which is written last, ends the process with a
-    word; not so an evaluation whose report lacks verdicts or answers. InputError for a folder that
-    holds a run with other flags, or files that no run of this stage has written: no result is mixed
-    or lost.
+    word; not so an evaluation whose report lacks verdicts or answers. A run, also a finished one,
+    may go on with other values of the flags `free`. InputError for a folder that holds a run with
+    other flags, or files that no run of this stage has written: no result is mixed or lost.
     """
-    folder, flags = Path(config.output_dir), _flags(config)
+    folder, flags, changed = Path(config.output_dir), _flags(config), []
     run_config = folder / "run_config.json"
     if run_config.is_file():
         try:
@@ -190,8 +190,8 @@ def open_run(config, complete: str = "config.json") -> Path | None:
         except (ValueError, AttributeError):
             raise InputError(f"{run_config}: damaged; delete that folder, or mend it") from None
         changed = [name for name in names if before.get(name) != flags.get(name)]
-        if changed:
-            name = changed[0]
+        if blocking := [name for name in changed if name not in free]:
+            name = blocking[0]
             raise InputError(
                 f"{folder}: holds a run with other flags (--{name} was {before.get(name)!r}, is "
                 f"{flags.get(name)!r}); choose another --output_dir or delete that folder"
@@ -201,7 +201,7 @@ def open_run(config, complete: str = "config.json") -> Path | None:
         raise InputError(
             f"{folder}: holds {what}, but no run of this stage; choose another --output_dir"
         )
-    if (folder / complete).is_file() and _is_whole(folder / complete):
+    if not changed and (folder / complete).is_file() and _is_whole(folder / complete):
         if rank() == 0:
             print(f"{folder} is complete; nothing to do")
         end_distributed()

@@ -33,7 +33,7 @@ def test_a_sample_without_a_verdict_counts_nowhere():
     verdicts = [
         {"task_id": name, "status": status, "solution": "x\n" * 4} for name, status in statuses
     ]
-    report = evaluation.report_of(TASKS, verdicts, [1])
+    report = common.policy_report(TASKS, verdicts, [1])
     assert report["pass@1"] == pytest.approx(2 / 3)
     assert (
         report["by_steps"]["2"]["pass@1"] == pytest.approx(0.5)
@@ -42,27 +42,31 @@ def test_a_sample_without_a_verdict_counts_nowhere():
     assert report["status"] == {"passed": 2, "harness_error": 1, "failed": 1}
 
 
-def test_samples_of_unknown_or_missing_tasks_are_refused(tmp_path):
+BY_ID = {task["task_id"]: task for task in TASKS}
+
+
+def test_samples_of_missing_tasks_are_refused_and_those_of_unknown_tasks_left_out(tmp_path, capsys):
     path = tmp_path / "samples.jsonl"
-    common.write_jsonl(
-        path, [{"task_id": "a", "completion": "x"}, {"task_id": "z", "completion": "x"}]
-    )
-    with pytest.raises(InputError, match=r":2: field 'task_id': no task 'z'"):
-        evaluation.read_samples(path, TASKS)
+    rows = [{"task_id": name, "completion": "x"} for name in "azbzcy"]
+    common.write_jsonl(path, rows)
+    unknown = {"unknown": {"samples": 3, "task_ids": ["y", "z"]}}
+    assert common.unknown_samples(path, BY_ID) == unknown
+    assert "3 samples of 2 unknown tasks are left out: y, z" in capsys.readouterr().out
+    assert [row["task_id"] for row in common.read_samples(path, BY_ID)] == ["a", "b", "c"]
     common.write_jsonl(
         path, [{"task_id": "a", "completion": "x"}, {"task_id": "b", "solution": "y"}]
     )
     with pytest.raises(InputError, match="1 tasks have no sample, c among them"):
-        evaluation.read_samples(path, TASKS)
+        common.unknown_samples(path, BY_ID)
     common.write_jsonl(path, [{"task_id": "a"}])
     with pytest.raises(InputError, match=r":1: field 'solution' or 'completion' must be str"):
-        evaluation.read_samples(path, TASKS)
+        common.unknown_samples(path, BY_ID)
 
 
 def test_samples_are_numbered_by_task_and_completions_become_programs(tmp_path):
     rows = [{"task_id": name, "completion": "```python\nx = 1\n```"} for name in "aabc"]
     common.write_jsonl(tmp_path / "samples.jsonl", rows)
-    read = evaluation.read_samples(tmp_path / "samples.jsonl", TASKS)
+    read = list(common.read_samples(tmp_path / "samples.jsonl", BY_ID))
     assert [row["sample"] for row in read] == [0, 1, 0, 0] and {
         row["solution"] for row in read
     } == {"x = 1\n"}
@@ -80,16 +84,47 @@ def test_pass_rates_are_told_apart_by_lines_and_tasks_that_any_sample_solves_are
         {"task_id": name, "status": status, "completion": "x\n" * lines, "solution": "long\n" * 50}
         for name, status, lines in samples
     ]
-    report = evaluation.report_of(TASKS, verdicts, [1, 2])
+    report = common.policy_report(TASKS, verdicts, [1, 2])
     rates = {name: (part["pass@1"], part["samples"]) for name, part in report["by_lines"].items()}
     assert rates == {"0-3": (1, 1), "4-5": (pytest.approx(1 / 3), 3), "26+": (0, 1)}
     assert report["solved"] == pytest.approx(2 / 3)
-    json.dumps(report, allow_nan=False)  # pass@2 is not defined: task c has one sample
-    assert report["pass@2"] is None
-    nothing = evaluation.report_of(
+    json.dumps(report, allow_nan=False)
+    # Task c has one sample: pass@2 is the mean over the two others.
+    assert report["pass@2"] == 0.5 and report["pass@2_tasks"] == 2 and report["pass@1_tasks"] == 3
+    assert common.policy_report(TASKS, verdicts, [3])["pass@3"] is None
+    nothing = common.policy_report(
         TASKS, [{"task_id": "a", "status": "harness_error", "solution": ""}], [1]
     )
     assert nothing["pass@1"] is None and nothing["by_steps"]["2"]["low"] is None
+
+
+def test_pass_rates_are_told_apart_by_difficulty_month_and_tokens_and_cut_off_samples_counted():
+    metas = [
+        {"difficulty": "easy", "date": "2024-05-31T00:00:00"},
+        {"difficulty": "hard", "date": "2024-05-01"},
+        {"difficulty": "easy"},
+    ]
+    tasks = [task | {"meta": meta} for task, meta in zip(TASKS, metas, strict=True)]
+    samples = [("a", "passed", 32, True), ("b", "failed", 33, False), ("c", "error", 20_000, False)]
+    verdicts = [
+        {"task_id": t, "status": s, "completion": "x", "completion_tokens": n, "terminated": ended}
+        for t, s, n, ended in samples
+    ]
+    report = common.policy_report(tasks, verdicts, [1])
+    rates = {
+        title: {name: (row["pass@1"], row.get("tasks")) for name, row in report[title].items()}
+        for title in ("by_difficulty", "by_month", "by_tokens", "by_steps")
+    }
+    assert rates == {
+        "by_difficulty": {"easy": (0.5, 2), "hard": (0, 1)},
+        "by_month": {"2024-05": (0.5, 2)},
+        "by_tokens": {"0-32": (1, None), "33-64": (0, None), "16385+": (0, None)},
+        "by_steps": {},
+    }
+    assert report["truncated"] == 2
+    verdicts = [{"task_id": t, "status": s, "solution": "x"} for t, s, *_ in samples]
+    report = common.policy_report(tasks, verdicts, [1])
+    assert report["truncated"] is None and report["by_tokens"] == {} and "base" not in report
 
 
 def test_verdicts_are_outcome_rows_for_an_orm(tmp_path):
@@ -147,7 +182,36 @@ def test_arms_are_compared_on_the_tasks_that_every_run_has_a_verdict_on(tmp_path
     assert report["pass@1"] == {f"{a0},{a1}": pytest.approx(0.375), b: pytest.approx(0.75)}
     found = report["differences"][b]
     assert found["difference"] == pytest.approx(0.375) and found["low"] <= 0.375 <= found["high"]
+    assert found["method"] == "bootstrap over tasks and seeds, not paired by seed"
     assert "difference +0.375 [" in capsys.readouterr().out
+
+
+def test_run_i_of_an_arm_is_paired_with_run_i_of_the_other(tmp_path, capsys):
+    rates = {"a0": "passed failed", "a1": "failed failed", "b0": "passed", "b1": "passed failed"}
+    arms = {name: write_run(tmp_path / name, {"x": words}) for name, words in rates.items()}
+    a, b = (f"{arms[arm + '0']},{arms[arm + '1']}" for arm in "ab")
+    evaluation.main(evaluation.Config(compare=[a, b], output_dir=str(tmp_path / "run")))
+    found = json.loads((tmp_path / "run" / "report.json").read_text())["differences"][b]
+    # Seed by seed the arms differ by a half: no spread, so no width.
+    assert (found["difference"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    assert found["method"] == "Student's t over 2 paired seeds"
+    assert "(Student's t over 2 paired seeds)" in capsys.readouterr().out
+
+
+def test_arms_are_compared_by_pass_at_k_on_the_tasks_with_k_verdicts(tmp_path):
+    a = write_run(tmp_path / "a", {"x": "passed failed", "y": "failed failed", "z": "passed"})
+    b = write_run(tmp_path / "b", {"x": "failed failed", "y": "failed error", "z": "failed"})
+    evaluation.main(evaluation.Config(compare=[a, b], k=[2], output_dir=str(tmp_path / "run")))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["tasks"] == 2 and report["pass@2"] == {a: 0.5, b: 0}
+    assert report["differences"][b]["method"] == "bootstrap over tasks, one seed"
+    for k, message in (
+        ([3], "no task has 3 verdicts in every"),
+        ([1, 2], "takes one value of --k"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config = evaluation.Config(compare=[a, b], k=k, output_dir=str(tmp_path / "no"))
+            evaluation.main(config)
 
 
 def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):

@@ -135,11 +135,55 @@ def test_a_judge_is_asked_in_both_orders_and_half_right_where_it_favours_a_place
     kinds = {name: (part["pairs"], part["accuracy"]) for name, part in report["by_kind"].items()}
     assert kinds == {"optimisation": (2, 0.5), "strong": (3, pytest.approx(1 / 3))}
     assert set(report["by_dimension"]) == {"rigour"} and set(report["by_operator"]) == {"chat"}
-    assert "unparsable_answers 3" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "unparsable_answers 3" in out and "5 pairs  blind 1.000" in out
+    assert report["blind_accuracy"] == report["by_kind"]["strong"]["blind_accuracy"] == 1.0
     assert {body["model"] for *_, body in server.requests} == {"m"} and len(server.requests) == 12
     assert {(body["temperature"], body["max_tokens"]) for *_, body in server.requests} == {
         (0.0, 50)
     }
+
+
+def blind_pairs(chosen, rejected, count=60):
+    """Pairs of a task each; {up} and {down} change places with the prompt."""
+    rows = []
+    for i in range(count):
+        words = {"up": "above", "down": "below"} if i % 2 else {"up": "below", "down": "above"}
+        texts = {"chosen": chosen, "rejected": rejected}
+        rows.append(
+            {name: text.format(i=i % 7, **words) for name, text in texts.items()}
+            | {"task_id": f"t{i}", "prompt": words["up"]}
+        )
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "low", "high"),
+    [
+        ("keep those {up} {i}\nsort", "do something\nsort", 1, 1),  # vague words
+        ("sort\nkeep those {up} {i}", "sort\nsort\nkeep those {up} {i}", 1, 1),  # repetition
+        ("first drop\nthen sort", "first sort\nthen drop", 1, 1),  # bigrams
+        ("keep those {up} {i}", "keep those {down} {i}", 0.2, 0.7),  # the prompt decides
+        ("keep {i}", "keep {i}", 0.5, 0.5),  # a tie
+    ],
+)
+def test_a_blind_model_finds_what_shows_without_the_prompt_and_nothing_else(
+    chosen, rejected, low, high
+):
+    preferred = common.blind_preferences(blind_pairs(chosen, rejected))
+    assert low <= sum(preferred) / len(preferred) <= high
+
+
+def test_a_blind_model_is_judged_on_tasks_that_it_has_not_learned_from():
+    rows = blind_pairs("keep those {up}", "keep those {down}")
+    for i, row in enumerate(rows):  # each task has words of its own, which say its answer
+        row["chosen"] += f" yes{i}"
+        row["rejected"] += f" no{i}"
+    assert 0.2 <= sum(common.blind_preferences(rows)) / len(rows) <= 0.8
+    one_task = [row | {"task_id": "t"} for row in rows]
+    assert all(math.isnan(value) for value in common.blind_preferences(one_task))
+    report = common.preference_report(one_task, [1.0] * 60, [math.nan] * 60)
+    assert report["accuracy"] == 1 and report["blind_accuracy"] is None
 
 
 def test_a_judge_that_was_cut_off_is_not_asked_again_for_its_answers(serve, tmp_path):  # noqa: F811

@@ -364,11 +364,13 @@ def test_results_are_compared_by_the_rules_of_evalplus(tmp_path, pool, fields, r
 
 def test_the_base_tests_of_a_plus_benchmark_are_the_first_of_its_tests(tmp_path):
     path = write_rows(tmp_path / "plus.jsonl", [plus_row(base_input=[[1], [2]], plus_input=[[3]])])
-    plus, base = (
-        evalplus.make(evalplus.Config("mbppplus", "unused", path, tests))["test"][0]["tests"]
+    made = [
+        evalplus.make(evalplus.Config("mbppplus", "unused", path, tests))["test"][0]
         for tests in ("plus", "base")
-    )
+    ]
+    plus, base = (task["tests"] for task in made)
     assert len(plus) == 3 and base == plus[:2]
+    assert [task["meta"]["base_tests"] for task in made] == [2, 2]
 
 
 def test_a_plus_task_says_how_many_of_its_tests_are_the_base_tests(tmp_path):
@@ -415,6 +417,7 @@ def test_inputs_of_mbpp_plus_strengthen_the_tasks_whose_own_program_passes_them(
         "assert f(1) == 1",
         *(f"assert agrees(f, {number})" for number in (2, 50, 51)),
     ]
+    assert tasks[0]["meta"]["base_tests"] == 1
     assert tasks[0]["meta"]["plus_tests"] == 3 and tasks[0]["prompt"] == plain[0]["prompt"]
     assert tasks[1:] == plain[1:]  # its own program fails the inputs; not covered
     assert "2 of 3 tasks are covered by MBPP+, 1 have its tests now" in capsys.readouterr().out

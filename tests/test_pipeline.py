@@ -378,6 +378,35 @@ def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_samples(stages, monk
     ).read_text()
 
 
+def test_an_evaluation_goes_on_with_more_samples_and_draws_the_missing_ones_alone(
+    stages, monkeypatch
+):
+    def config(name, **flags):
+        return evaluation.Config(
+            stages.path("test.jsonl"), stages.path(name), stages.path("sft"), **flags
+        )
+
+    evaluation.main(config("all-at-once", num_samples=4))
+    evaluation.main(config("more", num_samples=1))
+    roll_out, drawn = common.roll_out, []
+
+    def spy(*arguments):
+        drawn.append(len(arguments[6]))
+        return roll_out(*arguments)
+
+    monkeypatch.setattr(common, "roll_out", spy)
+    evaluation.main(config("more", num_samples=4, k=[1, 4]))
+    assert drawn == [30]  # 10 tasks, 3 more of each
+    whole, grown = (
+        {(row["task_id"], row["sample"]): row for row in common.read_jsonl(path, {})}
+        for path in (stages.folder / name / "samples.jsonl" for name in ("all-at-once", "more"))
+    )
+    assert grown == whole and len(whole) == 40
+    assert {row["completion_tokens"] for row in whole.values()} <= set(range(1, 129))
+    report = json.loads((stages.folder / "more" / "report.json").read_text())
+    assert report["samples"] == 40 and report["pass@4_tasks"] == 10
+
+
 @pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "ppo_refresh", "grpo"])
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(stages, name, monkeypatch):
     stage, config = getattr(stages, name)(f"{name}-whole", max_steps=4)

@@ -83,6 +83,36 @@ def test_seeds_that_differ_widen_the_interval_and_equal_arms_give_none():
     assert common.bootstrap(first, first, 0) == (0, 0, 0)
 
 
+def test_seeds_are_paired_and_the_interval_is_student_s():
+    first = np.array([[0.1, 0.3], [0.5, 0.7]])
+    second = first + np.array([[0.1], [0.2]])
+    difference, low, high, method = common.paired_difference(first, second, 0)
+    assert difference == pytest.approx(0.15) and method == "Student's t over 2 paired seeds"
+    half = 12.7062 * 0.1 / math.sqrt(2) / math.sqrt(2)  # t at one degree, deviation / sqrt(seeds)
+    assert (low, high) == (pytest.approx(0.15 - half), pytest.approx(0.15 + half))
+    swapped = common.paired_difference(first, second[::-1], 0)
+    assert swapped[0] == pytest.approx(0.15) and swapped[2] - swapped[1] > 3 * (high - low)
+
+
+def test_without_pairs_of_seeds_the_interval_is_a_bootstrap_and_says_so():
+    first, second = rates(np.random.default_rng(3), 50, 0.1, 3)
+    one = common.paired_difference(first[:1], second[:1], 7)
+    assert one == (*common.bootstrap(first[:1], second[:1], 7), "bootstrap over tasks, one seed")
+    uneven = common.paired_difference(first, second[:2], 7)
+    assert uneven[:3] == common.bootstrap(first, second[:2], 7) and "not paired" in uneven[3]
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_the_interval_over_paired_seeds_covers_what_seeds_share_and_what_they_do_not(seeds):
+    rng, covered = np.random.default_rng(4), 0
+    for _ in range(400):
+        shared = 0.2 * rng.standard_normal((seeds, 1))  # of a seed, in both arms
+        first, second = rates(rng, 30, 0.1, seeds, 0.05)
+        _, low, high, _ = common.paired_difference(first + shared, second + shared, 0)
+        covered += low <= 0.1 <= high
+    assert 365 <= covered <= 394  # 380 are expected
+
+
 def naive_auc(scores, positive):
     pairs = [
         (s, t)

@@ -212,14 +212,6 @@ class Worker:
             self.scratch = None
 
 
-def processor_time(pid: int) -> float:
-    """CPU seconds of another process so far; 0 where the system has no such clock."""
-    try:
-        return time.clock_gettime(~pid << 3 | 2)
-    except (OSError, AttributeError, OverflowError):
-        return 0.0
-
-
 def start_repeatedly(worker: Worker, attempts: int = 3) -> None:
     """Starts a worker. After a failure, tries again; raises the last one."""
     for attempt in range(attempts):

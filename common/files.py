@@ -68,7 +68,7 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a file whole or not at all: beside its name, synced, renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.tmp")  # after a kill the next write takes its place
     with open(beside, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()

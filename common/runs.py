@@ -246,6 +246,7 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
         write_text(folder / "run_config.json", json.dumps(_flags(config), indent=2) + "\n")
         for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:
             shutil.rmtree(leftover, ignore_errors=True)
+        _delete_old_checkpoints(config, checkpoint)
         for log_file in (folder / name for name in LOGS):
             if log_file.is_file():
                 kept = [line for line in whole_lines(log_file) if _step_of(line, log_file) <= step]
@@ -407,10 +408,16 @@ def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer
         _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(beside, folder)
-        if config.save_total_limit > 0:  # 0: all stay
-            for old in _checkpoints(folder.parent)[: -config.save_total_limit]:
-                shutil.rmtree(old)
+        _delete_old_checkpoints(config)
     wait_for_all()
+
+
+def _delete_old_checkpoints(config, kept: Path | None = None) -> None:
+    """Leaves the last config.save_total_limit checkpoints (0: all), and the one to go on from."""
+    if getattr(config, "save_total_limit", 0) > 0:
+        for old in _checkpoints(Path(config.output_dir))[: -config.save_total_limit]:
+            if old != kept:
+                shutil.rmtree(old)
 
 
 def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:

@@ -119,7 +119,7 @@ def loss_terms(objective: str, logits: torch.Tensor, rows: list[dict]) -> torch.
         outcomes = torch.tensor([row["outcome"] for row in rows], device=logits.device)
         return F.cross_entropy(logits[:, 0], outcomes, reduction="none")
     labels = [[torch.nan if x is None else x for x in row["labels"]] for row in rows]
-    labels = common.pad(labels, value=torch.nan, dtype=torch.float32)  # (B, P)
+    labels = common.pad(labels, torch.nan, torch.float32).to(logits.device)  # (B, P)
     known = ~labels.isnan()
     scores, labels = logits.squeeze(-1)[known], labels[known]  # (N,), (N,)
     if objective == "classification":

@@ -118,26 +118,6 @@ def run_chosen(flag: str, modules: dict) -> None:
     run(module.main, module.Config)
 
 
-def lr_at(
-    step: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_steps: int,
-    lr_scheduler_type: str = "constant",
-) -> float:
-    """Learning rate of a step (from 0): linear warm-up, then constant, or linear or cosine to 0."""
-    if step < warmup_steps:
-        return learning_rate * (step + 1) / warmup_steps
-    left = 1 - (step - warmup_steps) / max(1, max_steps - warmup_steps)
-    cosine = 0.5 - 0.5 * math.cos(math.pi * left)
-    return learning_rate * {"constant": 1.0, "linear": left, "cosine": cosine}[lr_scheduler_type]
-
-
-def set_lr(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
 def progress_bar(desc: str, total: int, initial: int = 0) -> tqdm:
     """A bar on rank 0, drawn at most once a second: a log file of the bar stays readable."""
     disable = rank() != 0
@@ -246,6 +226,7 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
         write_text(folder / "run_config.json", json.dumps(_flags(config), indent=2) + "\n")
         for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:
             shutil.rmtree(leftover, ignore_errors=True)
+        _delete_old_checkpoints(config, checkpoint)
         for log_file in (folder / name for name in LOGS):
             if log_file.is_file():
                 kept = [line for line in whole_lines(log_file) if _step_of(line, log_file) <= step]
@@ -407,10 +388,16 @@ def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer
         _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(beside, folder)
-        if config.save_total_limit > 0:  # 0: all stay
-            for old in _checkpoints(folder.parent)[: -config.save_total_limit]:
-                shutil.rmtree(old)
+        _delete_old_checkpoints(config)
     wait_for_all()
+
+
+def _delete_old_checkpoints(config, kept: Path | None = None) -> None:
+    """Leaves the last config.save_total_limit checkpoints (0: all), and the one to go on from."""
+    if getattr(config, "save_total_limit", 0) > 0:
+        for old in _checkpoints(Path(config.output_dir))[: -config.save_total_limit]:
+            if old != kept:
+                shutil.rmtree(old)
 
 
 def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:

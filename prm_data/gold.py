@@ -25,8 +25,8 @@ A row holds the completion as the policy wrote it. Prose and fences around the p
 label.
 
 A changed line is executed once a task and line number, however many samples have it. A task whose
-reference fails its own tests is left out. Nothing is written before the end: a run that was cut off
-starts again, to the same result.
+reference fails its own tests is left out. Nothing is written before the end: a run that was cut
+off, or lacks a verdict, starts again.
 """
 
 from collections import Counter, deque

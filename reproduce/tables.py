@@ -95,9 +95,12 @@ def read_json(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object but {type(value).__name__}")
+    return value
 
 
 def read_report(folder: Path) -> dict:
@@ -717,6 +720,10 @@ def main(argv: list[str]) -> None:
         table(**arguments)
     except InputError as error:
         sys.exit(f"tables.py: {error}")
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        files = arguments.get("runs") or arguments["tasks"]
+        kind = type(error).__name__
+        sys.exit(f"tables.py: {files}: a file lacks what this table needs ({kind}: {error})")
 
 
 if __name__ == "__main__":

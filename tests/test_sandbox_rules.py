@@ -322,6 +322,23 @@ def f(path):
         assert verdict["status"] == "error" and "Read-only" in verdict["message"], path
 
 
+def test_an_open_descriptor_leads_to_no_file_outside(plain_pool):
+    program = """
+import os
+def f():
+    changed = []
+    for descriptor in (0, 1, 2):
+        for change in (lambda n: os.fchmod(n, 0o666), os.utime):
+            try:
+                change(descriptor)
+                changed.append(descriptor)
+            except OSError: pass
+    return changed
+"""
+    task = {"style": "call", "tests": [{"args": [], "output": []}]}
+    assert judge(plain_pool, task, program)["status"] == "passed"
+
+
 # values
 
 

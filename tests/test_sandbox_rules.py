@@ -58,8 +58,10 @@ def test_a_judge_that_forgot_a_task_is_sent_it_again(monkeypatch):
     monkeypatch.setattr("jail.worker.MAX_TASKS", 2)
     rows = [{"style": "assert", "tests": [f"assert f({n}) == {n}"]} for n in range(5)]
     with sandbox.Sandbox() as pool:
+        processes = pool.workers[0].processes
         for row in rows + rows:
             assert judge(pool, row, "def f(x): return x")["status"] == "passed"
+        assert pool.workers[0].processes is processes  # no failure of the harness on the way
 
 
 KEPT = """
@@ -307,7 +309,6 @@ def f(path):
     assert os.stat('a').st_mode & 0o777 == 0o640
     for name in ('x/y/z', 'x/y', 'x', '.'):
         os.chmod(name, 0)
-    os.chmod(path, 0o777)
 """
     tests = [{"args": [path], "output": None} for path in ("/tmp",)]
     task = {"style": "call", "tests": tests}

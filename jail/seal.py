@@ -158,6 +158,10 @@ class Seal:
                 self.kernel.unshare(CLONE_NEWNS)  # only here: the parent needs the old tree
                 build_root(self.kernel, self.scratch, paths, self.paths)
                 self.scratch, self.packages = "/tmp", "/packages"
+                null = os.open(DEVICES[0], os.O_RDWR)
+                for descriptor in range(3):  # those of the parent lie on a mount that is not ours
+                    os.dup2(null, descriptor)
+                os.close(null)
                 seen = os.path.exists(outside)
                 self.report["mount namespace"] = "a file outside can be seen" if seen else ""
                 outside = "/canary"
@@ -241,6 +245,7 @@ class Seal:
             "chmod": lambda: os.chmod(os.__file__, 0o644),
             "utime": lambda: os.utime(os.__file__),
             "chmod of a device": lambda: os.chmod(DEVICES[0], 0o666),
+            "chmod of an open device": lambda: os.fchmod(0, 0o666),
             "chmod of the root": lambda: os.chmod("/", 0o755),
             "exec": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),
             "unshare": lambda: self.kernel.unshare(CLONE_NEWUSER),

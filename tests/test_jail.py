@@ -306,4 +306,10 @@ def test_the_filters_of_both_architectures_decide_as_documented(machine):
     assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o700) == allow
     assert run_filter(base, audit, calls["mkdirat"], 3, 0, 0o300) == refuse
     assert run_filter(base, audit, calls["umask"], 0o77) == allow
+    private = syscalls.base_filter(machine, attributes=True)
+    for entry in syscalls.ATTRIBUTE_CALLS.split():
+        number = entry.split(":")[calls["column"]]
+        if number != "-":
+            assert run_filter(base, audit, int(number)) == refuse, entry
+            assert run_filter(private, audit, int(number)) == allow, entry
     assert run_filter(base, audit, calls["umask"], 0o777) == refuse

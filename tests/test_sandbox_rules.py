@@ -58,8 +58,10 @@ def test_a_judge_that_forgot_a_task_is_sent_it_again(monkeypatch):
     monkeypatch.setattr("jail.worker.MAX_TASKS", 2)
     rows = [{"style": "assert", "tests": [f"assert f({n}) == {n}"]} for n in range(5)]
     with sandbox.Sandbox() as pool:
+        processes = pool.workers[0].processes
         for row in rows + rows:
             assert judge(pool, row, "def f(x): return x")["status"] == "passed"
+        assert pool.workers[0].processes is processes  # no failure of the harness on the way
 
 
 KEPT = """
@@ -307,7 +309,6 @@ def f(path):
     assert os.stat('a').st_mode & 0o777 == 0o640
     for name in ('x/y/z', 'x/y', 'x', '.'):
         os.chmod(name, 0)
-    os.chmod(path, 0o777)
 """
     tests = [{"args": [path], "output": None} for path in ("/tmp",)]
     task = {"style": "call", "tests": tests}
@@ -320,6 +321,23 @@ def f(path):
             plain_pool, {"style": "call", "tests": [{"args": [path], "output": None}]}, change
         )
         assert verdict["status"] == "error" and "Read-only" in verdict["message"], path
+
+
+def test_an_open_descriptor_leads_to_no_file_outside(plain_pool):
+    program = """
+import os
+def f():
+    changed = []
+    for descriptor in (0, 1, 2):
+        for change in (lambda n: os.fchmod(n, 0o666), os.utime):
+            try:
+                change(descriptor)
+                changed.append(descriptor)
+            except OSError: pass
+    return changed
+"""
+    task = {"style": "call", "tests": [{"args": [], "output": []}]}
+    assert judge(plain_pool, task, program)["status"] == "passed"
 
 
 # values

@@ -68,6 +68,9 @@ from common.texts import (
 # programs: the program in a completion.
 from common.programs import extract_program, standalone
 
+# pages: programs as a page of HTML.
+from common.pages import program_page
+
 # models: policies and tokenizers; weights whole or refused (checkpoints.py, tensors.py).
 from common.models import (
     eos_ids,
@@ -176,9 +179,6 @@ from common.reports import (
     ratio,
     student_quantile,
 )
-
-# pages: programs as a page of HTML.
-from common.pages import program_page
 
 # ranking: best of n.
 from common.ranking import (

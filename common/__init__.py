@@ -73,6 +73,9 @@ from common.texts import (
 # programs: the program in a completion.
 from common.programs import extract_program, standalone
 
+# pages: programs as a page of HTML.
+from common.pages import program_page
+
 # models: policies and tokenizers; weights whole or refused (checkpoints.py, tensors.py).
 from common.models import (
     eos_ids,

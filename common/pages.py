@@ -46,6 +46,11 @@ marked where label and score have different signs.</p>
 """
 
 
+def shown(text: str) -> str:
+    """A text as HTML; a character that has no form on a page becomes U+FFFD."""
+    return html.escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text))
+
+
 def line_of(number: int, code: str, label: float | None, score: float | None) -> str:
     """The table row of a line. label, score: None where there is none."""
     kind, text = "", ""
@@ -61,7 +66,7 @@ def line_of(number: int, code: str, label: float | None, score: float | None) ->
     differ = bool(label) and score is not None and (label > 0) != (score > 0)
     return (
         f'<tr class="{"differ" if differ else ""}"><td class="number">{number}</td>'
-        f'<td class="code">{html.escape(code.rstrip())}</td><td class="{kind}">{text}</td>'
+        f'<td class="code">{shown(code.rstrip())}</td><td class="{kind}">{text}</td>'
         f'<td>{cells[0]}</td><td class="score">{cells[1]}</td></tr>'
     )
 
@@ -73,8 +78,8 @@ def section_of(row: dict, scores: list[float] | None) -> str:
     table = "\n".join(line_of(number, *line) for number, line in enumerate(lines, 1))
     about = row.get("status", row.get("origin", ""))
     head = "<tr><th></th><th>line</th><th>label</th><th>score</th><th></th></tr>"
-    title = f"{html.escape(row['task_id'])} <span>{html.escape(about)}</span>"
-    prompt = html.escape(row["prompt"].strip())
+    title = f"{shown(row['task_id'])} <span>{shown(about)}</span>"
+    prompt = shown(row["prompt"].strip())
     return (
         f"<section><h2>{title}</h2>\n<pre>{prompt}</pre>\n<table>{head}\n{table}</table></section>"
     )
@@ -83,4 +88,4 @@ def section_of(row: dict, scores: list[float] | None) -> str:
 def program_page(title: str, rows: list[dict], scores: list[list[float]] | None) -> str:
     """The page of rows of a prm.jsonl; scores: one a line of each row, NaN for none."""
     sections = "\n".join(map(section_of, rows, scores or [None] * len(rows)))
-    return PAGE.format(title=html.escape(title), sections=sections)
+    return PAGE.format(title=shown(title), sections=sections)

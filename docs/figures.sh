@@ -52,12 +52,12 @@ figure train_prm.svg --report "$RUNS/prm/report.json"
 figure ppo.svg --smooth 5 --metric "$tests" "$prm" --runs \
     "at each line=$OUT/lines-0,$OUT/lines-1,$OUT/lines-2" \
     "at the end=$OUT/end-0,$OUT/end-1,$OUT/end-2"
-figure over_optimised.svg --smooth 3 --metric "$prm" "$tests" --runs \
-    "PRM alone=$OUT/prm-alone" "tests and PRM=$OUT/lines-0"
+figure over_optimised.svg --smooth 3 --x episode --metric "$prm" "$tests" completions/mean_lines \
+    --runs "PRM alone=$OUT/prm-alone" "tests and PRM=$OUT/lines-0"
 figure hacked.html --page "$OUT/prm-alone/completions.jsonl" --prm "$RUNS/prm" --last true \
-    --num_programs 4
+    --num_programs 2
 figure grpo.svg --runs "GRPO=$RUNS/grpo-tests" --smooth 5 \
     --metric "$tests" frac_all_fail
-figure dpo.svg --runs "DPO=$OUT/dpo" --metric rewards/accuracies eval_rewards/accuracies
+figure dpo.svg --runs "DPO=$OUT/dpo" --smooth 5 --metric rewards/accuracies rewards/margins
 figure eval.svg --evals "SFT=$RUNS/eval-sft" "GRPO=$RUNS/eval-grpo-tests" \
     "PPO=$RUNS/eval-ppo-tests" "PPO + PRM=$RUNS/eval-ppo-prm"

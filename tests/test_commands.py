@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -137,3 +138,17 @@ def test_cheap_commands_of_the_documents_run(command, printed, tmp_path):
     )
     assert command.replace("100", "ANSWER") in text or command in text
     assert printed in shell(command, tmp_path)
+
+
+def test_the_readme_s_commands_can_be_made_small():
+    spec = importlib.util.spec_from_file_location("run_commands", ROOT / "docs/run_commands.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.commands()
+    assert len(found) >= 12 and any(line.startswith("printf %s '{") for line in found)
+    (ppo,) = (line for line in found if " ppo.py " in line)
+    small = script.made_small(ppo)
+    assert small.startswith(f"{sys.executable} {ROOT}/ppo.py --tasks") and "--max_steps 2" in small
+    assert "--help" not in small and "torchrun" not in small
+    (study,) = (line for line in found if "process_at_end --tasks" in line)
+    assert script.made_small(study).count("--max_steps 2") == 1

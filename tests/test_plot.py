@@ -119,7 +119,7 @@ def test_a_page_shows_each_line_with_its_label_and_score_and_runs_nothing(tmp_pa
     row = {
         "task_id": "t/<0>",
         "prompt": "sort & count\n",
-        "completions": ["def f(x):\n", "    return x < 1\n", "    # hm\n"],
+        "completions": ["def f(x):\n", "    return x < 1\n", "    # hm \x06\ud800\n"],
         "labels": [1.0, -1.0, None],
         "origin": "mutate",
     }
@@ -130,7 +130,7 @@ def test_a_page_shows_each_line_with_its_label_and_score_and_runs_nothing(tmp_pa
     assert "+1<" in first and "+0.90" in first and "differ" not in first
     assert "    return x &lt; 1<" in second and "−1<" in second and 'class="differ"' in second
     assert "left:50.0%;width:12.5%" in second  # 0.25 of the right half
-    assert "bar" not in third and "differ" not in third
+    assert "# hm \ufffd\ufffd<" in third and "bar" not in third and "differ" not in third
     assert "prefers-color-scheme: dark" in page
 
 

@@ -132,7 +132,8 @@ def task_of(row: dict) -> dict:
         "setup": "",
         "style": style,
         "tests": tests,
-        "timeout": 6,
+        "timeout": None,
+        "test_timeout": 6,
         "meta": {
             "split": "test",
             "platform": row["platform"],

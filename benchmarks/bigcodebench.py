@@ -9,7 +9,8 @@ alone). `--split complete` asks for the body of a function, `instruct` for a who
 
 A task's `packages` are what its reference and its tests import besides the standard library. A
 task whose packages this Python lacks is left out of the tasks file: such a task says nothing of a
-model. left_out.jsonl names these tasks. The published numbers need about 70 packages in the
+model. left_out.jsonl names these tasks. The sandbox lets a program import the packages that it is
+told of (sandbox.py run --packages numpy). The published numbers need about 70 packages in the
 versions of the harness' own image.
 
 As in the harness, a program finds `os`, `sys` and `environ`, and what `code_prompt` defines (its
@@ -81,7 +82,7 @@ def make_with_left_out(config: Config) -> tuple[dict[str, list[dict]], dict[str,
             "preamble": GIVEN + row["code_prompt"] + "\n    pass\n",
             "setup": "",
             "style": "unittest",
-            "tests": [row["test"]],
+            "tests": [{"code": row["test"]}],
             "packages": packages,
             "timeout": 240,
             "meta": {"split": "test"},

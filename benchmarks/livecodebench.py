@@ -11,6 +11,8 @@ are those of the harness. meta has `difficulty`, `date`, `platform` and `starter
 `errata` for the tasks that ERRATA.md of the harness lists; the harness counts these tasks, as
 eval.py does. eval.py --protocol livecodebench asks and reads as the harness does.
 
+Programs of the harness may import numpy; those of sandbox.py may with --packages numpy.
+
 A task whose tests exceed what the sandbox takes is left out, and left_out.jsonl names it.
 With --think true a prompt holds the starter code, if there is one.
 """
@@ -132,7 +134,8 @@ def task_of(row: dict) -> dict:
         "setup": "",
         "style": style,
         "tests": tests,
-        "timeout": 6,
+        "timeout": None,
+        "test_timeout": 6,
         "meta": {
             "split": "test",
             "platform": row["platform"],

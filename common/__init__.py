@@ -204,9 +204,6 @@ from common.pass_rates import (
     student_quantile,
 )
 
-# pages: programs as a page of HTML.
-from common.pages import program_page
-
 # preferences: accuracy on pairs of texts, and what a model reaches that never sees the prompt.
 from common.preferences import blind_preferences, preference_report
 

@@ -123,3 +123,24 @@ def test_the_published_file(benchmark_data, monkeypatch):
             common.extract_program(task, task["solution"].removeprefix(task["prefix"]))
             == task["solution"]
         )
+
+
+# What the sandbox has not: other processes, semaphores between processes, a network.
+PROCESSES = {14, 15, 16, 18, 346, 350, 459, 562, 604, 785, 1028, 1101, 1103, 1104}
+SEMAPHORES = {205, 363}
+NETWORK = {147, 176, 314, 1005, 1038, 1040}
+
+
+@pytest.mark.slow
+def test_references_that_need_the_standard_library_or_numpy_pass(benchmark_data):
+    path = str(benchmark_data / "bigcodebench" / "BigCodeBench.jsonl.gz")
+    tasks = bigcodebench.make(bigcodebench.Config("", path))["test"]
+    tasks = [task for task in tasks if task["packages"] in ([], ["numpy"])]
+    with Sandbox(workers=2, packages=("numpy",)) as sandbox:
+        verdicts = sandbox.judge([(task, task["solution"]) for task in tasks])
+    failing = {
+        int(task["task_id"].split("/")[1])
+        for task, verdict in zip(tasks, verdicts, strict=True)
+        if verdict["status"] != "passed"
+    }
+    assert len(tasks) == 333 and failing == PROCESSES | SEMAPHORES | NETWORK

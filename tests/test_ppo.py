@@ -353,7 +353,7 @@ def test_the_critic_s_explained_variance_is_of_returns_without_its_own_values(st
 
 
 def test_a_critic_that_sees_nothing_explains_no_variance_of_monte_carlo_returns():
-    """What lambda-returns made of values that are the same for every sample: most is "explained"."""
+    """What lambda-returns made of values of the place alone: most is "explained"."""
     generator = torch.Generator().manual_seed(0)
     mask = torch.ones(64, 300, dtype=torch.bool)
     rewards = torch.zeros(64, 300)

@@ -290,7 +290,7 @@ def test_a_reference_with_its_plan_is_a_demonstration(tmp_path):
     common.write_jsonl(tmp_path / "a.jsonl", [task])
     rewrite.main("plans", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
     (row,) = common.read_jsonl(tmp_path / "b.jsonl", {})
-    assert common.reasoning_of(row["completion"]) == "sort\ncut"
+    assert common.reasoning_of(row["completion"]).strip() == "sort\ncut"
     assert common.extract_program(task, row["completion"]).strip() == task["solution"].strip()
 
 

@@ -12,7 +12,7 @@ Each benchmark is one file, with its own flags and --help:
 --source apps           (benchmarks/apps.py) APPS
 --source gsm8k          (benchmarks/gsm8k.py) GSM8K, where the final answer counts
 
-    python make_tasks.py --source micro --output_dir tasks/micro    # sft, train and test.jsonl
+    python make_tasks.py --source micro --output_dir tasks/micro    # sft, train, validation, test
     python make_tasks.py --source mbpp --input mbpp.jsonl --output_dir tasks/mbpp
     python make_tasks.py --source mbpp --help
 

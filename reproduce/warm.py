@@ -88,17 +88,19 @@ def answer(connection: socket.socket, log: str) -> None:
         text += connection.recv(left - len(text))
     asked = json.loads(text)
     pid = fork(run_script, asked["words"], asked["folder"], asked["env"], streams)
+    watched = [connection]
     while True:
         ended, status, used = os.wait4(pid, os.WNOHANG)
         if ended:
             row = {"words": asked["words"], "seconds": used.ru_utime + used.ru_stime}
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            connection.send(bytes([os.waitstatus_to_exitcode(status) & 255]))
+            if watched:
+                connection.send(bytes([os.waitstatus_to_exitcode(status) & 255]))
             return
-        if select.select([connection], [], [], 0.05)[0] and not connection.recv(1):
+        if select.select(watched, [], [], 0.05)[0] and not connection.recv(1):
             os.kill(pid, signal.SIGTERM)
-            return
+            watched = []
 
 
 def serve(path: str) -> None:

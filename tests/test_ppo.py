@@ -333,3 +333,33 @@ def test_value_loss_takes_the_worse_of_clipped_and_unclipped():
     assert float(ppo.value_loss(values, old, returns, mask, 0.2)) == pytest.approx(
         0.5 * (0.8**2 + 0.9**2)
     )
+
+
+def test_the_critic_s_explained_variance_is_of_returns_without_its_own_values(stages, monkeypatch):
+    seen = []
+
+    def spy(values, returns, mask):
+        seen.append((returns, mask))
+        return torch.tensor(0.0)
+
+    monkeypatch.setattr(ppo, "explained_variance", spy)
+    flags = {"prm": None, "value_init": "none", "kl_coef": 0.0, "lam": 0.5, "max_steps": 1}
+    stage, config = stages.ppo("monte-carlo", **flags)
+    stage.main(config)
+    ((returns, mask),) = seen
+    rows = common.read_jsonl(f"{config.output_dir}/completions.jsonl", {})
+    for row, own, valid in zip(rows, returns, mask, strict=True):  # the reward of the tests alone
+        torch.testing.assert_close(own[valid], torch.full((int(valid.sum()),), row["reward"]))
+
+
+def test_a_critic_that_sees_nothing_explains_no_variance_of_monte_carlo_returns():
+    """What lambda-returns made of values of the place alone: most is "explained"."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(64, 300, dtype=torch.bool)
+    rewards = torch.zeros(64, 300)
+    rewards[:, -1] = (torch.rand(64, generator=generator) < 0.3).float()
+    blind = torch.linspace(0, 0.3, 300).expand(64, -1)  # of the place alone
+    _, monte_carlo = ppo.gae(rewards, 0 * blind, mask, 1.0, lam=1.0)
+    _, mixed = ppo.gae(rewards, blind, mask, 1.0, lam=0.95)
+    assert ppo.explained_variance(blind, mixed, mask) > 0.5
+    assert ppo.explained_variance(blind, monte_carlo, mask) < 0.01

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import make_tasks
 from studies import run as studies
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduce"))
+import rewrite
 import tables
 
 ROOT = Path(__file__).parent.parent
@@ -231,3 +234,165 @@ echo unreachable
     assert done.returncode == 1
     assert sorted(lines[0].split()[1::2]) == ["a", "a", "b", "b", "c", "c"]
     assert sorted(lines[1].splitlines()) == ["start bad", "start slow"]
+
+
+POOL = """
+set -euo pipefail
+source reproduce/lib.sh
+source reproduce/pool.sh
+RUNS=runs JOBS=2
+note() {
+    echo "$@" >> order
+    sleep 0.2
+}
+broken() {
+    false
+    note unreachable
+}
+job a "" note a "two  words"
+job b "a" note b
+job c "" note c
+"""
+
+
+def test_jobs_wait_for_what_they_need_and_run_once(tmp_path):
+    for _ in range(2):  # the second time there is nothing to do
+        done = bash(tmp_path, "-c", POOL + "run_jobs && echo all")
+        assert done.returncode == 0 and done.stdout == "all\n", done.stderr
+        order = (tmp_path / "order").read_text().splitlines()
+        assert sorted(order[:2]) == ["a two  words", "c"] and order[2:] == ["b"]
+
+
+def test_a_failed_job_holds_up_those_that_wait_for_it_alone_and_is_named(tmp_path):
+    script = POOL + 'job d "" broken\njob e d note e\njob f c note f\nrun_jobs\necho unreachable'
+    done = bash(tmp_path, "-c", script)
+    assert done.returncode == 1 and "unreachable" not in done.stdout
+    assert done.stderr.endswith("failed: runs/jobs/d.log\n")
+    order = (tmp_path / "order").read_text().split()
+    assert {"a", "b", "c", "f"} <= set(order) and not {"e", "unreachable"} & set(order)
+
+
+def test_labels_in_place_become_labels_by_prefix(tmp_path):
+    rows = [
+        {"labels": [1.0, None, -1.0, None, 1.0], "prompt": "p"},
+        {"labels": [None, 1.0], "prompt": "q"},
+    ]
+    common.write_jsonl(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.report.json").write_text("{}")
+    rewrite.main("prefix", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    first, second = common.read_jsonl(tmp_path / "b.jsonl", {})
+    assert first == {"labels": [1.0, None, -1.0, None, -1.0], "prompt": "p"}
+    assert second == rows[1] and (tmp_path / "b.report.json").read_text() == "{}"
+
+
+def test_a_reference_with_its_plan_is_a_demonstration(tmp_path):
+    task = {"solution": "def f(xs):\n    return xs\n", "meta": {"plan": ["sort", "cut"]}}
+    common.write_jsonl(tmp_path / "a.jsonl", [task])
+    rewrite.main("plans", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    (row,) = common.read_jsonl(tmp_path / "b.jsonl", {})
+    assert common.reasoning_of(row["completion"]).strip() == "sort\ncut"
+    assert common.extract_program(task, row["completion"]).strip() == task["solution"].strip()
+
+
+# What a stage would be: it says how it was started, and ends in its own way.
+SCRIPT = """
+import os, sys, threading, time
+print(sys.argv[1:], os.environ.get("WORD"), os.getcwd(), __name__, "torch" in sys.modules)
+if sys.argv[1] == "exit":
+    sys.exit(3)
+if sys.argv[1] == "die":
+    os._exit(4)
+if sys.argv[1] == "raise":
+    raise ValueError("no")
+if sys.argv[1] == "wait":
+    open("started", "w").close()
+    time.sleep(60)
+"""
+
+
+def test_scripts_run_in_forks_of_a_process_that_has_the_imports_behind_it(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    path = str(tmp_path / "socket")
+    warm = [sys.executable, str(ROOT / "reproduce" / "warm.py"), path]
+    client = [sys.executable, "-S", "-E", *warm[1:], "script.py"]
+
+    def start(word):
+        env = os.environ | {"WORD": word}
+        return subprocess.run(
+            [*client, word, "a b"], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    assert start("cold").stdout.endswith("__main__ False\n")  # no such process: as Python would
+    server = subprocess.Popen(warm)
+    try:
+        while not Path(path).exists():
+            assert server.poll() is None
+            time.sleep(0.1)
+        ends = {word: start(word) for word in ("pass", "exit", "die", "raise")}
+        assert {word: end.returncode for word, end in ends.items()} == {
+            "pass": 0,
+            "exit": 3,
+            "die": 4,
+            "raise": 1,
+        }
+        for word in ("pass", "exit", "raise"):
+            expected = f"{[word, 'a b']} {word} {tmp_path} __main__ True\n"
+            assert ends[word].stdout == expected
+        assert ends["raise"].stderr.endswith("ValueError: no\n")
+        waiting = subprocess.Popen([*client, "wait"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        while not (tmp_path / "started").exists():
+            time.sleep(0.1)
+        waiting.terminate()  # ends the script too: its line in the log comes now, not in a minute
+        log = Path(path + ".jsonl")
+        deadline = time.monotonic() + 30
+        while len(log.read_text().splitlines()) < 5 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [row["words"][1] for row in rows] == ["pass", "exit", "die", "raise", "wait"]
+        assert all(0 < row["seconds"] < 10 for row in rows)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+EXPERIMENT = """
+set -euo pipefail
+source reproduce/lib.sh
+setup requirements.txt
+mkdir -p "$RUNS/0/arm"
+if [ "$1" = run ]; then
+    echo '{"step": 1}' > "$RUNS/0/arm/metrics.jsonl"
+    head -c 100000 /dev/zero > "$RUNS/0/arm/model.safetensors"
+    python -c 'import os; print(os.environ["CUDA_VISIBLE_DEVICES"] == "")' > "$RUNS/0/cpu.md"
+    [ -z "${SLOW:-}" ] || sleep 60
+else
+    echo "a table with $JOBS jobs"
+fi
+"""
+
+
+@pytest.mark.parametrize("slow", ["", "true"])
+def test_the_driver_packs_what_there_is_when_its_time_is_over(tmp_path, slow):
+    shutil.copytree(ROOT / "reproduce", tmp_path / "reproduce")
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    for name in ("prlcoder.sh", "recode.sh"):
+        (tmp_path / "reproduce" / name).write_text(EXPERIMENT)
+    env = {name: os.environ[name] for name in ("PATH", "HOME")} | {"SLOW": slow}
+    env |= {"PYTHON": sys.executable, "PROCESSES": "7", "EXPERIMENTS": "prlcoder recode"}
+    env |= {"MINUTES": "0.03"} if slow else {}
+    done = subprocess.run(
+        ["bash", "reproduce/evidence.sh", "out"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "recode.md").read_text() == "a table with 4 jobs\n"
+    assert (tmp_path / "out" / "prlcoder.md").read_text() == "a table with 3 jobs\n"
+    with tarfile.open(tmp_path / "out" / "evidence.tar.gz") as file:
+        names = file.getnames()
+    assert "runs/evidence/recode/0/arm/metrics.jsonl" in names
+    assert not [name for name in names if "model" in name]
+    assert (tmp_path / "runs" / "evidence" / "recode" / "0" / "cpu.md").read_text() == "True\n"

@@ -17,6 +17,7 @@ import common
 import ppo
 import sandbox
 from kernels import masking
+from prm_data import gold
 from studies import (
     curriculum,
     exact,
@@ -254,6 +255,24 @@ def test_exact_labels_pay_each_line_what_it_is_worth_in_the_reference(stages):
             rewards.append(total)
     (row,) = metrics_of(folder)
     assert len(set(rewards)) > 1 and row["label_programs"] == len(executed) > 0
+
+
+def test_exact_labels_by_prefix_pay_nothing_after_the_first_wrong_line(stages):
+    flags = {"prm": None, "value_init": "policy", "outcome_reward": "none", "kl_coef": 0.0}
+    flags |= {"lambda_fail": 1.0, "process_norm": "none", "max_steps": 1}
+    totals = []
+    for kind in ("in_place", "prefix"):
+        folder = run_study(stages, "exact_labels", f"study-exact-{kind}", labels=kind, **flags)
+        totals.append([sample["reward"] for sample in samples_of(folder)])
+    tasks = {task["task_id"]: task for task in common.read_jsonl(stages.path("train.jsonl"), {})}
+    with sandbox.Sandbox(workers=1) as runner:
+        for sample, total in zip(samples_of(folder), totals[1], strict=True):
+            task, program = tasks[sample["task_id"]], sample["completion"]
+            found = gold.labels(gold.submit(runner, task, program, {}))
+            expected = [x for x in gold.prefix_labels(task, program, found) if x is not None]
+            assert total == pytest.approx(sum(expected))
+    assert totals[0] != totals[1]
+    assert all(a >= b for a, b in zip(*totals, strict=True))
 
 
 def rollout_of(texts, tokenizer):

@@ -404,3 +404,62 @@ def test_a_curve_is_the_mean_of_each_ten_batches(tmp_path, capsys):
     assert rows["arm"] == ["1-10", "11-20", "all", "against Arm"]
     assert rows["Arm"][:2] == ["0.100 ± 1.271", "0.200 ± 1.271"]
     assert rows["More"] == ["0.500 ± 0.000", "0.500 ± 0.000", "0.500 ± 0.000", "+0.344 ± 1.271"]
+
+
+def write_curve(runs, seed, arm, rates):
+    rows = [{"step": i, "rewards/tests/mean": rate} for i, rate in enumerate(rates, 1)]
+    common.write_jsonl(runs / str(seed) / arm / "metrics.jsonl", rows)
+    common.write_text(runs / str(seed) / arm / "config.json", "{}")
+
+
+def test_a_contrast_is_a_signed_sum_of_areas_paired_by_seed_with_its_own_interval(tmp_path, capsys):
+    gains = [0.10, 0.20, 0.30, 0.20]
+    for seed, gain in enumerate(gains):
+        for steps, times in (("8", 2), ("4", 1)):
+            write_curve(tmp_path / steps, seed, "tests", [0.1 * seed, 0.3])
+            write_curve(tmp_path / steps, seed, "dense", [0.1 * seed + times * gain, 0.3])
+    write_curve(tmp_path / "8", 9, "tests", [0.5])  # the other arm has not ended
+    claims = ["gain=+4/dense -4/tests", "more=+8/dense -8/tests -4/dense +4/tests"]
+    claims += ["nothing=+4/tests -4/tests", "missing=+4/other -4/tests"]
+    tables.main(["contrasts", str(tmp_path), "rewards/tests/mean", *claims])
+    rows = rows_of(capsys.readouterr().out)
+    # Areas are means of two batches: differences of half the gains, 0.1 on average, standard
+    # deviation 0.0408; t(3) is 3.182 at 0.975 and 0.978 at 0.8.
+    half, seen = 3.182 * 0.0408248 / 2, (3.182 + 0.978) * 0.0408248 / 2
+    interval = f"[{0.1 - half:+.3f}, {0.1 + half:+.3f}]"
+    assert rows["gain"] == ["4", "+0.100", interval, "shown", f"{seen:.3f}"]
+    assert rows["more"] == rows["gain"]
+    assert rows["nothing"] == ["4", "+0.000", "[+0.000, +0.000]", "not shown", "0.000"]
+    assert rows["missing"] == ["0", "", "", "not shown"]  # and an empty last cell
+    write_report(tmp_path / "4" / "0" / "eval-tests", **{"pass@1": 0.25})
+    write_report(tmp_path / "4" / "0" / "eval-dense", **{"pass@1": 0.5})
+    tables.main(["contrasts", str(tmp_path), "pass@1", "gain=+4/dense -4/tests"])
+    assert rows_of(capsys.readouterr().out)["gain"][0] == "1"  # one seed: no interval
+    with pytest.raises(SystemExit, match=r"expected LABEL=\+ARM -ARM"):
+        tables.main(["contrasts", str(tmp_path), "pass@1", "gain=dense"])
+
+
+def test_the_spread_of_rewards_scales_a_weight(tmp_path, capsys):
+    for name, rewards in (("tests", [0, 0, 1, 1]), ("prm", [-4, -4, 4, 4])):
+        common.write_jsonl(tmp_path / name / "completions.jsonl", [{"reward": r} for r in rewards])
+    tables.main(["spread", str(tmp_path / "prm"), str(tmp_path / "tests"), "0.01"])
+    assert capsys.readouterr().out == "0.08\n"
+    common.write_jsonl(tmp_path / "same" / "completions.jsonl", [{"reward": 0.0}] * 2)
+    with pytest.raises(SystemExit, match="all rewards of a run are equal"):
+        tables.main(["spread", str(tmp_path / "same"), str(tmp_path / "tests"), "0.01"])
+
+
+def test_the_budget_counts_programs_where_labels_come_from_execution(tmp_path, capsys):
+    for arm, last in (("plain", {}), ("exact", {"label_programs": 120})):
+        log = [{"step": i, "episode": 4 * i, "rewards/tests/mean": 0.5} for i in range(1, 11)]
+        log[-1] |= last
+        common.write_jsonl(tmp_path / "0" / arm / "metrics.jsonl", log)
+        common.write_text(tmp_path / "0" / arm / "run_config.json", '{"prm": null}')
+        write_report(tmp_path / "0" / f"eval-{arm}", solved=0.25)
+        config = json.dumps({"num_samples": 4})
+        common.write_text(tmp_path / "0" / f"eval-{arm}" / "run_config.json", config)
+    tables.main(["budget", str(tmp_path), "plain=Plain", "exact=Exact"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["arm"][2:4] == ["for labels", "programs"]
+    # completions.jsonl is not there: a share of solved tasks is not known.
+    assert rows["Plain"][2:5] == ["0", "0", ""] and rows["Exact"][2:5] == ["0", "120", ""]

@@ -15,8 +15,8 @@ cd "$(dirname "$0")/../.."
 source reproduce/lib.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-40}" LABELLED="${LABELLED:-250}"
-SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-150}"
+SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-40}" LABELLED="${LABELLED:-160}"
+SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-120}"
 QUARTER=$((BATCHES / 4)) HALF=$((BATCHES * 32)) # HALF: samples
 TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 # The reward's constants are the paper's (ppo.py's defaults).

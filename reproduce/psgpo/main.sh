@@ -14,9 +14,9 @@
 # Every seed has its own supervised policy, samples, labels and PRMs; tasks and mutated references
 # are the same for all. Each PRM learns from as many rows, of the same tasks, for as many steps.
 #
-#     bash reproduce/psgpo/main.sh                                # seeds 0 to 14, two jobs at a time
-#     SEEDS="0 1" JOBS=1 bash reproduce/psgpo/main.sh run         # runs alone
-#     bash reproduce/psgpo/main.sh tables                         # of the seeds that are whole
+#     bash reproduce/psgpo/main.sh                               # seeds 0 to 14, two jobs at a time
+#     SEEDS="0 1" JOBS=1 bash reproduce/psgpo/main.sh run        # runs alone
+#     bash reproduce/psgpo/main.sh tables                        # of the seeds that are whole
 STEPS="${STEPS:-8 4}" SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9 10 11 12 13 14}"
 source "$(dirname "$0")/base.sh"
 source reproduce/pool.sh

@@ -76,7 +76,7 @@ from jail.seal import LAYERS, NAMESPACES
 from jail.styles import make_verdict
 from jail.tasks import TaskError, check_task, prompt_helpers, unittest_methods
 from jail.wire import MAX_MESSAGE, MessageError, to_json
-from jail.worker import Worker, judge_repeatedly
+from jail.worker import Worker, judge_repeatedly, start_repeatedly
 
 __all__ = [
     "OUTCOMES",
@@ -156,7 +156,8 @@ class Sandbox:
         self.layers = next((result for result in results if isinstance(result, dict)), None)
         if problems or (isolation != "none" and self.missing(isolation)):
             self.close()
-            raise SandboxError(str(problems[0]) if problems else self.missing(isolation))
+            reason = problems[0] if problems else self.missing(isolation)
+            raise SandboxError(f"the sandbox cannot start: {reason}")
         if isolation == "auto" and any(self.layers.values()):
             print(f"sandbox: {self.missing('strict')}", file=sys.stderr)
 
@@ -236,7 +237,7 @@ class Sandbox:
     def work(self, worker: Worker, started) -> None:
         """A worker's thread: judge programs until the pool closes."""
         try:
-            worker.start()
+            start_repeatedly(worker)
             started.put(worker.report)
         except Exception as error:
             started.put(error)

@@ -87,7 +87,7 @@ def write_text(path: str | Path, text: str) -> None:
 def _write_whole(path: str | Path, parts: Iterable[str]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.tmp")  # after a kill the next write takes its place
     with open(beside, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(parts)
         file.flush()

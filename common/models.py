@@ -95,6 +95,8 @@ def load_tokenizer(path: str | Path):
         raise not_loadable(path, "tokenizer", error) from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-sequence token")
+    for name in ("is_local", "local_files_only"):  # how it was loaded is no part of what is saved
+        tokenizer.init_kwargs.pop(name, None)
     return tokenizer
 
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -32,7 +33,8 @@ from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
 
 LOGS = ("metrics.jsonl", "completions.jsonl")
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_ERRORS += (errno.EIO,)
 RANK_WAIT = 5  # seconds in which torchrun ends the other ranks after rank 0
 MAX_UNJUDGED = 0.05  # share of the programs of 10 batches
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
@@ -57,11 +59,20 @@ def run(main, config_class: type) -> None:
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from the last checkpoint", 130)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except Exception as error:
+        number = _errno_of(error)
+        if number not in DISK_ERRORS:
             raise
-        _end(f"error: {error.filename or 'a file'}: {error.strerror}", 2)
+        place = getattr(error, "filename", None) or "a file of the run"
+        _end(f"error: {place}: {os.strerror(number)}; the same command goes on later", 2)
     end_distributed()
+
+
+def _errno_of(error: Exception) -> int | None:
+    """The number of an operating system's error. Of tokenizers' and safetensors' errors the text
+    has the number."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 def _end(line: str, code: int) -> None:
@@ -235,6 +246,7 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
         write_text(folder / "run_config.json", json.dumps(_flags(config), indent=2) + "\n")
         for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:
             shutil.rmtree(leftover, ignore_errors=True)
+        _delete_old_checkpoints(config, checkpoint)
         for log_file in (folder / name for name in LOGS):
             if log_file.is_file():
                 kept = [line for line in whole_lines(log_file) if _step_of(line, log_file) <= step]
@@ -396,10 +408,16 @@ def save_checkpoint(config, step: int, models: dict, optimizers: dict, tokenizer
         _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(beside, folder)
-        if config.save_total_limit > 0:  # 0: all stay
-            for old in _checkpoints(folder.parent)[: -config.save_total_limit]:
-                shutil.rmtree(old)
+        _delete_old_checkpoints(config)
     wait_for_all()
+
+
+def _delete_old_checkpoints(config, kept: Path | None = None) -> None:
+    """Leaves the last config.save_total_limit checkpoints (0: all), and the one to go on from."""
+    if getattr(config, "save_total_limit", 0) > 0:
+        for old in _checkpoints(Path(config.output_dir))[: -config.save_total_limit]:
+            if old != kept:
+                shutil.rmtree(old)
 
 
 def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:

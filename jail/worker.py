@@ -200,6 +200,16 @@ def processor_time(pid: int) -> float:
         return 0.0
 
 
+def start_repeatedly(worker: Worker, attempts: int = 3) -> None:
+    """Starts a worker. After a failure, tries again; raises the last one."""
+    for attempt in range(attempts):
+        try:
+            return worker.start()
+        except (HarnessError, OSError):
+            if attempt == attempts - 1:
+                raise
+
+
 def judge_repeatedly(worker: Worker, order: dict, attempts: int = 3) -> dict:
     """The verdict. After a failure of the harness, try again; the last failure is the verdict."""
     for attempt in range(attempts):

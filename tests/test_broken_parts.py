@@ -142,8 +142,9 @@ def test_a_sandbox_that_breaks_stops_the_labels_and_nothing_is_written(
     method.main(whole)
     _, config = METHODS[name](stages, str(tmp_path / "broken.jsonl"))
     for first in (1, 20):  # from the beginning, and in mid-run
+        broken_sandbox = failing_sandbox(lambda number, _, first=first: number >= first)
         with monkeypatch.context() as broken:
-            broken.setattr(sandbox, "Sandbox", failing_sandbox(lambda number, _: number >= first))  # noqa: B023
+            broken.setattr(sandbox, "Sandbox", broken_sandbox)
             with pytest.raises(InputError, match="no verdict on"):
                 method.main(config)
         assert not Path(config.output_file).exists()

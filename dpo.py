@@ -4,7 +4,9 @@ Of a pair, h = log(pi / pi_ref)(chosen) - log(pi / pi_ref)(rejected), log-probs 
 
     sigmoid   -log sigmoid(beta h)       DPO (Rafailov et al., 2023, eq. 7); --label_smoothing e:
               -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)    (conservative DPO)
-    ipo       (h - 1 / (2 beta))^2       IPO (Azar et al., 2024, eq. 17)
+    ipo       (h - 1 / (2 beta))^2       IPO (Azar et al., 2024, eq. 17); there h has means over the
+              tokens of each text, as the authors train it (and TRL): a sum grows with the length,
+              its target 1 / (2 beta) does not
 
 plus --rpo_alpha times the mean negative log-likelihood of the chosen tokens (Pang et al., 2024,
 eq. 1). The loss is a sum over pairs, divided by the pairs of the whole optimiser step.
@@ -106,14 +108,15 @@ def pair_logps(policy, pairs: list[tuple]) -> torch.Tensor:
     return logprobs.sum(1)[: 2 * len(pairs)].view(2, len(pairs))
 
 
-def dpo_loss(logps, reference_logps, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+def dpo_loss(logps, reference_logps, lengths, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses (B,) of pairs and their implicit rewards beta log(pi / pi_ref) (2, B), from summed
-    log-probs (2, B); see the module's docstring."""
+    log-probs (2, B) and the texts' lengths in tokens (2, B); see the module's docstring."""
     log_ratio = logps - reference_logps  # (2, B)
-    h = log_ratio[0] - log_ratio[1]  # (B,)
     if config.loss_type == "ipo":
-        loss = (h - 1 / (2 * config.beta)).square()
+        chosen, rejected = log_ratio / lengths  # (B,), (B,)
+        loss = (chosen - rejected - 1 / (2 * config.beta)).square()
     else:
+        h = log_ratio[0] - log_ratio[1]  # (B,)
         loss = -(1 - config.label_smoothing) * F.logsigmoid(config.beta * h)
         loss = loss - config.label_smoothing * F.logsigmoid(-config.beta * h)
     return loss, (config.beta * log_ratio).detach()
@@ -122,9 +125,10 @@ def dpo_loss(logps, reference_logps, config: Config) -> tuple[torch.Tensor, torc
 def score_pairs(policy, pairs: list[tuple], reference_logps, config: Config) -> tuple:
     """Summed loss of B encoded pairs; for the log, sums over the pairs. reference_logps (2, B)."""
     logps = pair_logps(policy, pairs)  # (2, B)
-    losses, rewards = dpo_loss(logps, reference_logps, config)  # (B,), (2, B)
-    lengths = torch.tensor([max(1, len(chosen)) for _, chosen, _ in pairs], device=logps.device)
-    nll = -logps[0] / lengths  # (B,)
+    lengths = [[max(1, len(pair[part])) for pair in pairs] for part in (1, 2)]
+    lengths = torch.tensor(lengths, device=logps.device)  # (2, B)
+    losses, rewards = dpo_loss(logps, reference_logps, lengths, config)  # (B,), (2, B)
+    nll = -logps[0] / lengths[0]  # (B,)
     loss = (losses + config.rpo_alpha * nll).sum()
     chosen, rejected = rewards.sum(1).tolist()
     logps_chosen, logps_rejected = logps.sum(1).tolist()

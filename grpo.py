@@ -163,11 +163,11 @@ def main(config: Config) -> None:
             batches = common.mini_batches(rollout, config)
             optimiser_steps = batches * config.num_iterations
 
-            # Score, while the programs run: what the models say of each token (N, T). A batch with
-            # one optimiser step takes log pi_old from this step's forward pass: there pi = pi_old.
-            reuse = len(optimiser_steps) == 1
+            # Score, while the programs run: what the models say of each token (N, T). The batch's
+            # first optimiser step takes log pi_old from its own forward pass: there pi = pi_old.
+            reuse = 1
             old_logprobs, entropies = common.score_policy(
-                policy, rollout, [] if reuse else batches, config.temperature
+                policy, rollout, batches[reuse:], config.temperature
             )
             ref_logprobs = old_logprobs
             if reference:
@@ -196,14 +196,14 @@ def main(config: Config) -> None:
             lr = common.lr_at(step, config.learning_rate, config.warmup_steps, config.max_steps)
             common.set_lr(optimizers["policy"], lr)
             clip_range, stats = (config.epsilon, config.epsilon_high), Counter()
-            for mini_batch in optimiser_steps:
+            for number, mini_batch in enumerate(optimiser_steps):
                 (num_tokens,) = common.all_sum(sum(mask[rows].sum() for rows in mini_batch))
                 num_tokens = max(num_tokens, 1)
                 for rows in mini_batch:
                     logprobs, entropy = common.logprobs_of(
                         policy, rollout, rows, config.temperature
                     )
-                    if reuse:
+                    if number < reuse:
                         old_logprobs[rows], entropies[rows] = logprobs.detach(), entropy.detach()
                     loss, log_ratio, clipped = policy_loss(
                         logprobs, old_logprobs[rows], advantages[rows], mask[rows], *clip_range

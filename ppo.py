@@ -199,11 +199,11 @@ def main(config: Config) -> None:
             batches = common.mini_batches(rollout, config)
             optimiser_steps = batches * config.num_ppo_epochs
 
-            # Score, while the programs run: what the models say of each token (N, T). A batch with
-            # one optimiser step takes log pi_old from this step's forward pass: there pi = pi_old.
-            reuse = len(optimiser_steps) == 1 and not reference  # whose KL is in the reward
+            # Score, while the programs run: what the models say of each token (N, T). The batch's
+            # first optimiser step takes log pi_old from its own forward pass: there pi = pi_old.
+            reuse = 0 if reference else 1  # the KL in the reward is of all samples
             old_logprobs, entropies = common.score_policy(
-                policy, rollout, [] if reuse else batches, config.temperature
+                policy, rollout, batches[reuse:], config.temperature
             )
             ref_logprobs = old_logprobs
             if reference:
@@ -227,9 +227,9 @@ def main(config: Config) -> None:
             shaped_rewards = rewards - config.kl_coef * kl
 
             # Advantage (GAE, Schulman et al., 2016, eq. 16), whitened over the batch.
+            _, monte_carlo = gae(shaped_rewards, 0 * values, mask, config.gamma, lam=1.0)
             if config.value_init == "prm" and step == 0:
-                _, returns = gae(shaped_rewards, 0 * values, mask, config.gamma, lam=1.0)
-                values = common.fit_critic(critic, values, returns, mask)
+                values = common.fit_critic(critic, values, monte_carlo, mask)
             advantages, returns = gae(shaped_rewards, values, mask, config.gamma, config.lam)
             advantages = whiten(advantages, mask)  # (N, T)
 
@@ -241,14 +241,14 @@ def main(config: Config) -> None:
             common.set_lr(optimizers["policy"], lr)
             common.set_lr(optimizers["critic"], value_lr)
             clip_range, stats = (config.cliprange, config.cliprange), Counter()
-            for mini_batch in optimiser_steps:
+            for number, mini_batch in enumerate(optimiser_steps):
                 (num_tokens,) = common.all_sum(sum(mask[rows].sum() for rows in mini_batch))
                 num_tokens = max(num_tokens, 1)
                 for rows in mini_batch:
                     logprobs, entropy = common.logprobs_of(
                         policy, rollout, rows, config.temperature
                     )
-                    if reuse:
+                    if number < reuse:
                         old_logprobs[rows], entropies[rows] = logprobs.detach(), entropy.detach()
                     loss, log_ratio, clipped = policy_loss(
                         logprobs, old_logprobs[rows], advantages[rows], mask[rows], *clip_range
@@ -284,7 +284,7 @@ def main(config: Config) -> None:
                 "policy/approxkl_avg": (stats["kl"], updates),
                 "policy/clipfrac_avg": (stats["clipped"], updates),
                 "val/ratio": (stats["ratio"], updates),
-                "critic/vf_explained_var": float(explained_variance(values, returns, mask)),
+                "critic/vf_explained_var": float(explained_variance(values, monte_carlo, mask)),
                 "completions/mean_length": (tokens, samples),
                 "completions/mean_lines": (lines, samples),
                 "completions/comment_ratio": ((line_ends & ~code_ends & mask).sum(), lines),

@@ -5,13 +5,14 @@
                                              xs = xs[2:] + xs[:2]
                                              return xs
 
-    python make_tasks.py --source micro --output_dir tasks/micro    # sft, train and test.jsonl
+    python make_tasks.py --source micro --output_dir tasks/micro    # sft, train, validation, test
 
 The operations are those of micro_operations.py. All programs that run here are this file's own.
 
 A task is kept only when every step changes at least half of the test inputs, and when every near
-miss of every line fails a test. So the tests see each wrong line. Train and test differ by
-composition: a sequence of operations belongs to one split alone, decided by its hash.
+miss of every line fails a test. So the tests see each wrong line. The splits differ by composition:
+what training sees and what it does not see (validation, test) have no sequence of operations in
+common, nor have validation and test. Settings are chosen on validation; test is read at the end.
 
 sft.jsonl holds the demonstrations of a teacher with misconceptions: some phrases are taken wrongly
 most of the time, always in the same way. Greedy decoding is then wrong too, and reinforcement
@@ -45,13 +46,14 @@ from common import InputError, OutputDir, PositiveInt, UnitFloat
 
 @dataclass
 class Config:
-    output_dir: OutputDir  # sft.jsonl, train.jsonl and test.jsonl are written here
+    output_dir: OutputDir  # sft, train, validation and test.jsonl are written here
     source: Literal["micro"] = "micro"
     num_sft_tasks: PositiveInt = 6000  # demonstrations of the teacher
     num_train_tasks: PositiveInt = 1500  # tasks for labels and reinforcement learning
     num_test_tasks: PositiveInt = 700  # held-out tasks, compositions that no other split has
+    num_validation_tasks: PositiveInt = 350  # to choose settings on; compositions of no other split
     # A step is one operation of a program, one line of its body; here no step of training is meant.
-    min_steps: PositiveInt = 2  # shortest program of sft.jsonl and test.jsonl
+    min_steps: PositiveInt = 2  # shortest program of sft, validation and test.jsonl
     max_steps: PositiveInt = 8  # longest program
     train_min_steps: PositiveInt = 5  # shortest program of train.jsonl
     misconceptions: UnitFloat = 0.35  # share of (operation, phrase) pairs that the teacher misreads
@@ -65,6 +67,7 @@ class Config:
 
 
 EDGE_CASES = [[], [3], [0, 0, -1]]
+MAX_DRAWS = 200_000  # for one task; a task of 8 steps takes some hundreds
 
 
 @cache
@@ -125,9 +128,13 @@ def every_miss_fails(steps: list[Step], states: list[list[list[int]]]) -> bool:
     return True
 
 
-def is_test_composition(steps: list[Step]) -> bool:
-    """Splits by the sequence of operations: 15 % of the sequences occur in the test split alone."""
-    return common.seed_of(0, "composition", *(step.operation for step in steps)) % 100 < 15
+def composition_of(steps: list[Step]) -> tuple[int, ...]:
+    return tuple(step.operation for step in steps)
+
+
+def is_held_out(steps: list[Step]) -> bool:
+    """Splits by the sequence of operations: 15 % of the sequences occur in no training split."""
+    return common.seed_of(0, "composition", *composition_of(steps)) % 100 < 15
 
 
 def sample_steps(rng: random.Random, count: int, split: str) -> tuple[list[Step], list] | None:
@@ -136,7 +143,7 @@ def sample_steps(rng: random.Random, count: int, split: str) -> tuple[list[Step]
     Demonstrations need no tests that see every near miss.
     """
     steps = random_steps(rng, count)
-    if is_test_composition(steps) != (split == "test"):
+    if is_held_out(steps) != (split in ("validation", "test")):
         return None
     states = run_steps(steps, random_inputs(rng))
     if states is None or (split != "sft" and not every_miss_fails(steps, states)):
@@ -217,7 +224,10 @@ def with_plan(rng: random.Random, steps: list[Step], codes: list[str], config: C
 
 
 def make(config: Config) -> dict[str, list[dict]]:
-    """The splits sft, train and test; the same flags give the same rows."""
+    """The splits sft, train, test and validation; the same flags give the same rows.
+
+    InputError where no task of a length is left, as where the test split has all compositions.
+    """
     rng = random.Random(common.seed_of(config.seed, "micro"))
     pairs = [(operation, phrase) for operation in range(len(OPERATIONS)) for phrase in range(2)]
     misread = set(rng.sample(pairs, round(config.misconceptions * len(pairs))))
@@ -225,22 +235,35 @@ def make(config: Config) -> dict[str, list[dict]]:
         "sft": (config.num_sft_tasks, config.min_steps),
         "train": (config.num_train_tasks, config.train_min_steps),
         "test": (config.num_test_tasks, config.min_steps),
+        "validation": (config.num_validation_tasks, config.min_steps),
     }
-    splits, prompts = {}, set()
+    splits, prompts, tested = {}, set(), set()  # tested: compositions of the test split
     for split, (num_tasks, shortest) in sizes.items():
         rows = splits[split] = []
         bar = common.progress_bar(f"{split} tasks", num_tasks)
+        if split == "validation":  # its own generator: the other splits are the same without it
+            rng = random.Random(common.seed_of(config.seed, "micro validation"))
+        draws = 0  # since the last task
         while len(rows) < num_tasks:
             number = len(rows)
             length = shortest + number % (config.max_steps - shortest + 1)
+            draws += 1
+            if draws > MAX_DRAWS:
+                raise InputError(f"no more tasks of {length} steps for {split}.jsonl: ask for less")
             sample = sample_steps(rng, length, split)
             if sample is None:
                 continue
             steps, states = sample
+            composition = composition_of(steps)
+            if split == "validation" and composition in tested:
+                continue
             prompt = prompt_of(rng, steps)
             if prompt in prompts:
                 continue
             prompts.add(prompt)
+            if split == "test":
+                tested.add(composition)
+            draws = 0
             row = task_of(steps, states, prompt, split, number)
             if split == "train":  # what each line is where the teacher misreads it
                 row["meta"]["misconceptions"] = [body_line(s.near_misses()[0]) for s in steps]

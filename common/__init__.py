@@ -87,7 +87,16 @@ from common.models import (
 from common.reward_models import OUTCOME_REWARDS, head_of, load_critic, load_scorer
 
 # sharding: models on the device, in bfloat16 or float32, whole or over ranks; their optimiser.
-from common.sharding import adamw, replicate, reshard, shard, take_step, unshard
+from common.sharding import (
+    adamw,
+    lr_at,
+    replicate,
+    reshard,
+    set_lr,
+    shard,
+    take_step,
+    unshard,
+)
 
 # checks: what can be told of a model before a run.
 from common.checks import check_length, check_model, position_limit
@@ -223,7 +232,6 @@ from common.runs import (
     log,
     log_row,
     logged_metrics,
-    lr_at,
     open_run,
     progress_bar,
     run,
@@ -231,5 +239,4 @@ from common.runs import (
     sampling_progress,
     save_checkpoint,
     save_model,
-    set_lr,
 )

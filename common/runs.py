@@ -118,26 +118,6 @@ def run_chosen(flag: str, modules: dict) -> None:
     run(module.main, module.Config)
 
 
-def lr_at(
-    step: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_steps: int,
-    lr_scheduler_type: str = "constant",
-) -> float:
-    """Learning rate of a step (from 0): linear warm-up, then constant, or linear or cosine to 0."""
-    if step < warmup_steps:
-        return learning_rate * (step + 1) / warmup_steps
-    left = 1 - (step - warmup_steps) / max(1, max_steps - warmup_steps)
-    cosine = 0.5 - 0.5 * math.cos(math.pi * left)
-    return learning_rate * {"constant": 1.0, "linear": left, "cosine": cosine}[lr_scheduler_type]
-
-
-def set_lr(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
 def progress_bar(desc: str, total: int, initial: int = 0) -> tqdm:
     """A bar on rank 0, drawn at most once a second: a log file of the bar stays readable."""
     disable = rank() != 0

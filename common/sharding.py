@@ -154,3 +154,23 @@ def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: floa
             "--learning_rate may help. The same command goes on from the last checkpoint"
         )
     return norm
+
+
+def lr_at(
+    step: int,
+    learning_rate: float,
+    warmup_steps: int,
+    max_steps: int,
+    lr_scheduler_type: str = "constant",
+) -> float:
+    """Learning rate of a step (from 0): linear warm-up, then constant, or linear or cosine to 0."""
+    if step < warmup_steps:
+        return learning_rate * (step + 1) / warmup_steps
+    left = 1 - (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    cosine = 0.5 - 0.5 * math.cos(math.pi * left)
+    return learning_rate * {"constant": 1.0, "linear": left, "cosine": cosine}[lr_scheduler_type]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

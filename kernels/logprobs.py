@@ -124,7 +124,8 @@ class _TokenLogprobs(torch.autograd.Function):
                         dz.add_(g).mul_(p).neg_()
                     column, in_tile = _at_target(y, j, len(w))
                     dz.scatter_add_(1, column, torch.where(in_tile, g, 0))
-                    dz /= ctx.temperature
+                    if ctx.temperature != 1:
+                        dz /= ctx.temperature
                     if grad_hidden is not None:
                         _add_product(grad_hidden[rows], dz, w)
                     if grad_weight is not None:

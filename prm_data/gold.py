@@ -6,10 +6,17 @@
                   comments have no label and do not count as lines, neither here nor in the
                   reference. Every other line is treated alike, `def` and `return` too.
 
+--labels in_place A label says whether its line is right where the line stands, also after an error.
+                  The labels say nothing of what is missing after a sample's last line.
+--labels prefix   A label says whether the program can still pass when it goes on after its line, as
+                  the labels of --method search do: from the first wrong line on, every line is
+                  wrong. After its last line a program does not go on: the last line of a program
+                  that ends before the reference ends is wrong.
+
 The labels are exact where right programs agree line by line, as in the micro benchmark: line i of a
-sample has the task of line i of the reference, and the tests see every wrong state. The labels say
-nothing of what is missing after a sample's last line. On tasks whose right programs differ in their
-lines the labels are of no use. No paper has this method: learned labels are measured against it.
+sample has the task of line i of the reference, and the tests see every wrong state. On tasks whose
+right programs differ in their lines the labels are of no use. No paper has this method: learned
+labels are measured against it, each against exact labels of its own kind.
 
     python make_prm_data.py --method gold --tasks tasks/micro/train.jsonl \\
         --samples samples.jsonl --output_file gold.jsonl
@@ -18,8 +25,8 @@ A row holds the completion as the policy wrote it. Prose and fences around the p
 label.
 
 A changed line is executed once a task and line number, however many samples have it. A task whose
-reference fails its own tests is left out. Nothing is written before the end: a run that was cut off
-starts again, to the same result.
+reference fails its own tests is left out. Nothing is written before the end: a run that was cut
+off, or lacks a verdict, starts again.
 """
 
 from collections import Counter, deque
@@ -40,6 +47,7 @@ class Config:
     samples: InputFile  # samples.jsonl or verdicts.jsonl of eval.py
     output_file: OutputFile  # prm.jsonl
     method: Literal["gold"] = "gold"
+    labels: Literal["in_place", "prefix"] = "in_place"  # each line alone; the program up to a line
     num_samples: PositiveInt | None = None  # samples a task at most, the first ones; none: all
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
@@ -79,7 +87,7 @@ def submit(runner: sandbox.Sandbox, task: dict, program: str, cache: dict) -> li
 
 
 def labels(pending: list) -> list[float | None]:
-    """The labels of a program's lines, once their executions have ended; see `submit`.
+    """The labels in place of a program's lines, once their executions have ended; see `submit`.
 
     1.0 right, -1.0 wrong; None for a blank line, a comment, or a line on which the sandbox failed.
     """
@@ -90,6 +98,23 @@ def label_of(verdict: dict) -> float | None:
     if verdict["status"] == "harness_error":
         return None
     return 1.0 if verdict["status"] == "passed" else -1.0
+
+
+def prefix_labels(task: dict, program: str, found: list[float | None]) -> list[float | None]:
+    """Labels by prefix of a program's lines from its labels in place; see the module's docstring.
+
+    task, program: as for `submit`; found: `labels` of the program. Without a label are blank lines,
+    comments, and every line up to which no line is known to be wrong and one is not known.
+    """
+    code = [i for i, line in enumerate(lines_of(program)) if is_code(line)]
+    by_prefix, so_far = [None] * len(found), 1.0  # so_far: of the lines up to this one
+    for i in code:
+        if found[i] == -1.0 or so_far == 1.0:
+            so_far = found[i]
+        by_prefix[i] = so_far
+    if code and len(code) < sum(map(is_code, lines_of(task["solution"]))):
+        by_prefix[code[-1]] = -1.0
+    return by_prefix
 
 
 def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
@@ -111,19 +136,27 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
     return samples
 
 
-def row_of(task: dict, sample: dict, pending: list) -> dict:
-    """A sample's row of prm.jsonl; `changed` are the lines that are not the reference's."""
-    given = rows.given_lines(task)
+def row_of(task: dict, sample: dict, pending: list, kind: str = "in_place") -> dict:
+    """A sample's row of prm.jsonl, with labels of a kind (--labels).
+
+    `changed` are the lines that are not the reference's.
+    """
+    given, own = rows.given_lines(task), labels(pending)
+    if kind == "prefix":
+        own = prefix_labels(task, sample["solution"], own)
     found = common.program_lines(sample["solution"], sample.get("completion", ""))
     if any(line is not None for line in found):  # the completion as written, with its prose
         lines = lines_of(sample["completion"])
-        pending = [None if line is None else pending[line] for line in found]
     else:
-        lines, pending = lines_of(sample["solution"])[given:], pending[given:]
-    changed = [i for i, item in enumerate(pending) if item not in (None, 1.0)]
+        lines = lines_of(sample["solution"])[given:]
+        found = range(given, given + len(lines))
+    changed = [
+        i for i, line in enumerate(found) if line is not None and pending[line] not in (None, 1.0)
+    ]
     meta = {"changed": changed, "steps": rows.steps_of(task)}
     meta |= {"status": sample["status"]} if "status" in sample else {}
-    return rows.line_row(task, lines, labels(pending), "gold", meta)
+    own = [None if line is None else own[line] for line in found]
+    return rows.line_row(task, lines, own, "gold", meta)
 
 
 def main(config: Config) -> None:
@@ -140,7 +173,7 @@ def main(config: Config) -> None:
 
     def collect():
         sample, pending = waiting.popleft()
-        labelled.append(row_of(tasks[sample["task_id"]], sample, pending))
+        labelled.append(row_of(tasks[sample["task_id"]], sample, pending, config.labels))
         bar.update()
 
     with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:

@@ -40,8 +40,8 @@
         --teacher_model deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct
 
 Verdicts (prm.jsonl.progress) and a language model's answers (prm.jsonl.teacher) are kept beside the
-output as they come in; a run that was cut off goes on from there. The counts are printed and
-written to prm.report.json.
+output as they come in; a run that was cut off goes on from there, and one that lacks a verdict or
+an answer asks again. The counts are printed and written to prm.report.json.
 """
 
 import ast

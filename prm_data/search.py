@@ -62,9 +62,10 @@ Under torchrun the processes share each chunk's tasks, and each has the whole mo
 on the number of processes, and a search may go on with another number.
 
 The search is kept beside the output, chunk by chunk, in OUTPUT_FILE.progress: a run that was cut
-off goes on from there. Other flags for the rows alone (--data_selection, --mask_after_first_error,
---neutral_comments, soft for marginal labels) write the rows anew without a search. So they do for
-another --output_file, once OUTPUT_FILE.progress is copied beside it. Costs go to prm.report.json.
+off goes on from there, and searches anew the chunks that lack a verdict. Other flags for the rows
+alone (--data_selection, --mask_after_first_error, --neutral_comments, soft for marginal labels)
+write the rows anew without a search. So they do for another --output_file, once
+OUTPUT_FILE.progress is copied beside it. Costs go to prm.report.json.
 """
 
 import dataclasses

@@ -1,95 +1,165 @@
 #!/usr/bin/env bash
-# PRLCoder's comparison at micro scale: PPO with a process reward model (PRM), with two outcome
-# reward models (ORM), with tests, and DPO, each with the same number of samples, over five seeds.
-# The tasks and the executed changes of reference programs are the same for all. There are
-# MODEL_SEEDS supervised policies with their reward models (25 minutes of a core each). Seed s uses
-# those of seed s modulo MODEL_SEEDS, and changes the samples of reinforcement learning, the pairs
-# and the evaluation (20 minutes). Run it again to go on where it was cut off.
+# PRLCoder's comparison at micro scale: PPO with a process reward model (PRM), with outcome reward
+# models (ORM), and with tests. The PRM learns from executed changes of reference programs. So does
+# one ORM; two others learn from what an ORM would have: the supervised policy's own samples and
+# their verdicts. With MORE_ARMS=true also a PRM that saw the policy's lines, tests and PRM
+# together, and DPO.
 #
-#     bash reproduce/prlcoder.sh                       # seeds 0 to 4, two at a time
-#     SEEDS="0 1" MODEL_SEEDS=1 JOBS=1 bash reproduce/prlcoder.sh
+# Written down before the runs: the primary outcome is the area under the curve of the pass rate of
+# the training samples, the mean over all batches, each of 64 samples. Nothing is chosen by results
+# on the test split, which is read once, at the end of each run.
+#
+# Every seed has its own supervised policy, samples and reward models; the tasks and the executed
+# changes of their references are the same for all. Reward models have equal numbers of steps. The
+# reward models alone would let the policy go where they have seen nothing, so that every arm has a
+# KL term. Its weight is 0.01 in the arm of tests; in an arm whose rewards of the supervised
+# policy's samples have c times the standard deviation of those by tests it is 0.01 c.
+#
+#     bash reproduce/prlcoder.sh                          # seeds 0 to 9, two jobs at a time
+#     SEEDS="0 1" JOBS=1 bash reproduce/prlcoder.sh run   # runs alone
+#     bash reproduce/prlcoder.sh tables                   # of the seeds that are whole
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/lib.sh
+source reproduce/pool.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4}" MODEL_SEEDS="${MODEL_SEEDS:-2}"
+SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-60}" RM_STEPS="${RM_STEPS:-300}"
 TASKS="${TASKS:-tasks/micro}" RUNS="${RUNS:-runs/prlcoder}"
 TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
-# 60 batches of 128 samples. The reward models alone would let the policy go where they have seen
-# nothing: every arm has the same small KL term (the paper has one; its weight is not published).
-PPO=(--max_steps 60 --num_prompts 32 --num_generations 4 --kl_coef 0.01)
-PRM=(--max_steps 800 --learning_rate 7e-4)
-EVAL=(--num_samples 4)
+PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --kl_coef 0.01)
+PRM=(--max_steps "$RM_STEPS" --eval_steps "$RM_STEPS" --learning_rate 7e-4)
+EVAL=(--num_samples 2)
 mkdir -p "$RUNS"
 
-# Tests and PRM together are not the paper's: as in micro.sh.
 arms ARMS << 'END'
-sft             | SFT                                  | evaluate "$SFT"
-ppo-tests       | PPO, tests                           | ppo
-ppo-orm-outcome | PPO, ORM (four outcomes)             | outcome_model orm-outcome
-ppo-orm-ranking | PPO, ORM (ranking)                   | outcome_model orm-ranking
-ppo-prm         | PPO, PRM                             | process_model prm
-ppo-prm-own     | PPO, PRM that saw the policy's lines | process_model prm-own
-ppo-tests-prm   | PPO, tests + PRM                     | ppo --prm "$FROM/prm" --lambda_fail 1 \
-    --lambda_pass 1 --process_norm constant
-dpo-prm         | DPO, pairs by the PRM=7500           | pairs_by prm samples --prm "$FROM/prm"
-dpo-tests       | DPO, pairs by tests=7500             | pairs_by tests verdicts
+ppo-tests       | PPO, tests                                  | ppo
+ppo-orm-mutants | PPO, ORM (four outcomes), changed programs  | outcome_model mutants outcome
+ppo-orm-outcome | PPO, ORM (four outcomes), own samples       | outcome_model own outcome
+ppo-orm-ranking | PPO, ORM (ranking), own samples             | outcome_model own ranking
+ppo-prm         | PPO, PRM, changed programs                  | process_model prm
 END
 
-outcome_model() { # arm, ORM
-    ppo "$1" --outcome_reward orm --orm "$FROM/$2"
+arms LESS << 'END'
+sft             | SFT                                         | evaluate "$SFT"
+sft-references  | SFT on the references of the training tasks | sft --tasks "$TRAIN" \
+    --model_name_or_path "$SFT" --max_steps 150 --learning_rate 5e-4
+END
+
+# Tests and PRM together are not the paper's: as in micro.sh.
+arms OTHERS << 'END'
+ppo-prm-own     | PPO, PRM that saw the policy's lines        | process_model prm-own
+ppo-tests-prm   | PPO, tests + PRM                            | ppo --prm "$OUT/prm" \
+    --lambda_fail 1 --lambda_pass 1 --process_norm constant
+dpo-prm         | DPO, pairs by the PRM=3000                  | pairs_by prm samples \
+    --prm "$OUT/prm"
+dpo-tests       | DPO, pairs by tests=3000                    | pairs_by tests verdicts
+END
+
+CLAIMS=(
+    "PRM against tests=+ppo-prm -ppo-tests"
+    "PRM against ORM, changed programs=+ppo-prm -ppo-orm-mutants"
+    "PRM against ORM (four outcomes), own samples=+ppo-prm -ppo-orm-outcome"
+    "PRM against ORM (ranking), own samples=+ppo-prm -ppo-orm-ranking"
+    "ORM: own samples against changed programs=+ppo-orm-outcome -ppo-orm-mutants"
+)
+if [ "${MORE_ARMS:-}" = true ]; then
+    ARMS+="$OTHERS"
+    CLAIMS+=("tests + PRM against tests=+ppo-tests-prm -ppo-tests")
+fi
+
+in_seed() { # seed, function, arguments ...
+    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
+    mkdir -p "$OUT"
+    "${@:2}"
+}
+
+supervised() { # and its samples of the training tasks, with their verdicts
+    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
+    sample "$SFT" "$TRAIN" "$OUT/samples" --num_samples 2
+    spread ppo-tests
+}
+
+changed() { # changes of the references, executed: the same for all seeds
+    python make_prm_data.py --method mutate --tasks "$TRAIN" --teacher ast --intents mutate \
+        --max_variants_per_line 3 --packing program --rows_per_task 4 --change_rate 0.5 \
+        --output_file "$RUNS/prm.jsonl" --outcomes_file "$RUNS/outcomes.jsonl"
+}
+
+spread() { # arm, flags ...: one batch, whose rewards show how far the arm's rewards are apart
+    stage ppo.py --tasks "$TRAIN" --model_name_or_path "$SFT" "${PPO[@]}" --seed "$SEED" \
+        --output_dir "$OUT/spread-$1" -- --max_steps 1 --num_prompts 64 --kl_coef 0 "${@:2}"
+}
+
+matched() { # arm, flags ...: the KL term's weight by the spread of the arm's rewards
+    local weight
+    spread "$@"
+    weight="$(python reproduce/tables.py spread "$OUT/spread-$1" "$OUT/spread-ppo-tests" 0.01)"
+    ppo "$@" --kl_coef "${weight:-0.01}"
+}
+
+outcome_model() { # arm, its data, objective
+    local data="$RUNS/outcomes.jsonl"
+    [ "$2" = mutants ] || data="$OUT/samples/verdicts.jsonl"
+    reward_model "orm-$2-$3" "$data" --objective "$3"
+    matched "$1" --outcome_reward orm --orm "$OUT/orm-$2-$3"
 }
 
 process_model() { # arm, PRM
-    ppo "$1" --outcome_reward none --prm "$FROM/$2" --lambda_fail 1 --process_norm none
+    local data="$RUNS/prm.jsonl"
+    if [ "$2" = prm-own ]; then
+        # The policy's own mistakes too: its lines on the training tasks, each executed in its place
+        # in the reference (possible where programs go in lock step, as here).
+        python make_prm_data.py --method gold --tasks "$TRAIN" \
+            --samples "$OUT/samples/verdicts.jsonl" --output_file "$OUT/own.jsonl"
+        data="$OUT/prm-own.jsonl"
+        [ -f "$data" ] || cat "$RUNS/prm.jsonl" "$OUT/own.jsonl" > "$data"
+    fi
+    reward_model "$2" "$data"
+    matched "$1" --outcome_reward none --prm "$OUT/$2" --lambda_fail 1 --process_norm none
 }
 
 pairs_by() { # arm, what ranks the samples, their file, flags ...
     dpo "$1" --pairs response --rank_by "$2" --tasks "$TRAIN" "${@:4}" \
-        --samples "$OUT/sft-samples/$3.jsonl"
+        --samples "$OUT/samples/$3.jsonl"
 }
 
-sample_training_tasks() { # 7,500 samples of the supervised policy, five a task
-    sample "$SFT" "$TRAIN" "$OUT/sft-samples" --num_samples 5
+quality() { # the PRM against exact labels, on lines of the supervised policy and of its own
+    exact "$OUT/prm" ppo-prm
 }
 
-models() { # seed: a supervised policy; its reward models, with equal numbers of steps and texts
-    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
-    mkdir -p "$OUT"
-    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
-    reward_model prm "$RUNS/prm.jsonl" --objective regression
-    reward_model orm-outcome "$RUNS/outcomes.jsonl" --objective outcome
-    reward_model orm-ranking "$RUNS/outcomes.jsonl" --objective ranking
-    # A PRM that has seen the policy's own mistakes too: its lines on the training tasks, each
-    # executed in its place in the reference (possible where programs go in lock step, as here).
-    sample_training_tasks
-    python make_prm_data.py --method gold --tasks "$TRAIN" \
-        --samples "$OUT/sft-samples/verdicts.jsonl" --output_file "$OUT/own.jsonl"
-    if [ ! -f "$OUT/prm-own.jsonl" ]; then
-        cat "$RUNS/prm.jsonl" "$OUT/own.jsonl" > "$OUT/.own"
-        mv "$OUT/.own" "$OUT/prm-own.jsonl"
-    fi
-    reward_model prm-own "$OUT/prm-own.jsonl" --objective regression
+plan() { # the jobs: a seed's before the next seed's
+    local seed arm needs
+    job changed "" changed
+    for seed in $SEEDS; do
+        job "$seed-sft-run" "" in_seed "$seed" supervised
+        for arm in $(trained "$ARMS"); do
+            needs="$seed-sft-run changed"
+            [[ "$arm" != ppo-tests-prm && "$arm" != dpo-prm ]] || needs+=" $seed-ppo-prm"
+            job "$seed-$arm" "$needs" in_seed "$seed" run_arms "$ARMS" "$arm"
+        done
+        for arm in $(trained "$LESS"); do
+            job "$seed-$arm" "$seed-sft-run" in_seed "$seed" run_arms "$LESS" "$arm"
+        done
+        job "$seed-quality" "$seed-ppo-prm $seed-sft" in_seed "$seed" quality
+    done
 }
 
-one_seed() { # seed
-    FROM="$RUNS/$(($1 % MODEL_SEEDS))"
-    SEED="$1" OUT="$RUNS/$1" SFT="$FROM/sft"
-    mkdir -p "$OUT"
-    sample_training_tasks # which the pairs are drawn from
-    run_arms "$ARMS"
-    # The PRMs on what the supervised policy writes and on what their own arms write in the end.
-    exact "$FROM/prm" ppo-prm
-    exact "$FROM/prm-own" ppo-prm-own
+show() {
+    echo "Primary outcome: area under the curve of the pass rate of the training samples"
+    echo
+    python reproduce/tables.py contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
+    echo
+    python reproduce/tables.py curves "$RUNS" rewards/tests/mean "$(grep -v dpo- <<< "$ARMS")"
+    echo
+    python reproduce/tables.py seeds "$RUNS" ppo-tests "$LESS" "$ARMS"
+    echo
+    python reproduce/tables.py contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
+    echo
+    python reproduce/tables.py prm "$RUNS" prm-on-sft prm-on-ppo-prm
 }
 
 [ -f "$TEST" ] || python make_tasks.py --source micro --output_dir "$TASKS"
-python make_prm_data.py --method mutate --tasks "$TRAIN" --teacher ast --intents mutate \
-    --max_variants_per_line 3 --packing program --rows_per_task 8 --change_rate 0.5 \
-    --sandbox_workers 2 --output_file "$RUNS/prm.jsonl" --outcomes_file "$RUNS/outcomes.jsonl"
-at_once models $(seq 0 $((MODEL_SEEDS - 1)))
-at_once one_seed $SEEDS
-python reproduce/tables.py seeds "$RUNS" ppo-tests "$ARMS" | tee "$RUNS/table.md"
-python reproduce/tables.py prm "$RUNS" prm-on-sft prm-own-on-sft prm-on-ppo-prm \
-    prm-own-on-ppo-prm-own | tee "$RUNS/prm_table.md"
+plan
+[ "${1:-}" = tables ] || run_jobs
+[ "${1:-}" = run ] || show | tee "$RUNS/table.md"

@@ -1,43 +1,61 @@
 #!/usr/bin/env bash
 # ReCode at micro scale, on the embedded benchmark with plans: does a reward for the reasoning help,
 # and does execution have to gate it? GRPO from tests alone, with the reward of a reasoning reward
-# model added, gated softly by the pass rate, and gated by execution, on five seeds; then reward
-# models from single kinds of pairs and of reasonings.
-# Two supervised policies with a reward model each (MODEL_SEEDS=5: one a seed); seed s starts from
-# those of seed s modulo MODEL_SEEDS. Run it again to go on where it was cut off.
+# model added, and gated by execution. With MORE_ARMS=true also gated softly by the pass rate, and
+# with a worse reward model.
 #
-#     bash reproduce/recode.sh                       # seeds 0 to 4, two processes at a time
-#     SEEDS="0 1" MODEL_SEEDS=1 JOBS=1 bash reproduce/recode.sh
+# Written down before the runs: the primary outcome is the area under the curve of the pass rate of
+# the training samples, the mean over all batches, each of 64 samples. Nothing is chosen by results
+# on the test split, which is read once, at the end of each run.
+#
+# Every seed has its own supervised policy, samples and reward models; the tasks are the same for
+# all.
+#
+#     bash reproduce/recode.sh                          # seeds 0 to 9, two jobs at a time
+#     SEEDS="0 1" JOBS=1 bash reproduce/recode.sh run   # runs alone
+#     bash reproduce/recode.sh tables                   # of the seeds that are whole
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/lib.sh
+source reproduce/pool.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4}" MODEL_SEEDS="${MODEL_SEEDS:-2}"
+SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-60}" LINE_STEPS="${LINE_STEPS:-1500}"
 TASKS="${TASKS:-tasks/recode}" RUNS="${RUNS:-runs/recode}"
 TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
-PRM=(--eval_fraction 0.02 --eval_steps 250)
-EVAL=(--num_samples 4)
+GRPO=(--max_steps "$BATCHES" --num_prompts 8 --num_generations 8)
+PRM=(--eval_fraction 0.02 --eval_steps 3000)
+EVAL=(--num_samples 2)
 mkdir -p "$RUNS"
 
-# 60 batches of 128 samples (grpo.py's defaults), the format reward for all. The arm of tests logs
-# R_proc, but does not pay it.
+# The format reward is all arms'. The arm of tests logs R_proc, but does not pay it.
 arms ARMS << 'END'
-sft        | SFT                            | evaluate "$SFT"
-outcome    | tests                          | grpo --reasoning_rm "$FROM/rm" --process_weight 0
-sum        | tests + R_proc                 | grpo --reasoning_rm "$FROM/rm" --gate none
-soft       | tests + R_proc, soft gate      | grpo --reasoning_rm "$FROM/rm" --gate soft
-hard       | tests + R_proc, gated (ReCode) | grpo --reasoning_rm "$FROM/rm" --gate hard
-sum-pairs  | tests + R_proc of the worse reward model        | grpo --gate none \
-    --reasoning_rm "$FROM/rm-pairs"
-hard-pairs | tests + R_proc of the worse reward model, gated | grpo --gate hard \
-    --reasoning_rm "$FROM/rm-pairs"
+outcome    | tests                          | grpo --reasoning_rm "$OUT/rm" --process_weight 0
+sum        | tests + R_proc                 | grpo --reasoning_rm "$OUT/rm" --gate none
+hard       | tests + R_proc, gated (ReCode) | grpo --reasoning_rm "$OUT/rm" --gate hard
+END
+
+arms LESS << 'END'
+sft            | SFT                                         | evaluate "$SFT"
+sft-references | SFT on the references of the training tasks | sft_on_references
+END
+
+arms OTHERS << 'END'
+soft       | tests + R_proc, soft gate                          | grpo --gate soft \
+    --reasoning_rm "$OUT/rm"
+sum-pairs  | tests + R_proc of the worse reward model           | grpo --gate none \
+    --reasoning_rm "$OUT/rm-pairs"
+hard-pairs | tests + R_proc of the worse reward model, gated    | grpo --gate hard \
+    --reasoning_rm "$OUT/rm-pairs"
 END
 
 # Reward models; the ablations are ranked from the policy, without the labelled lines.
 arms REWARD_MODELS << 'END'
 rm              | labelled lines, then ranking           |
-rm-pairs        | ranking alone                          |
+END
+
+arms OTHER_REWARD_MODELS << 'END'
+rm-pairs        | ranking alone                          | ablation ranking
 rm-score        | regression on ratings (Score)          | ablation score
 rm-optimisation | ranking, optimised > base alone        | ablation ranking --kinds optimisation
 rm-degradation  | ranking, base > degraded alone         | ablation ranking --kinds degradation
@@ -45,6 +63,22 @@ rm-strong       | ranking, optimised > degraded alone    | ablation ranking --ki
 rm-policy       | ranking, the policy's reasonings alone | ablation ranking --reference_bases false
 rm-reference    | ranking, reference reasonings alone    | ablation ranking --num_bases 0
 END
+
+CLAIMS=(
+    "R_proc, gated, against tests=+hard -outcome"
+    "R_proc, ungated, against tests=+sum -outcome"
+    "gated against ungated=+hard -sum"
+)
+if [ "${MORE_ARMS:-}" = true ]; then
+    ARMS+="$OTHERS" REWARD_MODELS+="$OTHER_REWARD_MODELS"
+    CLAIMS+=("worse reward model: gated against ungated=+hard-pairs -sum-pairs")
+fi
+
+in_seed() { # seed, function, arguments ...
+    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
+    mkdir -p "$OUT"
+    "${@:2}"
+}
 
 contrast() { # tasks, samples, output, flags ...: better and worse versions of the samples' plans
     [ -f "$3" ] || python make_prm_data.py --method contrast --tasks "$1" \
@@ -58,56 +92,81 @@ accuracy() { # reward model: on the held-out pairs and on the benchmark
         --output_dir "$OUT/eval-$1-benchmark"
 }
 
-ablation() { # reward model, objective, flags of --method contrast ...
-    SEED=0 OUT="$RUNS/0" SFT="$RUNS/0/sft"
-    contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs-$1.jsonl" "${@:3}"
-    reward_model "$1" "$OUT/pairs-$1.jsonl" --objective "$2" --max_steps 300
-    accuracy "$1"
+supervised() { # a policy, and its own plans on the training tasks, for better and for worse
+    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
+    sample "$SFT" "$TRAIN" "$OUT/samples-train" --num_samples 2
+    contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs.jsonl" --lines_file "$OUT/lines.jsonl"
 }
 
-# A policy, and a reward model from its own plans on the training tasks, rewritten for better and
-# worse.
-models() { # seed
-    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
-    mkdir -p "$OUT"
-    python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" --output_dir "$SFT"
-    sample "$SFT" "$TRAIN" "$OUT/samples-train" --num_samples 4
-    contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs.jsonl" --lines_file "$OUT/lines.jsonl"
-    # The reward model learns which lines are right first: a ranking loss alone does not teach the
-    # tiny model order and numbers, which it sees late and then at once, after 1,000 to 2,000
-    # steps; hence no decay of the learning rate before. Then it ranks whole reasonings by the mean
-    # over their lines.
+# The reward model learns which lines are right first: a ranking loss alone does not teach the tiny
+# model order and numbers, which it sees late and then at once, after 1,000 to 2,000 steps; hence no
+# decay of the learning rate before. Then it ranks whole reasonings by the mean over their lines.
+reasoning_model() {
     reward_model lines "$OUT/lines.jsonl" --learning_rate 1e-3 --lr_scheduler_type constant \
-        --max_steps 3000 --eval_steps 1500
+        --max_steps "$LINE_STEPS"
     reward_model rm "$OUT/pairs.jsonl" --model_name_or_path "$OUT/lines" --objective ranking \
         --score_pooling lines --max_steps 100
-    # Pairs on held-out compositions, and, as in LCB-RB, sound against unsound samples.
-    sample "$SFT" "$TEST" "$OUT/samples-test" --num_samples 16
+}
+
+quality() { # pairs on held-out compositions, and, as in LCB-RB, sound against unsound samples
+    sample "$SFT" "$TEST" "$OUT/samples-test" --num_samples 4
     contrast "$TEST" "$OUT/samples-test" "$OUT/pairs-test.jsonl"
     [ -f "$OUT/benchmark.jsonl" ] || python make_prm_data.py --method contrast --tasks "$TEST" \
         --from_verdicts "$OUT/samples-test/verdicts.jsonl" --seed "$SEED" \
         --output_file "$OUT/benchmark.jsonl"
     accuracy rm
-    # A worse one, from the pairs alone, as a reward model for long reasonings would be trained.
-    reward_model rm-pairs "$OUT/pairs.jsonl" --objective ranking --max_steps 300
-    accuracy rm-pairs
 }
 
-one_seed() { # seed
-    FROM="$RUNS/$(($1 % MODEL_SEEDS))"
-    SEED="$1" OUT="$RUNS/$1" SFT="$FROM/sft"
-    mkdir -p "$OUT"
-    run_arms "$ARMS"
+ablation() { # reward model, objective, flags of --method contrast ...
+    contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs-$1.jsonl" "${@:3}"
+    reward_model "$1" "$OUT/pairs-$1.jsonl" --objective "$2" --max_steps 300
+    accuracy "$1"
+}
+
+sft_on_references() { # arm: the references with their plans, as a demonstration writes them
+    [ -f "$OUT/references.jsonl" ] || python reproduce/rewrite.py plans "$TRAIN" \
+        "$OUT/references.jsonl"
+    sft "$1" --tasks "$OUT/references.jsonl" --model_name_or_path "$SFT" --max_steps 150 \
+        --learning_rate 5e-4
+}
+
+plan() { # the jobs: a seed's before the next seed's
+    local seed arm needs
+    for seed in $SEEDS; do
+        job "$seed-sft-run" "" in_seed "$seed" supervised
+        job "$seed-rm" "$seed-sft-run" in_seed "$seed" reasoning_model
+        for arm in $(trained "$LESS"); do
+            job "$seed-$arm" "$seed-sft-run" in_seed "$seed" run_arms "$LESS" "$arm"
+        done
+        job "$seed-quality" "$seed-rm" in_seed "$seed" quality
+        for arm in $(trained "$REWARD_MODELS"); do
+            job "$seed-$arm" "$seed-quality" in_seed "$seed" run_arms "$REWARD_MODELS" "$arm"
+        done
+        for arm in $(trained "$ARMS"); do
+            needs="$seed-rm"
+            [[ "$arm" != *-pairs ]] || needs="$seed-rm-pairs"
+            job "$seed-$arm" "$needs" in_seed "$seed" run_arms "$ARMS" "$arm"
+        done
+    done
+}
+
+show() {
+    echo "Primary outcome: area under the curve of the pass rate of the training samples"
+    echo
+    python reproduce/tables.py contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
+    echo
+    python reproduce/tables.py curves "$RUNS" rewards/tests/mean "$ARMS"
+    echo
+    python reproduce/tables.py recode "$TEST" "$RUNS" outcome "$LESS" "$ARMS"
+    echo
+    python reproduce/tables.py contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
+    echo
+    python reproduce/tables.py pairs "$RUNS" "$REWARD_MODELS"
 }
 
 # Programs of 2 to 5 lines: plan and program are about twice as long as the program alone.
 [ -f "$TEST" ] || python make_tasks.py --source micro --plans true --max_steps 5 \
     --train_min_steps 3 --output_dir "$TASKS"
-at_once models $(seq 0 $((MODEL_SEEDS - 1)))
-at_once one_seed $SEEDS
-at_once 'run_arms "$REWARD_MODELS"' $(trained "$REWARD_MODELS")
-{
-    python reproduce/tables.py recode "$TEST" "$RUNS" outcome "$ARMS" sum:hard sum-pairs:hard-pairs
-    echo
-    python reproduce/tables.py pairs "$RUNS" "$REWARD_MODELS"
-} | tee "$RUNS/table.md"
+plan
+[ "${1:-}" = tables ] || run_jobs
+[ "${1:-}" = run ] || show | tee "$RUNS/table.md"

@@ -95,9 +95,12 @@ def read_json(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object but {type(value).__name__}")
+    return value
 
 
 def read_report(folder: Path) -> dict:
@@ -231,19 +234,87 @@ def gains(runs: Path, differences: list[str]) -> None:
     print_table(["difference in pass@1", "mean", "interval"], rows, right=("mean",))
 
 
-def label_samples(run: Path) -> int:
-    """Samples of a policy that the labels behind an arm's PRMs have cost."""
-    total = read_metrics(run)[-1].get("label_samples", 0)
+def by_seed(runs: Path, arm: str, metric: str) -> dict[int, float]:
+    """A metric of an arm in each seed's folder that has the arm's end; see `contrasts`."""
+    folder, _, name = arm.rpartition("/")
+    found = {}
+    for seed in (runs / folder).glob("[0-9]*"):
+        if metric == "pass@1":
+            if (seed / f"eval-{name}" / "report.json").is_file():
+                found[int(seed.name)] = read_report(seed / f"eval-{name}")["pass@1"]
+        elif (seed / name / "config.json").is_file():
+            found[int(seed.name)] = mean_of(read_metrics(seed / name), metric)
+    if None in found.values():
+        raise InputError(f"{runs}: {arm}'s metrics.jsonl has no values of {metric!r}")
+    return found
+
+
+def contrasts(runs: Path, metric: str, claims: list[str]) -> None:
+    """Claims as signed sums of arms, paired seed by seed, each with its own interval.
+
+    A CLAIM is LABEL=+ARM -ARM ...; an ARM is the name of a run folder, or FOLDER/NAME where the
+    seeds' folders are in RUNS/FOLDER. METRIC is a column of metrics.jsonl, whose mean over the run
+    counts (the area under the curve), or pass@1 of eval-<arm>/report.json. A seed counts where it
+    has every arm of the claim. "shown": the interval does not hold 0. "would be seen": the true
+    difference that so many seeds show with probability 0.8, (t(0.975) + t(0.8)) s / sqrt(n), with s
+    the standard deviation over the n seeds.
+    """
+    rows = []
+    for claim in claims:
+        label, _, sum_of_arms = claim.rpartition("=")
+        terms = [(1 if word[0] == "+" else -1, word[1:]) for word in sum_of_arms.split()]
+        if not label or not terms or not all(word[0] in "+-" for word in sum_of_arms.split()):
+            raise InputError(f"expected LABEL=+ARM -ARM, got {claim!r}")
+        values = [(sign, by_seed(runs, arm, metric)) for sign, arm in terms]
+        seeds = sorted(set.intersection(*(set(found) for _, found in values)))
+        differences = [sum(sign * found[seed] for sign, found in values) for seed in seeds]
+        row = [label, str(len(seeds)), "", "", "not shown", ""]
+        if len(seeds) > 1:
+            mean, half = statistics.fmean(differences), half_interval(differences)
+            degrees = len(seeds) - 1
+            quantiles = common.student_quantile(degrees) + common.student_quantile(degrees, 0.6)
+            seen = quantiles * statistics.stdev(differences) / math.sqrt(len(seeds))
+            row[2:] = [f"{mean:+.3f}", f"[{mean - half:+.3f}, {mean + half:+.3f}]"]
+            row += ["shown" if abs(mean) > half else "not shown", f"{seen:.3f}"]
+        rows.append(row)
+    name = "pass@1 on held-out tasks" if metric == "pass@1" else f"{metric}, mean over the run"
+    print(f"{name}; differences paired by seed, 95 % intervals (Student's t over the seeds)\n")
+    header = ["claim", "seeds", "difference", "interval", "", "would be seen"]
+    print_table(header, rows, right=("seeds", "difference", "would be seen"))
+
+
+def spread(first: Path, second: Path, weight: float) -> None:
+    """Prints WEIGHT times the ratio of the spreads of two runs' rewards, FIRST's by SECOND's.
+
+    Reads completions.jsonl of the run folders. The spread is the standard deviation over samples.
+    """
+    spreads = [
+        statistics.stdev(row["reward"] for row in common.read_jsonl(run / "completions.jsonl", {}))
+        for run in (first, second)
+    ]
+    if not all(spreads):
+        raise InputError(f"{first}, {second}: all rewards of a run are equal")
+    print(f"{weight * spreads[0] / spreads[1]:.6g}")
+
+
+def label_costs(run: Path) -> tuple[float, float]:
+    """Samples of a policy, and executed programs, that an arm's labels have cost."""
+    last = read_metrics(run)[-1]
+    samples, programs = last.get("label_samples", 0), last.get("label_programs", 0)
     prms = read_json(run / "run_config.json")["prm"] or []
     for prm in [prms] if isinstance(prms, str) else prms:  # an ensemble has several
         data = Path(read_json(Path(prm) / "run_config.json")["data"])
         report = read_json(data.with_suffix(".report.json"))
-        total += report.get("responses", 0) + report.get("completions", 0)
-    return total
+        samples += report.get("responses", 0) + report.get("completions", 0)
+        programs += report.get("executions", 0)
+    return samples, programs
 
 
-def ever_solved(run: Path) -> float:
-    """Share of the training tasks drawn so far of which a sample has passed."""
+def ever_solved(run: Path) -> float | None:
+    """Share of the training tasks drawn so far of which a sample has passed; None where the run's
+    samples are not kept."""
+    if not (run / "completions.jsonl").is_file():
+        return None
     rows = common.read_jsonl(run / "completions.jsonl", {})
     solved = {row["task_id"] for row in rows if row["status"] == "passed"}
     return len(solved) / len({row["task_id"] for row in rows})
@@ -264,15 +335,21 @@ def budget(runs: Path, arms: list[str]) -> None:
     trained on (the run folders hold both paths), and <seed>/eval-<arm>. "until" is the number of
     RL samples after which the mean training pass rate of ten batches first is the first arm's at
     its end; a run that never gets there counts whole, and is counted. "for labels" are the
-    responses that were labelled by search, their completions, and those of a refreshed PRM. The
-    checkpoints that wrote the responses come from the run with tests alone, whose samples are not
-    counted again. "ever solved" is the share of the training tasks drawn so far of which a sample
-    has passed; "best of n" the share of held-out tasks of which one of the n samples passes.
+    responses that were labelled by search, their completions, and those of a refreshed PRM;
+    "programs" those that were executed for labels, where any were (exact labels: a line that comes
+    again counts again). The checkpoints that wrote the responses come from the run with tests
+    alone, whose samples are not counted again. "ever solved" is the share of the training tasks
+    drawn so far of which a sample has passed; "best of n" the share of held-out tasks of which one
+    of the n samples passes.
     """
     arms = read_arms(arms)
     base = next(iter(arms))
     folders = seeds_with(runs, [f"eval-{arm}/report.json" for arm in arms])
     num_samples = read_json(folders[0] / f"eval-{base}" / "run_config.json")["num_samples"]
+    costs = {  # (seeds, 2): samples and programs
+        arm: [label_costs(folder / arm) for folder in folders] for arm in arms
+    }
+    counted = ["programs"] if any(n for each in costs.values() for _, n in each) else []
     rows = []
     for arm, (label, _) in arms.items():
         drawn = [read_metrics(folder / arm)[-1]["episode"] for folder in folders]
@@ -283,20 +360,24 @@ def budget(runs: Path, arms: list[str]) -> None:
             never += reached is None
             until.append(total if reached is None else total * (reached + 10) / (len(curve) + 9))
         evaluations = [read_report(folder / f"eval-{arm}") for folder in folders]
+        samples, programs = map(statistics.fmean, zip(*costs[arm], strict=True))
+        solved = [ever_solved(folder / arm) for folder in folders]
         rows.append(
             [
                 label,
                 f"{statistics.fmean(drawn):,.0f}",
                 cell(until, form=",.0f") + (f" ({never} never)" if never else ""),
-                f"{statistics.fmean(label_samples(folder / arm) for folder in folders):,.0f}",
-                cell([ever_solved(folder / arm) for folder in folders]),
+                f"{samples:,.0f}",
+                *(f"{programs:,.0f}" for _ in counted),
+                "" if None in solved else cell(solved),
                 cell([report["solved"] for report in evaluations]),
             ]
         )
     print(f"{len(folders)} seeds, mean ± half of the 95 % interval over seeds\n")
     header = ["arm", "RL samples", f"until the last pass rate of {arms[base].label}", "for labels"]
-    header += ["training tasks ever solved", f"held-out tasks solved, best of {num_samples}"]
-    print_table(header, rows, right=("RL samples", "for labels"))
+    header += [*counted, "training tasks ever solved"]
+    header += [f"held-out tasks solved, best of {num_samples}"]
+    print_table(header, rows, right=("RL samples", "for labels", "programs"))
 
 
 def right_lines(path: Path) -> float:
@@ -363,9 +444,10 @@ def scores_of_labels(tasks: dict[str, dict], rows: list[dict]) -> dict[str, dict
             for row in failing
         ]
         for row, executed in zip(failing, pending, strict=True):
-            lines = [label in (None, 1.0) for label in gold.labels(executed)]
-            right = list(accumulate(lines, lambda a, b: a and b))  # each prefix
-            # All lines right, and the program fails: it is too short.
+            exact = gold.prefix_labels(
+                tasks[row["task_id"]], "".join(row["completions"]), gold.labels(executed)
+            )
+            right = list(accumulate((label != -1.0 for label in exact), lambda a, b: a and b))
             first_wrong = right.index(False) + 1 if False in right else len(right)
             compared = [  # labels that say something: neither 0 nor null
                 (label > 0) == prefix
@@ -589,9 +671,13 @@ ARGUMENTS = {  # of the subcommands: how many, and what they are
     "tasks": (None, "tasks.jsonl"),
     "runs": (None, "folder with the run folders"),
     "base": (None, "name of the arm to compare with"),
+    "first": (None, "run folder"),
+    "second": (None, "run folder"),
+    "weight": (None, "number"),
     "metric": (None, "column of metrics.jsonl, such as rewards/tests/mean"),
     "arms": ("+", "NAME=LABEL, NAME=LABEL=SAMPLES, or lines `name | label | ...`"),
     "differences": ("+", "FIRST:SECOND=LABEL"),
+    "claims": ("+", "LABEL=+ARM -ARM ..."),
     "searches": ("+", "LABEL=FILE,FILE"),
     "names": ("+", "evaluations, without eval-"),
 }
@@ -599,6 +685,8 @@ TABLES = {
     seeds: ("runs", "base", "arms"),
     curves: ("runs", "metric", "arms"),
     gains: ("runs", "differences"),
+    contrasts: ("runs", "metric", "claims"),
+    spread: ("first", "second", "weight"),
     budget: ("runs", "arms"),
     hack: ("runs", "arms"),
     labels: ("tasks", "searches"),
@@ -623,7 +711,7 @@ def main(argv: list[str]) -> None:
         for name in names:
             count, what = ARGUMENTS[name]
             count = "*" if table is micro and name == "arms" else count
-            kind = Path if name == "runs" else str
+            kind = {"runs": Path, "first": Path, "second": Path, "weight": float}.get(name, str)
             metavar = (name.removesuffix("s") if count else name).upper()
             command.add_argument(name, nargs=count, type=kind, metavar=metavar, help=what)
     arguments = vars(parser.parse_args(argv))
@@ -632,6 +720,10 @@ def main(argv: list[str]) -> None:
         table(**arguments)
     except InputError as error:
         sys.exit(f"tables.py: {error}")
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        files = arguments.get("runs") or arguments["tasks"]
+        kind = type(error).__name__
+        sys.exit(f"tables.py: {files}: a file lacks what this table needs ({kind}: {error})")
 
 
 if __name__ == "__main__":

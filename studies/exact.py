@@ -1,8 +1,9 @@
 """Exact line labels of a policy's rollouts, for studies of ppo.py.
 
-An exact label comes from executing a line in its place in the reference program
-(prm_data/gold.py). Labels are tensors (N, T) beside a rollout's ids: the label of a line stands at
-the token in which the line ends, NaN stands everywhere else and where a line has no label.
+An exact label comes from executing a line in its place in the reference program, and is of one of
+two kinds: in place or by prefix (prm_data/gold.py, --labels). Labels are tensors (N, T) beside a
+rollout's ids: the label of a line stands at the token in which the line ends, NaN stands everywhere
+else and where a line has no label.
 """
 
 from concurrent.futures import Future
@@ -40,12 +41,19 @@ def num_executions(pending: list[list]) -> int:
 
 
 def labels_of(
-    pending: list[list], rollout: common.Rollout, line_table: masking.LineTable
+    pending: list[list],
+    rollout: common.Rollout,
+    line_table: masking.LineTable,
+    kind: str = "in_place",
 ) -> torch.Tensor:
-    """Waits for what `start` has started; labels (N, T)."""
-    rows = zip(rollout.tasks, rollout.texts, pending, strict=True)
-    labels = [labels_of_text(task, text, gold.labels(entries)) for task, text, entries in rows]
-    return at_line_ends(labels, rollout, line_table)
+    """Waits for what `start` has started; labels (N, T) of a kind, "in_place" or "prefix"."""
+    rows = []
+    for task, text, entries in zip(rollout.tasks, rollout.texts, pending, strict=True):
+        labels = gold.labels(entries)
+        if kind == "prefix":
+            labels = gold.prefix_labels(task, common.extract_program(task, text), labels)
+        rows.append(labels_of_text(task, text, labels))
+    return at_line_ends(rows, rollout, line_table)
 
 
 def labels_of_text(task: dict, text: str, labels: list[float | None]) -> list[float | None]:

@@ -7,12 +7,13 @@ point in a forked process, in a folder of its own.
 
 import dataclasses
 import json
-import os
+import subprocess
 import sys
 import typing
 from pathlib import Path
 from typing import Annotated
 
+import forks
 import pytest
 
 import common
@@ -134,34 +135,6 @@ def flag_cases():
                 yield stage, {output: path, other: path}, "are the same: rows.jsonl"
 
 
-def run_stage(module, argv: list[str], folder: Path) -> tuple[int, str]:
-    """The exit code and the standard error of a stage, run in a forked process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.chdir(folder)
-            for stream, name in ((1, "stdout"), (2, "stderr")):
-                os.dup2(os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")
-            sys.argv = [f"{module.__name__}.py", *argv]
-            common.run(module.main, module.Config)
-            sys.stderr.flush()
-            os._exit(0)
-        except SystemExit as error:
-            sys.stderr.flush()
-            os._exit(error.code or 0)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(99)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), Path(f"{folder}.stderr").read_text()
-
-
 def contents(folder: Path) -> dict[str, bytes | None]:
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
@@ -178,7 +151,7 @@ def check_refused(stage: str, flags: dict, expected: str, folder: Path) -> str |
         for word in (f"--{name}", *words)
     ]
     before = contents(folder)
-    code, error = run_stage(STAGES[stage], argv, folder)
+    code, error = forks.run(STAGES[stage], argv, folder)
     lines = error.splitlines()
     if code != 2 or len(lines) != 1 or expected not in lines[0]:
         return f"{stage} {' '.join(argv)}: exit {code}, {expected!r} not in {error[-300:]!r}"
@@ -308,3 +281,99 @@ def test_a_file_without_rows_is_refused(number, folder):
     (folder / "rows.jsonl").write_bytes(b"")
     problem = check_refused(stage, more | {flag: ["rows.jsonl"]}, "rows.jsonl: no rows", folder)
     assert problem is None, problem
+
+
+CONTRADICTIONS = [  # stage, flags, what is said of them
+    ("ppo", {"prm": ["x"], "lambda_fail": ["0"], "lambda_pass": ["0"]}, "--prm has no use"),
+    ("ppo", {"outcome_reward": ["none"]}, "needs --prm and --lambda_fail: no other reward"),
+    (
+        "ppo",
+        {"outcome_reward": ["none"], "prm": ["x"], "lambda_fail": ["0"]},
+        "needs --prm and --lambda_fail: no other reward",
+    ),
+    ("ppo", {"orm": ["x"]}, "--outcome_reward orm and --orm go together"),
+    ("ppo", {"value_init": ["prm"]}, "--value_init prm needs --prm"),
+    ("ppo", {"num_prompts": ["3"]}, "--num_prompts must be a multiple"),
+    ("ppo", {"temperature": ["0"]}, "--temperature must be above 0"),
+    ("grpo", {"num_generations": ["1"]}, "--num_generations must be at least 2"),
+    ("grpo", {"rollout_batch_size": ["2"]}, "--rollout_batch_size must be at least"),
+    ("mutate", {"teacher_model": ["x"]}, "--teacher_model is for the URL of an endpoint"),
+    ("mutate", {"intents": ["mutate", "mutate"]}, "--intents has mutate twice"),
+    ("contrast", {"teacher_model": ["x"]}, "--teacher_model is for the URL of an endpoint"),
+    ("rank", {"pairs": ["step"], "data": ["rows.jsonl"], "prm": ["x"]}, "--prm has no use"),
+    (
+        "rank",
+        {
+            "rank_by": ["tests"],
+            "prm": ["x"],
+            "tasks": ["rows.jsonl"],
+            "samples": ["rows.jsonl"],
+        },
+        "--prm has no use",
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CONTRADICTIONS)))
+def test_flags_that_contradict_each_other_are_refused_and_leave_nothing(number, folder):
+    stage, flags, message = CONTRADICTIONS[number]
+    (folder / "rows.jsonl").write_text(json.dumps(TASK) + "\n")
+    problem = check_refused(stage, flags, message, folder)
+    assert problem is None, problem
+
+
+def test_label_smoothing_is_no_flag_of_ipo(folder):
+    (folder / "rows.jsonl").write_text(json.dumps(PAIR) + "\n")
+    flags = {"loss_type": ["ipo"], "label_smoothing": ["0.1"]}
+    assert check_refused("dpo", flags, "and 0 with --loss_type ipo", folder) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "0"}, "the environment has RANK, but WORLD_SIZE is ''"),
+        ({"WORLD_SIZE": "2"}, "the environment has WORLD_SIZE, but RANK is ''"),
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        (
+            {
+                "RANK": "0",
+                "WORLD_SIZE": "0",
+                "LOCAL_RANK": "0",
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": "29500",
+            },
+            "RANK 0 is not below WORLD_SIZE 0",
+        ),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "LOCAL_RANK is ''"),
+    ],
+)
+def test_torchruns_variables_in_part_are_one_line(folder, variables, message, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    problem = check_refused("ppo", {}, message, folder)
+    assert problem is None, problem
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\0\0"])
+def test_a_damaged_report_is_one_line_of_the_tables(folder, content):
+    for name in ("report.json", "metrics.jsonl"):
+        for place in ("0/eval-a", "0/a"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            (folder / place / name).write_text(content)
+    command = [sys.executable, "reproduce/tables.py", "seeds", str(folder), "a", "a=A"]
+    root = Path(__file__).parent.parent
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("tables.py: ") and str(folder) in result.stderr
+
+
+def test_a_choice_that_may_be_none_is_a_flag(folder):
+    @dataclasses.dataclass
+    class Config:
+        kind: typing.Literal["a", "b"] | None = None
+        number: typing.Literal[1, 2] = 1
+
+    assert common.parse_flags(Config, ["--kind", "b", "--number", "2"]) == Config("b", 2)
+    assert common.parse_flags(Config, ["--kind", "none"]) == Config()
+    with pytest.raises(common.InputError, match="--number must be one of 1, 2, got '3'"):
+        common.parse_flags(Config, ["--number", "3"])

@@ -90,6 +90,7 @@ def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, fl
     policy = common.shard(common.load_policy(start / "policy").double())
     pairs = [dpo.encode_pair(tokenizer, row) for row in common.read_jsonl(config.data, {})[:6]]
     reference = torch.stack([-20 - 10 * torch.rand(6, dtype=torch.float64) for _ in range(2)])
+    assert any(len(chosen) != len(rejected) for _, chosen, rejected in pairs)
     loss, sums = dpo.score_pairs(policy, pairs, reference, config)
     loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in policy.named_parameters()}
@@ -105,8 +106,10 @@ def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, fl
                 config.beta * (second - reference[1, i]).item(),
             )
         )
-        if config.loss_type == "ipo":
-            expected += (h - 0.5 / config.beta) ** 2
+        if config.loss_type == "ipo":  # means over tokens: a sum would grow with the length
+            mean = (first - reference[0, i]) / len(chosen)
+            mean = mean - (second - reference[1, i]) / len(rejected)
+            expected += (mean - 0.5 / config.beta) ** 2
         else:
             wrong = config.label_smoothing
             expected += -(1 - wrong) * (1 / (1 + (-config.beta * h).exp())).log()

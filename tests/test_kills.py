@@ -301,3 +301,50 @@ def test_the_files_of_a_run_have_the_mode_of_the_umask(stages, folder):
     assert code == 0, error[-2000:]
     files = [path for path in (folder / "run").rglob("*") if path.is_file()]
     assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o640"}
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """The processes of torchrun's ranks that have started their sandbox."""
+    return [rank for rank in forks.children_of(launcher) if forks.children_of(rank)]
+
+
+def torchrun(argv: list[str], folder: Path) -> subprocess.Popen:
+    """PPO on two processes in a folder; its standard error goes to FOLDER.stderr."""
+    root = Path(__file__).parent.parent
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.Popen(
+        [sys.executable, *launch, str(root / "ppo.py"), *argv],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=open(f"{folder}.stderr", "w"),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )
+
+
+@pytest.mark.slow
+def test_ranks_end_with_torchrun(stages, folder):
+    _, argv, _ = case_of(stages, "ppo")
+    launcher = torchrun([*argv, "--learning_rate", "1e-6"], folder)
+    wait_for(lambda: len(ranks_of(launcher.pid)) == 2, 300)
+    ranks = ranks_of(launcher.pid)
+    started = ranks + [child for rank in ranks for child in forks.children_of(rank)]
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    wait_for(lambda: not any(map(forks.is_alive, started)))
+
+
+@pytest.mark.slow
+def test_a_sandbox_that_fails_on_one_rank_stops_all_of_them_after_ten_batches(stages, folder):
+    _, argv, _ = case_of(stages, "ppo")
+    words = dict(zip(argv[::2], argv[1::2], strict=True)) | {"--max_steps": "12"}
+    words["--save_steps"] = "20"
+    launcher = torchrun([word for pair in words.items() for word in pair], folder)
+    wait_for(lambda: len(ranks_of(launcher.pid)) == 2, 300)
+    victim = ranks_of(launcher.pid)[1]
+    while launcher.poll() is None:
+        for process in forks.children_of(victim):
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.02)
+    error = Path(f"{folder}.stderr").read_text()
+    assert launcher.returncode != 0 and not (folder / "run" / "config.json").exists()
+    assert "had no verdict on more than 5% of the programs" in error, error[-2000:]

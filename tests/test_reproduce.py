@@ -43,6 +43,7 @@ with open("commands.jsonl", "a") as file:
 files = ("output_file", "outcomes_file", "lines_file")
 written = [path for name in files for path in flags.get(name, [])]
 written += [path + ".progress" for path in written]
+written += words[3:] if words[0] == "reproduce/rewrite.py" else []
 for folder in flags.get("output_dir", []):
     names = ["config.json", "samples.jsonl", "verdicts.jsonl", "report.json", "metrics.jsonl"]
     names += [f"checkpoint-{step}/config.json" for step in (15, 25, 30, 45, 50, 75)]
@@ -100,6 +101,8 @@ def check_commands(folder):
                 for arm in tables.read_arms(flags[first:]):
                     assert (folder / flags[1] / "0" / f"eval-{arm}").is_dir(), (arm, flags)
             continue
+        if script == "reproduce/rewrite.py":  # no flags
+            continue
         config, flags = config_class(script, flags)
         common.parse_flags(config, flags)
     assert [row for row in rows if row["missing"]] == []
@@ -108,7 +111,7 @@ def check_commands(folder):
 
 @pytest.mark.parametrize("script", ["micro.sh", "prlcoder.sh", "recode.sh"])
 def test_every_flag_and_input_of_a_script_exists(tmp_path, script):
-    done = bash(tmp_path, f"reproduce/{script}", SEEDS="0", MODEL_SEEDS="1")
+    done = bash(tmp_path, f"reproduce/{script}", SEEDS="0", MORE_ARMS="true")
     assert done.returncode == 0, done.stderr
     check_commands(tmp_path)
 

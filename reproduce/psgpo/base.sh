@@ -3,36 +3,44 @@
 # PSGPO's comparison at micro scale: PPO from tests, and with a process reward model (PRM) whose
 # labels come from binary search over samples of four checkpoints of the run with tests alone, as
 # in the paper. main.sh goes first; labels.sh, safeguards.sh and critic.sh go on from its runs.
-# A seed costs, on one core of two that are both busy: 3 minutes for the supervised policy; for
-# main.sh 25 at 8 steps and 14 at 4; 2 to 3 for each further arm, and 3 more for each PRM.
 #
 #     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>
 #     STUDIES   which of a script's studies
+#     BATCHES   of a run, 64 samples each; a multiple of 4
+#     RM_STEPS  optimiser steps of a PRM
+#     LABELLED  the first so many training tasks are labelled
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source reproduce/lib.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4}"
+SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-60}" LABELLED="${LABELLED:-300}"
+RM_STEPS="${RM_STEPS:-250}" QUARTER=$((BATCHES / 4))
 TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
-# 60 batches of 64 samples. The reward's constants are the paper's (ppo.py's defaults).
-PPO=(--max_steps 60 --num_prompts 16 --num_generations 4 --save_steps 15 --save_total_limit 0)
-PRM=(--max_steps 500 --eval_steps 250 --learning_rate 7e-4)
-EVAL=(--num_samples 4)
+# The reward's constants are the paper's (ppo.py's defaults).
+PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --save_steps "$QUARTER" \
+    --save_total_limit 0)
+PRM=(--max_steps "$RM_STEPS" --eval_steps "$RM_STEPS" --learning_rate 7e-4)
+EVAL=(--num_samples 2)
 mkdir -p "$TASKS" "$RUNS"
 
 # Tasks of the supervised policy, of 2 to 8 steps; then, for reinforcement learning and evaluation,
-# programs of one length. The first 750 training tasks are labelled, or the first 190.
+# programs of one length. The first training tasks are labelled, or a quarter of those.
 make_tasks() {
     local steps
     [ -f "$TASKS/sft.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS"
     for steps in $STEPS; do
         [ -f "$TASKS/$steps/test.jsonl" ] || python make_tasks.py --source micro \
             --min_steps "$steps" --train_min_steps "$steps" --max_steps "$steps" \
-            --num_sft_tasks 1 --num_test_tasks 300 --output_dir "$TASKS/$steps"
-        head -n 750 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/labelled.jsonl"
-        head -n 190 "$TASKS/$steps/train.jsonl" > "$TASKS/$steps/quarter.jsonl"
+            --num_sft_tasks 1 --num_test_tasks 300 --num_validation_tasks 100 \
+            --output_dir "$TASKS/$steps"
+        first_tasks "$steps" "$LABELLED" labelled
+        first_tasks "$steps" $((LABELLED / 4)) quarter
     done
+}
+
+first_tasks() { # steps, how many, name
+    [ -f "$TASKS/$1/$3.jsonl" ] || head -n "$2" "$TASKS/$1/train.jsonl" > "$TASKS/$1/$3.jsonl"
 }
 
 after_main() { # arms ...: ends the script unless main.sh has trained them for each length and seed
@@ -45,11 +53,11 @@ after_main() { # arms ...: ends the script unless main.sh has trained them for e
     done; done; done
 }
 
-job() { # study, steps, seed
-    SEED="$3" OUT="$RUNS/$2/$3" SFT="$RUNS/sft/$3"
-    DATA="$TASKS/$2" TRAIN="$TASKS/$2/train.jsonl" TEST="$TASKS/$2/test.jsonl"
+at() { # steps, seed, function, arguments ...
+    SEED="$2" OUT="$RUNS/$1/$2" SFT="$RUNS/sft/$2"
+    DATA="$TASKS/$1" TRAIN="$TASKS/$1/train.jsonl" TEST="$TASKS/$1/test.jsonl"
     mkdir -p "$OUT"
-    "$1"
+    "${@:3}"
 }
 
 run_studies() { # each of STUDIES, for each length and seed
@@ -57,9 +65,9 @@ run_studies() { # each of STUDIES, for each length and seed
     for study in $STUDIES; do
         jobs=()
         for steps in $STEPS; do
-            for seed in $SEEDS; do jobs+=("$study $steps $seed"); done
+            for seed in $SEEDS; do jobs+=("$steps $seed $study"); done
         done
-        at_once job "${jobs[@]}"
+        at_once at "${jobs[@]}"
     done
 }
 
@@ -83,7 +91,9 @@ results() { # steps, arm lines ...: pass@1 on held-out tasks, pass rate in train
 search() { # name, tasks, flags ...: labels of one response of each checkpoint to each prompt
     python make_prm_data.py --method search --tasks "$DATA/$2.jsonl" --num_generations 1 \
         --num_completions 8 --seed "$SEED" "${@:3}" --output_file "$OUT/$1.jsonl" \
-        --model_name_or_path "$OUT"/ppo-tests/checkpoint-{15,30,45} "$OUT/ppo-tests"
+        --model_name_or_path "$OUT/ppo-tests/checkpoint-$QUARTER" \
+        "$OUT/ppo-tests/checkpoint-$((2 * QUARTER))" \
+        "$OUT/ppo-tests/checkpoint-$((3 * QUARTER))" "$OUT/ppo-tests"
 }
 
 same_search() { # name, name of a finished search: its completions, so that none is sampled twice
@@ -107,5 +117,5 @@ masked() { # arm: of a PRM without labels after the first wrong line
 }
 
 half_of() { # name, arm: the arm's policy after half of its samples
-    evaluate "$1" "$OUT/$2/checkpoint-30"
+    evaluate "$1" "$OUT/$2/checkpoint-$((2 * QUARTER))"
 }

@@ -10,7 +10,7 @@ source "$(dirname "$0")/base.sh"
 
 arms STARTS << 'END'
 ppo-tests  | policy           |
-ppo-value  | PRM, (r + 1) / 2 |
+ppo-value  | PRM, (r + 1) / 2 | from_prm critic_rescale --value_rescale range
 critic-fit | PRM, fitted      | from_prm
 END
 
@@ -23,9 +23,10 @@ critic-few-prm       | PRM, fitted; 16 samples a batch | from_prm --num_prompts 
 END
 
 arms DENSE << 'END'
-ppo-tests        | policy                         |
-ppo-dense-value  | PRM, (r + 1) / 2; dense reward |
-critic-fit-dense | PRM, fitted; dense reward      | ppo --prm "$OUT/prm" --value_init prm
+ppo-tests          | policy                         |
+critic-range-dense | PRM, (r + 1) / 2; dense reward | ppo critic_rescale --value_rescale range \
+    --prm "$OUT/prm" --value_init prm
+ppo-dense-value    | PRM, fitted; dense reward      |
 END
 
 arms SLOW << 'END'
@@ -65,10 +66,10 @@ schedules_tables() { # steps
     tables curves "$RUNS/$1" rewards/tests/mean "$SLOW"
     tables gains "$RUNS/$1" \
         "critic-slow-prm:critic-slow-policy=PRM, fitted, against policy; learning rate / 10" \
-        "critic-fit-dense:ppo-dense=PRM, fitted, against policy; dense reward"
+        "ppo-dense-value:ppo-dense=PRM, fitted, against policy; dense reward"
 }
 
-after_main ppo-tests ppo-dense ppo-value ppo-dense-value
+after_main ppo-tests ppo-dense ppo-dense-value
 make_tasks
 run_studies
 show_studies

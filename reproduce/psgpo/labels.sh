@@ -12,9 +12,9 @@ source "$(dirname "$0")/base.sh"
 arms MUTATIONS << 'END'
 ppo-tests    | tests                                        |
 ppo-dense    | PRM by search                                |
-ppo-mutate   | PRM by mutations                             | by_mutations
+ppo-mutate   | PRM by mutations                             |
 ppo-disjoint | PRM by mutations, without the misconceptions | by_mutations
-ppo-exact   | exact labels                                 |
+ppo-exact    | exact labels                                 |
 END
 
 arms MUTATIONS_HALF << 'END'
@@ -28,7 +28,7 @@ ppo-tests        | tests        |
 ppo-dense        | full         |
 ppo-remove_hard  | remove hard  | selected
 ppo-medium_only  | medium only  | selected
-ppo-revised_only | revised only | selected
+ppo-revised_only | revised only |
 END
 
 # Other labels of the same checkpoints' samples. "Completions not shared": without what the samples
@@ -47,8 +47,8 @@ END
 
 mutate() { # folder of tasks, name, flags ...: mutations of the references, for every seed the same
     python make_prm_data.py --method mutate --tasks "$1/labelled.jsonl" --teacher ast \
-        --intents mutate --max_variants_per_line 3 --packing program --rows_per_task 8 \
-        --change_rate 0.5 --sandbox_workers 2 "${@:3}" --output_file "$1/$2.jsonl"
+        --intents mutate --max_variants_per_line 3 --packing program --rows_per_task 4 \
+        --change_rate 0.5 "${@:3}" --output_file "$1/$2.jsonl"
 }
 
 by_mutations() { # arm
@@ -65,6 +65,7 @@ selected() { # arm
 mutations() {
     run_arms "$MUTATIONS"
     run_arms "$MUTATIONS_HALF"
+    exact "$OUT/prm-mutate" ppo-mutate
 }
 
 selection() {
@@ -95,11 +96,10 @@ labels_tables() { # steps
     results "$1" "$LABELS"
 }
 
-after_main ppo-tests ppo-dense ppo-exact
+after_main ppo-tests ppo-dense ppo-exact ppo-mutate ppo-revised_only
 make_tasks
 if [[ " $STUDIES " == *" mutations "* ]]; then
     for steps in $STEPS; do
-        mutate "$TASKS/$steps" mutate
         mutate "$TASKS/$steps" disjoint --exclude_misconceptions true
     done
 fi

@@ -1,78 +1,174 @@
 #!/usr/bin/env bash
-# PSGPO's comparison: PPO from tests, with the PRM as dense reward, as the critic's start, as both,
-# and with exact labels in the PRM's place (the bound of what line rewards can do), on programs of 8
-# and of 4 steps. Every seed has a supervised policy, labels and a PRM of its own.
+# What a line reward is worth to PPO, and which labels give it: tests alone; exact labels of the
+# policy's own lines, in place and by prefix (no PRM: the bound of what line rewards can do); PRMs
+# from labels by search and from mutated references. The mutations' labels are those of lines in
+# place; labels by search are those of prefixes: so the mutations are also labelled anew by prefix.
+# Then PSGPO's claims: the critic starts as the PRM; the PRM learns from revised prompts alone; what
+# changes on programs of 4 steps.
 #
-#     bash reproduce/psgpo/main.sh                                # seeds 0 to 4, two jobs at a time
-#     STEPS=8 SEEDS="0 1" JOBS=1 bash reproduce/psgpo/main.sh     # one length, two seeds
-STEPS="${STEPS:-8 4}" STUDIES=main
+# Written down before the runs: the primary outcome is the area under the curve of the pass rate of
+# the training samples, the mean over all batches, each of 64 samples. A prompt is drawn at most
+# once (16 of the 1,500 a batch), so that its samples are of a policy that has not learned from it.
+# Nothing is chosen by results on the test split, which is read once, at the end of each run.
+#
+# Every seed has its own supervised policy, samples, labels and PRMs; tasks and mutated references
+# are the same for all. Each PRM learns from as many rows, of the same tasks, for as many steps.
+#
+#     bash reproduce/psgpo/main.sh                                # seeds 0 to 14, two jobs at a time
+#     SEEDS="0 1" JOBS=1 bash reproduce/psgpo/main.sh run         # runs alone
+#     bash reproduce/psgpo/main.sh tables                         # of the seeds that are whole
+STEPS="${STEPS:-8 4}" SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9 10 11 12 13 14}"
 source "$(dirname "$0")/base.sh"
+source reproduce/pool.sh
 
-arms ARMS << 'END'
-ppo-tests       | tests                             | baseline
-ppo-dense       | tests + PRM                       | ppo --prm "$OUT/prm"
-ppo-value       | tests, critic from the PRM        | ppo critic_rescale --value_rescale range \
-    --prm "$OUT/prm" --lambda_fail 0 --lambda_pass 0 --value_init prm
-ppo-dense-value | tests + PRM, critic from it       | ppo critic_rescale --value_rescale range \
-    --prm "$OUT/prm" --value_init prm
-ppo-exact      | tests + exact labels              | ppo exact_labels
+arms ARMS_8 << 'END'
+ppo-tests         | tests                                          | ppo
+ppo-exact         | tests + exact labels in place                  | ppo exact_labels
+ppo-exact-prefix  | tests + exact labels by prefix                 | ppo exact_labels \
+    --labels prefix
+ppo-dense         | tests + PRM by search, four checkpoints        | ppo --prm "$OUT/prm"
+ppo-search        | tests + PRM by search, starting policy         | from_start
+ppo-mutate        | tests + PRM by mutations, in place             | by_mutations mutate
+ppo-mutate-prefix | tests + PRM by mutations, by prefix            | by_mutations mutate-prefix
+ppo-dense-value   | tests + PRM by search, critic from it          | ppo --prm "$OUT/prm" \
+    --value_init prm
+ppo-revised_only  | tests + PRM by search, revised prompts alone   | selected revised_only
 END
 
-# Without reinforcement learning, and after half of the samples.
-arms LESS << 'END'
-sft                  | SFT                                         | evaluate "$SFT"
-sft-references       | SFT on the references of the labelled tasks | sft \
+arms ARMS_4 << 'END'
+ppo-tests         | tests                                          | ppo
+ppo-dense         | tests + PRM by search, four checkpoints        | ppo --prm "$OUT/prm"
+END
+
+# Without reinforcement learning; the second learns from the references that no other arm reads.
+arms LESS_8 << 'END'
+sft            | SFT                                         | evaluate "$SFT"
+sft-references | SFT on the references of the labelled tasks | sft \
     --tasks "$DATA/labelled.jsonl" --model_name_or_path "$SFT" --max_steps 150 --learning_rate 5e-4
-ppo-tests-half       | tests, half of the samples=1920             | half_of ppo-tests
-ppo-dense-half       | tests + PRM, half=1920                      | half_of ppo-dense
-ppo-dense-value-half | tests + PRM, critic from it, half=1920      | half_of ppo-dense-value
-ppo-exact-half      | tests + exact labels, half=1920             | half_of ppo-exact
 END
 
-baseline() { # arm: the run with tests alone, labels of its checkpoints' samples, and the PRM
-    ppo "$1"
-    search search labelled --share_completions true
-    reward_model prm "$OUT/search.jsonl"
-}
+CLAIMS=( # signed sums of arms, <steps>/<arm>
+    "exact labels in place help=+8/ppo-exact -8/ppo-tests"
+    "exact labels by prefix help=+8/ppo-exact-prefix -8/ppo-tests"
+    "in place against by prefix, exact labels=+8/ppo-exact -8/ppo-exact-prefix"
+    "a PRM by search, four checkpoints, helps=+8/ppo-dense -8/ppo-tests"
+    "a PRM by search, starting policy, helps=+8/ppo-search -8/ppo-tests"
+    "four checkpoints against the starting policy=+8/ppo-dense -8/ppo-search"
+    "a PRM by mutations helps=+8/ppo-mutate -8/ppo-tests"
+    "mutations, in place against by prefix=+8/ppo-mutate -8/ppo-mutate-prefix"
+    "mutations by prefix against search=+8/ppo-mutate-prefix -8/ppo-dense"
+    "exact by prefix against search=+8/ppo-exact-prefix -8/ppo-dense"
+    "the critic from the PRM helps, beside the PRM=+8/ppo-dense-value -8/ppo-dense"
+    "revised prompts alone against all=+8/ppo-revised_only -8/ppo-dense"
+    "a PRM by search helps at 4 steps=+4/ppo-dense -4/ppo-tests"
+    "and helps more at 8 steps than at 4=+8/ppo-dense -8/ppo-tests -4/ppo-dense +4/ppo-tests"
+)
 
-main() {
-    run_arms "$ARMS"
-    run_arms "$LESS"
-    exact "$OUT/prm" ppo-dense
-}
+PRMS="prm prm-start prm-mutate prm-mutate-prefix"
 
 supervised() { # seed: the policy that all of its runs start from
     python sft.py --tasks "$TASKS/sft.jsonl" --seed "$1" --output_dir "$RUNS/sft/$1"
 }
 
-main_tables() { # steps
-    echo "Programs of $1 steps"
-    results "$1" "$ARMS"
-    tables budget "$RUNS/$1" "$ARMS"
-    tables seeds "$RUNS/$1" ppo-tests "$LESS"
-    tables gains "$RUNS/$1" "ppo-dense:ppo-tests=tests + PRM, against tests" \
-        "ppo-value:ppo-tests=critic from the PRM, against tests" \
-        "ppo-dense-value:ppo-tests=both, against tests" \
-        "ppo-dense-value:ppo-dense=both, against tests + PRM" \
-        "ppo-exact:ppo-tests=exact labels, against tests" \
-        "ppo-dense-half:ppo-tests=tests + PRM at half of the samples, against tests at all" \
-        "ppo-exact-half:ppo-tests=exact labels at half, against tests at all"
+labels() { # labels of samples of the run with tests alone, and their PRM
+    search search labelled --share_completions true
+    reward_model prm "$OUT/search.jsonl"
 }
 
-model_tables() { # steps ...: the critic and the PRM of the first length, the labels of each
-    tables curves "$RUNS/$1" critic/vf_explained_var "$ARMS"
-    local steps
-    for steps in "$@"; do
-        tables labels "$TASKS/$steps/train.jsonl" \
-            "$steps steps, K = 8=$RUNS/$steps/*/search.jsonl"
+from_start() { # arm: as many samples, all of the supervised policy
+    python make_prm_data.py --method search --tasks "$DATA/labelled.jsonl" --num_generations 4 \
+        --num_completions 8 --seed "$SEED" --share_completions true \
+        --output_file "$OUT/search-start.jsonl" --model_name_or_path "$SFT"
+    reward_model prm-start "$OUT/search-start.jsonl"
+    ppo "$1" --prm "$OUT/prm-start"
+}
+
+by_mutations() { # arm, name of the labels
+    reward_model "prm-$2" "$DATA/$2.jsonl"
+    ppo "$1" --prm "$OUT/prm-$2"
+}
+
+selected() { # arm, selection of prompts
+    relabelled "$1" search labelled --share_completions true --data_selection "$2"
+}
+
+mutations() { # the same for all seeds
+    DATA="$TASKS/8"
+    python make_prm_data.py --method mutate --tasks "$DATA/labelled.jsonl" --teacher ast \
+        --intents mutate --max_variants_per_line 3 --packing program --rows_per_task 4 \
+        --change_rate 0.5 --output_file "$DATA/mutate.jsonl"
+    python reproduce/rewrite.py prefix "$DATA/mutate.jsonl" "$DATA/mutate-prefix.jsonl"
+}
+
+quality() { # each PRM against exact labels of both kinds, on lines of the supervised policy
+    local kind name
+    for kind in in_place prefix; do
+        python make_prm_data.py --method gold --labels "$kind" --tasks "$TEST" \
+            --samples "$OUT/eval-sft/samples.jsonl" --output_file "$OUT/gold-$kind-sft.jsonl"
+        for name in $PRMS; do
+            python eval_prm.py --prm "$OUT/$name" --data "$OUT/gold-$kind-sft.jsonl" \
+                --output_dir "$OUT/eval-$name-on-$kind"
+        done
     done
-    tables prm "$RUNS/$1" prm-on-sft prm-on-ppo-dense
+}
+
+plan() { # the jobs: a seed's before the next seed's
+    local seed arm steps
+    job mutations "" mutations
+    for seed in $SEEDS; do
+        job "sft-$seed" "" supervised "$seed"
+        for steps in $STEPS; do
+            local arms="ARMS_$steps" first="$steps-$seed-ppo-tests" labels="$steps-$seed-labels"
+            job "$first" "sft-$seed" at "$steps" "$seed" run_arms "${!arms}" ppo-tests
+            job "$labels" "$first" at "$steps" "$seed" labels
+            for arm in $(trained "${!arms}" | grep -v -x ppo-tests); do
+                local needs="sft-$seed"
+                case "$arm" in
+                    ppo-dense* | ppo-revised_only) needs="$labels" ;;
+                    ppo-mutate*) needs="sft-$seed mutations" ;;
+                esac
+                job "$steps-$seed-$arm" "$needs" at "$steps" "$seed" run_arms "${!arms}" "$arm"
+            done
+        done
+        if [[ " $STEPS " == *" 8 "* ]]; then
+            for arm in $(trained "$LESS_8"); do
+                job "8-$seed-$arm" "sft-$seed" at 8 "$seed" run_arms "$LESS_8" "$arm"
+            done
+            job "8-$seed-quality" "8-$seed-sft 8-$seed-labels 8-$seed-ppo-search \
+                8-$seed-ppo-mutate 8-$seed-ppo-mutate-prefix" at 8 "$seed" quality
+        fi
+    done
+}
+
+claims() { # metric: the claims whose lengths were run
+    local claim known=()
+    for claim in "${CLAIMS[@]}"; do
+        [[ "$claim" == *4/* && " $STEPS " != *" 4 "* ]] || known+=("$claim")
+    done
+    tables contrasts "$RUNS" "$1" "${known[@]}"
+}
+
+main_tables() {
+    local steps arms
+    echo "Primary outcome: area under the curve of the pass rate of the training samples"
+    claims rewards/tests/mean
+    for steps in $STEPS; do
+        arms="ARMS_$steps"
+        printf '\nPrograms of %s steps\n' "$steps"
+        tables curves "$RUNS/$steps" rewards/tests/mean "${!arms}"
+        tables budget "$RUNS/$steps" "${!arms}"
+        tables curves "$RUNS/$steps" critic/vf_explained_var "${!arms}"
+        [ "$steps" != 8 ] || tables seeds "$RUNS/8" ppo-tests "$LESS_8" "$ARMS_8"
+        [ "$steps" != 4 ] || tables seeds "$RUNS/4" ppo-tests "$ARMS_4"
+    done
+    printf '\nAt the end of the run, on the test split\n'
+    claims pass@1
+    tables labels "$TASKS/8/train.jsonl" "four checkpoints=$RUNS/8/*/search.jsonl" \
+        "starting policy=$RUNS/8/*/search-start.jsonl"
+    tables prm "$RUNS/8" $(for prm in $PRMS; do echo "$prm"-on-{in_place,prefix}; done)
 }
 
 make_tasks
-at_once supervised $SEEDS
-run_studies
-{
-    for steps in $STEPS; do main_tables "$steps"; done
-    model_tables $STEPS
-} | tee "$RUNS/main.md"
+plan
+[ "${1:-}" = tables ] || run_jobs
+[ "${1:-}" = run ] || main_tables | tee "$RUNS/main.md"

@@ -92,17 +92,19 @@ class Config:
 def generate(config: Config, tasks: list[dict], path: Path) -> None:
     """Appends to `path` the samples of every task that it does not hold yet, batch by batch. Each
     process draws its share of a batch; rank 0 appends all shares, in the tasks' order."""
-    tokenizer = common.load_tokenizer(config.model_name_or_path)
-    protocol = protocols.choose(config.protocol, common.prompt_format_of(config), tokenizer, tasks)
-    prompts = {task["task_id"]: protocol.encode(tokenizer, task) for task in tasks}
-    policy = common.load_policy(config.model_name_or_path, config).eval()
-    policy = common.replicate(policy, config)
     done = Counter()  # samples that `path` holds, by task
     if path.is_file():
         done.update(row["task_id"] for row in common.whole_rows(path))
         if common.rank() == 0:
             common.cut_torn_line(path)
     left = [task for task in tasks if done[task["task_id"]] < config.num_samples]
+    if not left:
+        return
+    tokenizer = common.load_tokenizer(config.model_name_or_path)
+    protocol = protocols.choose(config.protocol, common.prompt_format_of(config), tokenizer, tasks)
+    prompts = {task["task_id"]: protocol.encode(tokenizer, task) for task in tasks}
+    policy = common.load_policy(config.model_name_or_path, config).eval()
+    policy = common.replicate(policy, config)
     total = len(tasks) * config.num_samples
     missing = sum(config.num_samples - done[task["task_id"]] for task in left)
     bar = common.progress_bar("samples", total, total - missing)

@@ -29,11 +29,15 @@ WINDOW = 32  # programs a worker that wait in the sandbox, however many there ar
 
 
 def whole_rows(path: str | Path) -> Iterator[dict]:
-    """The rows of a log, one after the other, without a last line that was cut off."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """The rows of a log, one after the other, without a last line that was cut off. InputError for
+    a line that is damaged otherwise."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
 
 
 def cut_torn_line(path: Path) -> None:

@@ -154,6 +154,17 @@ def test_a_packed_file_of_samples_is_read_as_it_is_and_a_torn_one_refused(run):
     assert not (run.folder / "torn").exists()
 
 
+def test_a_log_is_read_up_to_its_torn_line_and_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"a": "\u2028"}\n{"a": 2}\n{"a": 3')
+    assert [row["a"] for row in common.whole_rows(path)] == ["\u2028", 2]
+    common.cut_torn_line(path)
+    assert path.read_text() == '{"a": "\u2028"}\n{"a": 2}\n'
+    path.write_bytes(b'{"a": 1}\n{"a": \xff}\n')
+    with pytest.raises(InputError, match=r"samples\.jsonl:2: not a JSON object"):
+        list(common.whole_rows(path))
+
+
 def test_flags_that_change_samples_or_verdicts_are_refused_in_the_same_folder(run):
     run(ROWS)
     with pytest.raises(InputError, match="holds a run with other flags"):

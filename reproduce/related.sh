@@ -94,9 +94,11 @@ tree_search() { # arm
             --num_tasks "$trees" --first_task $((trees * (batch / EVERY - 1))) \
             --num_simulations 8 --num_children 4 --seed "$SEED" \
             --output_file "$OUT/$1-$batch.jsonl"
-        stage dpo.py --data "$OUT/$1-$batch.jsonl" --model_name_or_path "$policy" "${DPO[@]}" \
-            --seed "$SEED" --output_dir "$OUT/$1-$batch" --
-        policy="$OUT/$1-$batch"
+        if [ -s "$OUT/$1-$batch.jsonl" ]; then # else no two lines differ: the policy stays
+            stage dpo.py --data "$OUT/$1-$batch.jsonl" --model_name_or_path "$policy" \
+                "${DPO[@]}" --seed "$SEED" --output_dir "$OUT/$1-$batch" --
+            policy="$OUT/$1-$batch"
+        fi
         validate "$1" "$policy" "$batch"
     done
     sample "$policy" "$TEST" "$OUT/eval-$1" "${EVAL[@]}"

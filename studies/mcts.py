@@ -10,7 +10,8 @@ to a prefix without children, samples --num_children completions there, and adds
 The value of a new line is whether its completion passes the tests (--value tests), or the PRM's
 score of the line (--value prm). Values go up to the root; Q is their mean. The paper's value also
 has the policy's own judgement of a step, and its UCT a prior; both are left out. A row's
-`meta.samples` counts the completions behind the tree.
+`meta.samples` counts the completions behind the tree. Where no two lines of one prefix have
+different values there are no pairs, and the file is empty.
 
     python studies/mcts.py --tasks train.jsonl --model_name_or_path runs/sft \\
         --output_file pairs.jsonl
@@ -206,8 +207,6 @@ def main(config: Config) -> None:
             samples = config.num_simulations * config.num_children
             meta = {"q_chosen": best.q, "q_rejected": worst.q, "samples": samples}
             pairs.append(row | {"meta": meta} | rows.prefix_of(task))
-    if not pairs:
-        raise InputError(f"{config.tasks}: no two lines of one prefix have different values")
     print(f"{len(pairs)} pairs from {len(trees)} trees")
     rows.write_result(config, pairs)
 

@@ -62,7 +62,8 @@ pack() { # no models, no samples: they are made again by the same seeds
     mv "$RESULTS/.evidence.tar.gz" "$RESULTS/evidence.tar.gz"
 }
 
-while sleep 120; do pack; done & # what is there when this machine is taken away
+# What is there when this machine is taken away. Its sleep, which ends late, holds no one's output.
+while sleep 120; do pack; done > /dev/null 2>&1 &
 packing=$! running=()
 for name in $EXPERIMENTS; do
     experiment "$name" run "timeout ${MINUTES}m" &

@@ -105,12 +105,11 @@ def answer(connection: socket.socket, log: str) -> None:
 
 def serve(path: str) -> None:
     sys.path.insert(0, str(ROOT))
+    import common  # noqa: F401, I001
     import torch._dynamo  # noqa: F401
     import transformers.masking_utils  # noqa: F401
     from transformers.models.auto import modeling_auto, tokenization_auto  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
-
-    import common  # noqa: F401
 
     del sys.path[0]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # connections end by themselves

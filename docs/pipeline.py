@@ -59,7 +59,7 @@ DATA = {
     "eval_prm.py": ["labels"],
     "make_prm_data.py": ["labels"],
 }
-ELSEWHERE = {"input", "plus"}  # published files
+ELSEWHERE = {"input", "plus", "exclude"}  # published files
 ROOMS = ("sandbox", "kernels", "benchmarks", "prm_data", "teachers")
 
 

@@ -17,15 +17,11 @@ samples, it draws and judges what is missing.
 
 `--compare` takes two arms or more, and gives the difference in pass@k (one `--k`) of each arm from
 the first one, over the tasks that every run has k verdicts on. An arm is the folder of an
-evaluation, or several with commas between, one a seed, in the same order in every arm. The 95 %
-interval is Student's t over paired seeds; with one seed a bootstrap over tasks
-(common.paired_difference).
+evaluation, or several with commas between, one a seed, in the same order in every arm. The interval
+is Student's t over paired seeds; with one seed a bootstrap over tasks (common.paired_difference).
 
-Under torchrun the processes share the tasks, then the programs. Each has the whole model and
-decodes at its own pace. A sample has a seed of its own: no result depends on the number of
-processes, and an evaluation may go on with another number.
-
-eval_prm.py evaluates reward models.
+Under torchrun the processes share the tasks, then the programs. A sample has a seed of its own: no
+result depends on the number of processes. eval_prm.py evaluates reward models.
 
     python eval.py --tasks test.jsonl --model_name_or_path runs/ppo --num_samples 20 --k 1 10 \\
         --output_dir runs/eval
@@ -72,9 +68,7 @@ class Config:
     samples: InputFile | None = None  # or existing samples: rows of task_id, completion or solution
     num_samples: PositiveInt = 1  # completions a task; an evaluation may go on with more
     temperature: NonNegativeFloat = 1.0  # 0: greedy, one sample
-    top_p: PositiveUnitFloat = (
-        1.0  # a token is drawn from the likeliest ones of this share; 1: from all
-    )
+    top_p: PositiveUnitFloat = 1.0  # drawn from the likeliest tokens of this share; 1: from all
     max_completion_length: PositiveInt = 128  # tokens
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
@@ -85,6 +79,9 @@ class Config:
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     sandbox_workers: PositiveInt = 1  # processes that run programs, a process of eval.py
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    memory_mb: PositiveInt = 1024  # of a program
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
+    details: bool = False  # every test is run, also those after one that fails
     export: Literal["none", "human_eval", "livecodebench"] = "none"  # samples for a harness
     seed: int = 0
 
@@ -174,7 +171,9 @@ def judge(config: Config, tasks: dict[str, dict], base: dict, path: Path) -> com
     """The sandbox's verdicts on all samples, and those of the base tests on the samples that fail.
     The processors of all machines run programs."""
     folders = [Path(config.output_dir), path.parent]
-    log = common.VerdictLog(folders, config.sandbox_workers, timeout=config.sandbox_timeout)
+    limits = {"timeout": config.sandbox_timeout, "memory_mb": config.memory_mb}
+    limits |= {"fail_fast": not config.details, "packages": config.packages}
+    log = common.VerdictLog(folders, config.sandbox_workers, **limits)
 
     def all_tests():
         return (
@@ -288,6 +287,9 @@ def main(config: Config) -> None:
     else:
         rows = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
         tasks, unknown = {task["task_id"]: task for task in rows}, {}
+        missing = {name for row in rows for name in row.get("packages") or []}
+        if missing := " ".join(sorted(missing - set(config.packages))):
+            raise InputError(f"{config.tasks}: its tasks need --packages {missing}")
         if len(tasks) < len(rows):
             raise InputError(f"{config.tasks}: a task_id occurs twice")
         if (config.model_name_or_path is None) == (config.samples is None):

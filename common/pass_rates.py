@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+import sandbox
 from common.files import null_for_nan, read_jsonl
 from common.reports import bucket, format_interval, format_numbers, leading_number
 
@@ -158,16 +159,18 @@ def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) ->
     of `meta.date`, and by the completions' lines and tokens, as far as tasks and samples have them.
     `base`: the same rates with the benchmark's own tests alone (`base_status`). `truncated`:
     samples that ended at their length limit, null where no sample says how it ended.
+    `missing_packages`: samples that failed since they import a package that is not there.
     """
     by_task = {task["task_id"]: [0, 0] for task in tasks}  # [samples, passing] with a verdict
     base = {name: [0, 0] for name in by_task}
     by_size = {
         unit: defaultdict(lambda: defaultdict(lambda: [0, 0])) for unit in ("lines", "tokens")
     }
-    statuses, ended = Counter(), Counter()
+    statuses, ended, wanted = Counter(), Counter(), Counter()
     for verdict in verdicts:
         name, status = verdict["task_id"], verdict["status"]
         statuses[status] += 1
+        wanted[sandbox.missing_package(verdict)] += 1
         ended[verdict.get("terminated")] += 1
         if status == "harness_error":
             continue
@@ -209,6 +212,7 @@ def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) ->
         }
     report["status"] = dict(statuses.most_common())
     report["unjudged"] = statuses["harness_error"]
+    report["missing_packages"] = {name: n for name, n in wanted.most_common() if name}
     return report
 
 
@@ -224,6 +228,8 @@ def print_policy_report(report: dict) -> None:
         print(f"base tests pass@1 {format_interval(report['base'], 'pass@1')}")
     plain = {name: value for name, value in report.items() if "@" in name or name == "solved"}
     print(format_numbers(plain | {"truncated": report["truncated"]}), report["status"])
+    for name, number in report["missing_packages"].items():
+        print(f"{number} samples failed for want of {name}; see --packages")
     if report["unjudged"]:
         print(
             f"{report['unjudged']} samples have no verdict; the same command asks again for these"

@@ -26,7 +26,7 @@ GROUPS = {
         eval_fraction eval_steps""",
     "memory and speed": """per_device_train_batch_size per_device_eval_batch_size batch_size
         max_tokens_per_forward bf16 gradient_checkpointing""",
-    "sandbox": "sandbox_workers sandbox_timeout variant_timeout",
+    "sandbox": "sandbox_workers sandbox_timeout variant_timeout memory_mb packages details",
     "run": "save_steps save_total_limit seed",
 }
 WIDTH, INDENT = 100, 6  # columns

@@ -24,7 +24,7 @@ from common.programs import extract_program
 from common.runs import progress_bar
 
 PROGRESS = "verdicts-*.progress"  # a file a process; * is its rank
-DECISIVE = ("style", "setup", "preamble", "tests", "entry_point", "timeout")  # fields of a task
+DECISIVE = [field for field in sandbox.FIELDS if field != "task_id"]  # of a task
 WINDOW = 32  # programs a worker that wait in the sandbox, however many there are
 
 

@@ -52,7 +52,7 @@ def locate(names: list[str]) -> dict[str, str]:
 
 def missing_package(verdict: dict) -> str | None:
     """The package for want of which a program failed; None if it failed for another reason."""
-    found = re.search(r"No module named '(\w+)", verdict["message"])
+    found = re.search(r"No module named '(\w+)", verdict.get("message", ""))
     if verdict["status"] != "error" or not found or found[1] in sys.stdlib_module_names:
         return None
     return found[1]

@@ -240,3 +240,57 @@ def test_a_reward_model_s_flags_are_answered_with_the_script_that_takes_them(tmp
         result = subprocess.run(command, cwd=root, capture_output=True, text=True)
         assert result.returncode == 2 and not (tmp_path / "run").exists()
         assert result.stderr == "eval.py: error: eval_prm.py takes --prm and --pairs\n"
+
+
+def test_a_benchmark_s_packages_are_asked_for_and_their_want_is_counted(tmp_path):
+    test = {"args": [2], "output": 4}
+    base = {"prompt": "", "solution": None, "setup": "", "style": "call", "entry_point": "f"}
+    plain = base | {"task_id": "a", "tests": [test, test], "timeout": None, "meta": {}}
+    common.write_jsonl(tmp_path / "plain.jsonl", [plain])
+    common.write_jsonl(tmp_path / "numpy.jsonl", [plain | {"packages": ["numpy"]}])
+    program = "import numpy\ndef f(x):\n    return int(numpy.square(x))\n"
+    rows = [{"task_id": "a", "completion": program, "solution": program}]
+    common.write_jsonl(tmp_path / "samples.jsonl", rows)
+
+    def run(tasks, output, **flags):
+        samples, folder = str(tmp_path / "samples.jsonl"), str(tmp_path / output)
+        evaluation.main(
+            evaluation.Config(
+                tasks=str(tmp_path / tasks), samples=samples, output_dir=folder, **flags
+            )
+        )
+        return json.loads((tmp_path / output / "report.json").read_text())
+
+    with pytest.raises(InputError, match="--packages numpy"):
+        run("numpy.jsonl", "refused")
+    assert not (tmp_path / "refused").exists()
+    assert run("plain.jsonl", "without")["missing_packages"] == {"numpy": 1}
+    report = run("numpy.jsonl", "with", packages=["numpy"])
+    assert report["pass@1"] == 1 and not report["missing_packages"]
+
+
+def test_an_evaluation_stops_at_a_sample_s_first_failing_test_unless_details_are_asked_for(
+    tmp_path,
+):
+    tests = [{"args": [1], "output": 0}, {"args": [2], "output": 2}, {"args": [3], "output": 3}]
+    task = {"task_id": "a", "prompt": "", "solution": None, "setup": "", "style": "call"}
+    task |= {"entry_point": "f", "tests": tests, "timeout": None, "meta": {}}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [task])
+    program = "def f(x):\n    return x\n"
+    rows = [{"task_id": "a", "completion": program, "solution": program}]
+    common.write_jsonl(tmp_path / "samples.jsonl", rows)
+    passed = []
+    for details in (False, True):
+        folder = tmp_path / f"details-{details}"
+        evaluation.main(
+            evaluation.Config(
+                tasks=str(tmp_path / "tasks.jsonl"),
+                samples=str(tmp_path / "samples.jsonl"),
+                output_dir=str(folder),
+                details=details,
+            )
+        )
+        (verdict,) = common.read_jsonl(folder / "verdicts.jsonl", {})
+        assert verdict["status"] == "failed" and verdict["total"] == 3
+        passed.append(verdict["passed"])
+    assert passed == [0, 2]

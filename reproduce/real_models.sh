@@ -25,21 +25,17 @@ GREEDY=(--protocol evalplus --temperature 0 --max_completion_length 768 --sandbo
 FIT=(--train_batch_size 8 --per_device_train_batch_size 4 --learning_rate 1e-4 --warmup_steps 6
     --eval_steps 1000 --max_steps "${STEPS:-60}" --seed "$SEED")
 
-for tests in plus base; do
-    for benchmark in "humaneval $HUMANEVALPLUS" "mbpp $MBPPPLUS"; do
-        read -r name file <<< "$benchmark"
-        [ -f "$TASKS/$name-$tests/test.jsonl" ] || python make_tasks.py --source "${name}plus" \
-            --input "$file" --tests "$tests" --output_dir "$TASKS/$name-$tests"
-    done
+for benchmark in "humaneval $HUMANEVALPLUS" "mbpp $MBPPPLUS"; do
+    read -r name file <<< "$benchmark"
+    [ -f "$TASKS/$name-plus/test.jsonl" ] || python make_tasks.py --source "${name}plus" \
+        --input "$file" --output_dir "$TASKS/$name-plus"
 done
 [ -f "$TRAIN" ] || python make_tasks.py --source mbpp --input "$MBPP" --output_dir "$TASKS/mbpp"
 
-# Greedy, pass@1 with the added tests; then the same samples with the benchmark's own tests.
+# Greedy, pass@1 with the added tests and with the benchmark's own.
 evaluate_plus() { # name, benchmark, model, flags ...
     python eval.py --tasks "$TASKS/$2-plus/test.jsonl" --model_name_or_path "$3" "${GREEDY[@]}" \
         "${@:4}" --output_dir "$OUT/$1"
-    python eval.py --tasks "$TASKS/$2-base/test.jsonl" --samples "$OUT/$1/samples.jsonl" \
-        --sandbox_workers 2 --output_dir "$OUT/$1-base"
 }
 evaluate_plus humaneval humaneval "$MODEL"
 evaluate_plus mbpp mbpp "$MODEL"

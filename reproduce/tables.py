@@ -209,10 +209,10 @@ def curves(runs: Path, metric: str, arms: list[str]) -> None:
 
 
 def gains(runs: Path, differences: list[str]) -> None:
-    """Differences in pass@1 between arms, with bootstrap intervals over tasks and seeds.
+    """Differences in pass@1 between arms, with the intervals of eval.py --compare.
 
-    Reads <seed>/eval-<arm>/verdicts.jsonl of eval.py, whose paired bootstrap this is. A DIFFERENCE
-    is FIRST:SECOND=LABEL, the first arm's pass@1 less the second's.
+    Reads <seed>/eval-<arm>/verdicts.jsonl of eval.py. A DIFFERENCE is FIRST:SECOND=LABEL, the first
+    arm's pass@1 less the second's.
     """
     pairs = []
     for word in differences:
@@ -226,11 +226,11 @@ def gains(runs: Path, differences: list[str]) -> None:
     rates = evaluation.read_arms(list(words.values()))  # (seeds, tasks) each
     rows = []
     for first, second, label in pairs:
-        difference, low, high = common.bootstrap(
+        difference, low, high, method = common.paired_difference(
             rates[words[second]], rates[words[first]], common.seed_of(0, "bootstrap")
         )
         rows.append([label, f"{difference:+.3f}", f"[{low:+.3f}, {high:+.3f}]"])
-    print(f"{len(folders)} seeds; 95 % intervals by paired bootstrap over tasks and seeds\n")
+    print(f"{len(folders)} seeds; 95 % intervals by {method}\n")
     print_table(["difference in pass@1", "mean", "interval"], rows, right=("mean",))
 
 

@@ -230,6 +230,9 @@ def page_of(config: Config) -> str:
         common.check_line_tokens(config.prm, model, tokenizer)
         texts = ["".join(row["completions"]) for row in wanted]
         scores = common.score_text_lines(model, tokenizer, wanted, texts, 32, path=config.prm)
+        for row, text, values in zip(wanted, texts, scores, strict=True):
+            for i, line in enumerate(common.program_lines(row.get("solution", text), text)):
+                values[i] = math.nan if line is None else values[i]  # prose has no score
     return common.program_page(Path(config.page).name, wanted, scores)
 
 

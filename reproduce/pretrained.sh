@@ -138,4 +138,6 @@ for seed in $SEEDS; do
     for name in ${ONLY:-$(names "$ARMS")}; do jobs+=("arm $name $seed"); done
 done
 at_once run "${jobs[@]}" best_of_8
+head -n 10 "$OUT/test-sft/verdicts.jsonl" > "$OUT/ten.jsonl"
+python plot.py --page "$OUT/ten.jsonl" --prm "$OUT/prm-mutate" --output_file "$OUT/programs.html"
 python reproduce/pretrained.py "$RUNS"

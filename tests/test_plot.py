@@ -183,3 +183,15 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"plot\.py needs matplotlib: pip install matplotlib"):
         plot.main(plot.Config(str(tmp_path / "x.png"), runs=[a]))
+
+
+def test_the_prose_around_a_program_has_no_score_on_a_page(tmp_path, stages):
+    text = "Here:\n```python\nx = 1\ny = 2\n```\n"
+    row = {"task_id": "t/1", "prompt": "count", "completion": text, "solution": "x = 1\ny = 2\n"}
+    common.write_jsonl(tmp_path / "verdicts.jsonl", [row])
+    output = tmp_path / "page.html"
+    plot.main(
+        plot.Config(str(output), page=str(tmp_path / "verdicts.jsonl"), prm=stages.path("prm"))
+    )
+    assert output.read_text().count('class="code"') == 5
+    assert output.read_text().count('class="bar') == 2

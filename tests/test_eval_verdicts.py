@@ -113,9 +113,9 @@ def test_what_decides_a_verdict_is_judged_anew(run, submitted):
 def test_a_sample_without_a_verdict_is_asked_for_again(run, monkeypatch, capsys):
     judge = sandbox.judge_repeatedly
 
-    def broken(worker, order):
-        verdict = judge(worker, order)
-        return verdict | {"status": "harness_error"} if order["program"] == RIGHT else verdict
+    def broken(worker, task, program):
+        verdict = judge(worker, task, program)
+        return verdict | {"status": "harness_error"} if program == RIGHT else verdict
 
     monkeypatch.setattr(sandbox, "judge_repeatedly", broken)
     report = run(ROWS, k=[1, 2])

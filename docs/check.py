@@ -296,7 +296,7 @@ def check_8b() -> None:
         config = module.Config(
             data="d", model_name_or_path="m", output_dir="o", beta=0.3, loss_type=loss_type
         )
-        losses, rewards = module.dpo_loss(logps, reference, config)
+        losses, rewards = module.dpo_loss(logps, reference, torch.ones(2, 30), config)
         ratio = logps - reference
         h = ratio[0] - ratio[1]
         expected = (1 - 0.3 * h).clamp(min=0) if loss_type == "sigmoid" else (h - 1 / 0.6).square()

@@ -187,7 +187,9 @@ def test_what_is_no_message_is_refused(body):
         wire.from_json(body)
 
 
-def test_values_survive_the_crossing_with_their_exact_types():
+def test_values_survive_the_crossing_with_their_exact_types(request):
+    limit = sys.get_int_max_str_digits()
+    request.addfinalizer(lambda: sys.set_int_max_str_digits(limit))
     rng = random.Random(0)
     for _ in range(2000):
         value = random_value(rng, 4)

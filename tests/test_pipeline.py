@@ -195,7 +195,11 @@ def test_ppo_gives_gae_the_rewards_and_values_of_the_docstring(stages, monkeypat
         common, "sample", lambda *args: rollouts.append(sample(*args)) or rollouts[-1]
     )
     monkeypatch.setattr(
-        forked, "gae", lambda *args: given.append(args) or made.append(gae(*args)) or made[-1]
+        forked,
+        "gae",
+        lambda *args, **lam: (
+            gae(*args, **lam) if lam else given.append(args) or made.append(gae(*args)) or made[-1]
+        ),
     )
     flags = {"max_steps": 2, "kl_coef": 0.5, "num_mini_batches": 1, "value_rescale": "none"}
     stage, config = stages.ppo("ppo-inputs", forked, **flags)

@@ -49,7 +49,7 @@ written += [path + ".progress" for path in written]
 written += words[3:] if words[0] == "reproduce/rewrite.py" else []
 for folder in flags.get("output_dir", []):
     names = ["config.json", "samples.jsonl", "verdicts.jsonl", "report.json", "metrics.jsonl"]
-    names += [f"checkpoint-{step}/config.json" for step in (15, 25, 30, 45, 50, 75)]
+    names += [f"checkpoint-{step}/config.json" for step in (10, 15, 20, 25, 30, 45, 50, 75)]
     names += [f"{split}.jsonl" for split in ("sft", "train", "validation", "test")]
     written += [f"{folder}/{name}" for name in names]
 for path in written:

@@ -592,7 +592,11 @@ def soak(count: int, monkeypatch, folder):
         assert len(now) == len(mine), "a process or a zombie is left over"
         assert resident(now) < size + (32 << 20)
         for path in folder.iterdir():
-            assert sorted(item.name for item in path.rglob("*")) == ["canary", "scratch"]
+            assert sorted(item.name for item in path.rglob("*")) == [
+                "canary",
+                "packages",
+                "scratch",
+            ]
         launchers = [worker.processes[0].pid for worker in pool.workers]
         assert all(len(os.listdir(f"/proc/{pid}/fd")) <= 8 for pid in (*launchers, *now))
     assert processes() <= before and len(os.listdir("/proc/self/fd")) <= descriptors

@@ -311,7 +311,7 @@ def spawn(function, *args) -> None:
 
 def on_rank(rank: int, port: int, function, args: tuple) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common.distributed.start_distributed()
     function(rank, *args)

@@ -1,6 +1,7 @@
 """BigCodeBench's rows become tasks; a task whose packages are missing says nothing of a model."""
 
 import json
+import os
 
 import pytest
 
@@ -136,6 +137,8 @@ def test_references_that_need_the_standard_library_or_numpy_pass(benchmark_data)
     path = str(benchmark_data / "bigcodebench" / "BigCodeBench.jsonl.gz")
     tasks = bigcodebench.make(bigcodebench.Config("", path))["test"]
     tasks = [task for task in tasks if task["packages"] in ([], ["numpy"])]
+    assert len(tasks) == 333
+    tasks = tasks[:: int(os.environ.get("BIGCODEBENCH_STEP", 4))]  # 1: all, some five minutes
     with Sandbox(workers=2, packages=("numpy",)) as sandbox:
         verdicts = sandbox.judge([(task, task["solution"]) for task in tasks])
     failing = {
@@ -143,4 +146,5 @@ def test_references_that_need_the_standard_library_or_numpy_pass(benchmark_data)
         for task, verdict in zip(tasks, verdicts, strict=True)
         if verdict["status"] != "passed"
     }
-    assert len(tasks) == 333 and failing == PROCESSES | SEMAPHORES | NETWORK
+    judged = {int(task["task_id"].split("/")[1]) for task in tasks}
+    assert failing == (PROCESSES | SEMAPHORES | NETWORK) & judged

@@ -324,8 +324,9 @@ def torchrun(argv: list[str], folder: Path) -> subprocess.Popen:
 @pytest.mark.slow
 def test_ranks_end_with_torchrun(stages, folder):
     _, argv, _ = case_of(stages, "ppo")
-    launcher = torchrun([*argv, "--learning_rate", "1e-6"], folder)
-    wait_for(lambda: len(ranks_of(launcher.pid)) == 2, 300)
+    words = dict(zip(argv[::2], argv[1::2], strict=True)) | {"--max_steps": "200"}
+    launcher = torchrun([word for pair in words.items() for word in pair], folder)
+    wait_for(lambda: len(ranks_of(launcher.pid)) == 2, 60)
     ranks = ranks_of(launcher.pid)
     started = ranks + [child for rank in ranks for child in forks.children_of(rank)]
     os.kill(launcher.pid, signal.SIGKILL)
@@ -340,6 +341,7 @@ def test_a_sandbox_that_fails_on_one_rank_stops_all_of_them_after_ten_batches(st
     words["--save_steps"] = "20"
     launcher = torchrun([word for pair in words.items() for word in pair], folder)
     wait_for(lambda: len(ranks_of(launcher.pid)) == 2, 300)
+    wait_for(lambda: (folder / "run" / "metrics.jsonl").is_file(), 300)  # after the first batch
     victim = ranks_of(launcher.pid)[1]
     while launcher.poll() is None:
         for process in forks.children_of(victim):

@@ -278,6 +278,8 @@ def test_recorded_verdicts_on_the_public_tests_are_ours(benchmark_data, tmp_path
     tasks = {task["task_id"]: task for task in make(tmp_path, *records)}
     assert len(tasks) == 1054  # abc350_c has no public test
     samples = [row for name, row in rows_of("o1mini_codes.jsonl.gz").items() if name in tasks]
+    assert len(samples) == 879
+    samples = samples[:: int(os.environ.get("LIVECODEBENCH_STEP", 4))]  # 1: all, some two minutes
     with Sandbox(workers=2) as sandbox:
         verdicts = sandbox.judge([(tasks[s["question_id"]], s["code_list"][0]) for s in samples])
     passed_there, failed_there = set(), set()  # with another verdict here
@@ -289,7 +291,8 @@ def test_recorded_verdicts_on_the_public_tests_are_ours(benchmark_data, tmp_path
         is_public = any(failing == test.get("input") for test in tasks[name]["tests"])
         if not sample["graded_list"][0] and is_public and passed:
             failed_there.add(name)
-    assert (len(samples), passed_there, failed_there) == (879, NUMPY, HARNESS)
+    judged = {sample["question_id"] for sample in samples}
+    assert (passed_there, failed_there) == (NUMPY & judged, HARNESS & judged)
 
 
 def test_the_tasks_file_is_one_that_the_stages_read(tmp_path):

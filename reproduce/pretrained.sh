@@ -89,7 +89,7 @@ supervised() { # SFT; the pool; the ORM's data
         --per_device_train_batch_size "$ROWS" --save_steps 1000 "${MEMORY[@]}" --seed "$SEED" \
         --output_dir "$SFT" --
     sample "$SFT" "$TRAIN" "$OUT/train-sft"
-    [ -f "$POOL" ] || python reproduce/pool.py --tasks "$TRAIN" \
+    [ -f "$POOL" ] || python reproduce/select_tasks.py --tasks "$TRAIN" \
         --verdicts "$OUT/train-sft/verdicts.jsonl" --output_file "$POOL"
 }
 

@@ -104,7 +104,7 @@ def check_commands(folder):
                 for arm in tables.read_arms(flags[first:]):
                     assert (folder / flags[1] / "0" / f"eval-{arm}").is_dir(), (arm, flags)
             continue
-        if script == "reproduce/rewrite.py":  # no flags
+        if script.startswith("reproduce/"):  # no Config
             continue
         config, flags = config_class(script, flags)
         common.parse_flags(config, flags)
@@ -136,6 +136,7 @@ def test_every_flag_and_input_of_psgpo_s_scripts_exists(tmp_path):
     [
         "gsm8k.sh",
         "mbpp_prm.sh",
+        "pretrained.sh",
         "prlcoder_mbpp.sh",
         "psgpo_qwen.sh",
         "real_models.sh",
@@ -150,6 +151,7 @@ def test_every_flag_and_input_of_a_script_for_a_public_benchmark_exists(tmp_path
     more = {name: str(source) for name in ("HUMANEVAL", "HUMANEVALPLUS", "PLUS", "TRAIN")}
     more = {} if script == "gsm8k.sh" else more
     sources = [str(source)] * (3 if script == "real_models.sh" else 1)
+    sources = ["Qwen/any", *sources] if script == "pretrained.sh" else sources
     done = bash(tmp_path, f"reproduce/{script}", *sources, PROCESSES="8", **more)
     assert done.returncode == 0, done.stderr
     check_commands(tmp_path)
@@ -396,3 +398,23 @@ def test_the_driver_packs_what_there_is_when_its_time_is_over(tmp_path, slow):
     assert "runs/evidence/recode/0/arm/metrics.jsonl" in names
     assert not [name for name in names if "model" in name]
     assert (tmp_path / "runs" / "evidence" / "recode" / "0" / "cpu.md").read_text() == "True\n"
+
+
+def test_tasks_that_a_policy_solves_in_some_of_its_samples_are_selected(tmp_path):
+    common.write_jsonl(tmp_path / "tasks.jsonl", [{"task_id": name} for name in "abcd"])
+    rows = [("a", "passed"), ("a", "failed"), ("b", "failed"), ("b", "error"), ("c", "passed")]
+    rows = [{"task_id": name, "status": status} for name, status in [*rows, ("c", "passed")]]
+    common.write_jsonl(tmp_path / "verdicts.jsonl", rows)
+
+    def select(*flags):
+        script = [sys.executable, str(ROOT / "reproduce/select_tasks.py"), "--tasks", "tasks.jsonl"]
+        script += ["--verdicts", "verdicts.jsonl", "--output_file", "pool.jsonl", *flags]
+        return subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
+
+    done = select("--most", "1")
+    assert "0: 1 tasks, 1: 1 tasks, 2: 1 tasks" in done.stdout
+    assert common.read_jsonl(tmp_path / "pool.jsonl", {}) == [{"task_id": "a"}]
+    done = select("--least", "3")
+    assert done.returncode and "has 3 to 7 passing samples" in done.stderr.splitlines()[-1]
+    (tmp_path / "verdicts.jsonl").unlink()
+    assert select().stderr == "select_tasks.py: error: verdicts.jsonl: no such file\n"

@@ -1,6 +1,6 @@
-"""The tasks that a policy solves in some of its samples, not in all: python reproduce/pool.py ...
+"""The tasks that a policy solves in some of its samples, not in all.
 
-    python reproduce/pool.py --tasks train.jsonl --verdicts runs/eval/verdicts.jsonl \\
+    python reproduce/select_tasks.py --tasks train.jsonl --verdicts runs/eval/verdicts.jsonl \\
         --output_file pool.jsonl [--least 1] [--most 7]
 
 A task that the policy never solves, or always solves, has no gradient from its tests: all samples
@@ -29,12 +29,16 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=7)
     args = parser.parse_args()
     passes = Counter()
-    for row in common.read_jsonl(args.verdicts, {"task_id": str, "status": str}):
-        passes[row["task_id"]] += row["status"] == "passed"
-    tasks = common.read_jsonl(args.tasks, {"task_id": str})
+    try:
+        for row in common.read_jsonl(args.verdicts, {"task_id": str, "status": str}):
+            passes[row["task_id"]] += row["status"] == "passed"
+        tasks = common.read_jsonl(args.tasks, {"task_id": str})
+    except common.InputError as error:
+        sys.exit(f"select_tasks.py: error: {error}")
     pool = [task for task in tasks if args.least <= passes.get(task["task_id"], -1) <= args.most]
     if not pool:
-        sys.exit(f"no task of {args.tasks} has {args.least} to {args.most} passing samples")
+        numbers = f"{args.least} to {args.most} passing samples"
+        sys.exit(f"select_tasks.py: error: no task of {args.tasks} has {numbers}")
     numbers = Counter(passes[task["task_id"]] for task in tasks if task["task_id"] in passes)
     print("passing samples: " + ", ".join(f"{n}: {numbers[n]} tasks" for n in sorted(numbers)))
     print(f"{len(pool)} of {len(tasks)} tasks have {args.least} to {args.most}")

@@ -11,7 +11,9 @@
    prompts of 512 tokens, completions of 1,024, programs and all. The second of two steps counts.
    Memory by phase beside the prediction of bench/memory.py.
 
-bench/rollout.py compares decoding with `generate`. --tiny runs the same code on a CPU.
+bench/rollout.py compares decoding with `generate`. --profile prints, in the place of 3, which
+kernels the time of a training pass and of 64 decoded tokens goes to. --tiny runs the same code on a
+CPU.
 """
 
 import argparse
@@ -37,6 +39,7 @@ import grpo
 import ppo
 import train_prm
 from bench import memory
+from kernels import sampling
 
 GIB, DEVICE = 2**30, common.device()
 ON_GPU = DEVICE.type == "cuda"
@@ -140,6 +143,53 @@ def measure_training(
     )
 
 
+def print_profile(title: str, function) -> None:
+    """The 20 operations (on a GPU: kernels) that take most of a call's time, after a first call."""
+    function()
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if ON_GPU else []
+    with torch.profiler.profile(activities=kinds) as profile:
+        start = now()
+        function()
+        seconds = now() - start
+    column = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
+    events = [e for e in profile.key_averages() if not ON_GPU or e.device_type.name == "CUDA"]
+    events.sort(key=lambda event: -getattr(event, column))
+    busy = sum(getattr(event, column) for event in events) / 1e3
+    print(f"\n{title}: {1e3 * seconds:.1f} ms, {busy:.1f} ms in kernels\n\n| ms | calls | |")
+    print("|---:|---:|---|")
+    for event in events[:20]:
+        name = event.key[:90].replace("|", " ")
+        print(f"| {getattr(event, column) / 1e3:.2f} | {event.count} | `{name}` |")
+
+
+def profile_all(folder: Path, rows: int, length: int) -> None:
+    flags = SimpleNamespace(bf16=True, gradient_checkpointing=False)
+    policy = common.shard(common.load_policy(folder, flags).eval(), flags, trained=True)
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    size = policy.config.vocab_size
+    ids = torch.randint(2, size, (rows, length), device=DEVICE, generator=generator)
+    mask = torch.ones_like(ids).bool()
+    mask[:, : length // 3] = False
+    prompts = ids[:, : length // 3].tolist()
+    seeds = list(range(len(prompts) * 16))
+
+    def backbone():
+        policy(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float().sum().backward()
+
+    def learn():
+        policy.completion_logprobs(ids, mask)[0].sum().backward()
+
+    def decode():
+        common.unshard(policy)
+        sampling.sample(policy, prompts, 16, 64, 1.0, [], seeds)
+        common.reshard(policy)
+
+    print_profile(f"Log-probs and their backward pass, {rows} x {length} tokens", learn)
+    print_profile("The same without the output matrix", backbone)
+    print_profile(f"Decoding 64 tokens of {len(seeds)} samples", decode)
+
+
 @contextlib.contextmanager
 def timed(phases: Counter, peaks: Counter):
     """Seconds and GiB of each phase of the steps that run inside; a rollout begins a new step."""
@@ -239,6 +289,7 @@ def main() -> None:
     parser.add_argument("--prompt_length", default=512, type=int)
     parser.add_argument("--max_completion_length", default=1024, type=int)
     parser.add_argument("--tiny", action="store_true", help="a small shape, to try the script")
+    parser.add_argument("--profile", action="store_true", help="where the time goes; no part 3")
     parser.add_argument("--skip_stages", action="store_true", help="without part 3")
     args = parser.parse_args()
     if args.tiny:
@@ -256,7 +307,10 @@ def main() -> None:
             rows = max(1, 16384 // length)
             measure_training(policy, rows, length, peak_rate, checkpointing)
             common.end_distributed()
-        if args.skip_stages:
+        if args.profile:
+            profile_all(policy, max(1, min(16, 16384 // length)), length)
+            common.end_distributed()
+        if args.profile or args.skip_stages:
             return
         rng, tokenizer = random.Random(0), common.load_tokenizer(policy)
         tasks = []

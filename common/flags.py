@@ -139,8 +139,9 @@ def _kinds(annotation) -> set[str]:
 
 
 def check_paths(config) -> None:
-    """Raises InputError for an input that cannot be read, an output that cannot be written, and a
-    file that two flags name of which one is an output."""
+    """Raises InputError for an input that cannot be read, an output that cannot be written, a file
+    that two flags name of which one is an output, and an input among the files of an output
+    folder, which a run may write anew."""
     annotations = typing.get_type_hints(type(config), include_extras=True)
     named: dict[Path, tuple[str, str]] = {}  # a path, the flag that named it first, its kind
     for name, annotation in annotations.items():
@@ -154,6 +155,11 @@ def check_paths(config) -> None:
                 other, other_kind = named.setdefault(Path(path).resolve(), (name, kind))
                 if other != name and {kind, other_kind} != {"input file"}:
                     raise InputError(f"--{name} and --{other} are the same: {path}")
+    folders = {path: name for path, (name, kind) in named.items() if kind == "output folder"}
+    for path, (name, kind) in named.items():
+        if kind == "input file" and path.parent in folders:
+            folder = folders[path.parent]
+            raise InputError(f"--{name}: {path} lies in --{folder}, whose files a run writes")
 
 
 def _check_input(name: str, path: Path) -> None:

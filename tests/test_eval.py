@@ -11,6 +11,7 @@ import common
 import eval as evaluation
 import train_prm
 from common import InputError
+from common.flags import check_paths
 
 TASKS = [
     {
@@ -294,3 +295,21 @@ def test_an_evaluation_stops_at_a_sample_s_first_failing_test_unless_details_are
         assert verdict["status"] == "failed" and verdict["total"] == 3
         passed.append(verdict["passed"])
     assert passed == [0, 2]
+
+
+def test_an_input_among_the_files_of_the_output_folder_is_refused_and_stays(tmp_path, monkeypatch):
+    tasks, mine = tmp_path / "tasks.jsonl", tmp_path / "out" / "verdicts.jsonl"
+    mine.parent.mkdir()
+    for path in (tasks, mine):
+        path.write_text("{}\n")
+    flags = {"tasks": str(tasks), "samples": str(mine), "output_dir": str(mine.parent)}
+    with pytest.raises(InputError, match=r"--samples: .*verdicts\.jsonl lies in --output_dir"):
+        check_paths(evaluation.Config(**flags))
+    check_paths(evaluation.Config(**flags | {"output_dir": str(tmp_path / "other")}))
+    monkeypatch.chdir(mine.parent)
+    for output in (".", "../out"):
+        with pytest.raises(InputError, match="lies in --output_dir"):
+            check_paths(
+                evaluation.Config(**flags | {"samples": "verdicts.jsonl", "output_dir": output})
+            )
+    assert mine.read_text() == "{}\n"

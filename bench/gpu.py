@@ -110,18 +110,25 @@ def operations(config, rows: int, length: int) -> int:
     return rows * length * (2 * parameters + attention)
 
 
-def measure_training(
-    folder: Path, rows: int, length: int, peak_rate: float, checkpointing: bool
-) -> None:
-    """Prints a row: a forward and backward pass, and an optimiser step, of a policy."""
+def policy_and_batch(folder: Path, rows: int, length: int, checkpointing: bool) -> tuple:
+    """A policy as the stages train it, token ids (rows, length), and the mask of the completions:
+    the last two thirds of each row."""
     flags = SimpleNamespace(bf16=True, gradient_checkpointing=checkpointing)
     policy = common.shard(common.load_policy(folder, flags).eval(), flags, trained=True)
-    optimizer = common.adamw(policy, weight_decay=0.0)
     generator = torch.Generator(DEVICE).manual_seed(0)
     size = policy.config.vocab_size
     ids = torch.randint(2, size, (rows, length), device=DEVICE, generator=generator)
     mask = torch.ones_like(ids).bool()
     mask[:, : length // 3] = False
+    return policy, ids, mask
+
+
+def measure_training(
+    folder: Path, rows: int, length: int, peak_rate: float, checkpointing: bool
+) -> None:
+    """Prints a row: a forward and backward pass, and an optimiser step, of a policy."""
+    policy, ids, mask = policy_and_batch(folder, rows, length, checkpointing)
+    optimizer = common.adamw(policy, weight_decay=0.0)
 
     def read_and_learn():
         logprobs, _ = policy.completion_logprobs(ids, mask)
@@ -164,13 +171,7 @@ def print_profile(title: str, function) -> None:
 
 
 def profile_all(folder: Path, rows: int, length: int) -> None:
-    flags = SimpleNamespace(bf16=True, gradient_checkpointing=False)
-    policy = common.shard(common.load_policy(folder, flags).eval(), flags, trained=True)
-    generator = torch.Generator(DEVICE).manual_seed(0)
-    size = policy.config.vocab_size
-    ids = torch.randint(2, size, (rows, length), device=DEVICE, generator=generator)
-    mask = torch.ones_like(ids).bool()
-    mask[:, : length // 3] = False
+    policy, ids, mask = policy_and_batch(folder, rows, length, checkpointing=False)
     prompts = ids[:, : length // 3].tolist()
     seeds = list(range(len(prompts) * 16))
 

@@ -135,8 +135,14 @@ def write_left_out(left_out: dict[str, str], output_dir: str) -> None:
     print(f"{path}: {len(left_out)} tasks are left out, and count in no mean: {named}{more}")
 
 
-def write_splits(splits: dict[str, list[dict]], output_dir: str, think: bool = False) -> None:
-    """Writes {split: tasks} as one JSONL file a split; `think`: every prompt asks for reasoning."""
+def write_splits(
+    splits: dict[str, list[dict]],
+    output_dir: str,
+    think: bool = False,
+    left_out: dict[str, str] | None = None,
+) -> None:
+    """Writes {split: tasks} as one JSONL file a split; `think`: every prompt asks for reasoning;
+    left_out: see `write_left_out`."""
     for tasks in splits.values() if think else ():
         for task in tasks:
             ask_to_think(task)
@@ -144,3 +150,4 @@ def write_splits(splits: dict[str, list[dict]], output_dir: str, think: bool = F
         path = Path(output_dir) / f"{split}.jsonl"
         common.write_jsonl(path, tasks)
         print(f"{path}: {len(tasks)} tasks")
+    write_left_out(left_out or {}, output_dir)

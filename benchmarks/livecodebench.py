@@ -182,5 +182,4 @@ def make(config: Config) -> dict[str, list[dict]]:
 
 def main(config: Config) -> None:
     splits, left_out = make_with_left_out(config)
-    files.write_splits(splits, config.output_dir, config.think)
-    files.write_left_out(left_out, config.output_dir)
+    files.write_splits(splits, config.output_dir, config.think, left_out)

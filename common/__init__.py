@@ -228,6 +228,7 @@ from common.verdicts import (
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (
+    MAX_UNJUDGED,
     begin_run,
     chosen,
     is_over_optimised,

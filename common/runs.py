@@ -36,7 +36,7 @@ LOGS = ("metrics.jsonl", "completions.jsonl")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DISK_ERRORS += (errno.EIO,)
 RANK_WAIT = 5  # seconds in which torchrun ends the other ranks after rank 0
-MAX_UNJUDGED = 0.05  # share of the programs of 10 batches
+MAX_UNJUDGED = 0.05  # share of programs without a verdict, of 10 batches or of a result
 OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the pass rate fell"
 
 

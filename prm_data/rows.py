@@ -9,8 +9,6 @@ import common
 import sandbox
 from common import InputError
 
-MAX_UNJUDGED = 0.05  # share of programs without a verdict that a result may have
-
 
 def lines_of(text: str) -> list[str]:
     """The lines of a text, each with its newline, as kernels.masking counts them.
@@ -141,7 +139,7 @@ def check_judged(batches: list[tuple[int, int]], place: str) -> None:
     batches: (programs, programs without a verdict) of each; place: the file that has the verdicts.
     """
     programs, unjudged = (sum(batch[part] for batch in batches) for part in (0, 1))
-    if unjudged > MAX_UNJUDGED * programs:
+    if unjudged > common.MAX_UNJUDGED * programs:
         raise InputError(
             f"{place}: the sandbox had no verdict on {unjudged} of {programs} programs. "
             "The same command asks for them again"

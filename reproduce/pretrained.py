@@ -14,24 +14,23 @@ from pathlib import Path
 # Before the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import tables
+
 import common
-from common.reports import format_number
 
 
 def read_report(folder: Path) -> dict:
-    path = folder / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tables.read_report(folder) if (folder / "report.json").is_file() else {}
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     if rows:
-        print(f"\n{title}\n\n| " + " | ".join(header) + " |\n|" + "---|" * len(header))
-        for row in rows:
-            print("| " + " | ".join(row) + " |")
+        print(f"\n{title}\n")
+        tables.print_table(header, rows)
 
 
 def rate(report: dict) -> str:
-    return f"{report['pass@1']:.3f} [{report['low']:.3f}, {report['high']:.3f}]"
+    return common.format_interval(report, "pass@1")
 
 
 def evaluations(runs: Path) -> list[list[str]]:
@@ -85,8 +84,8 @@ def reward_models(runs: Path) -> list[list[str]]:
         if report:
             number = report.get("eval_lines") or report.get("eval_rows") or report.get("eval_texts")
             wanted = ("eval_accuracy", "eval_majority", "eval_auc")
-            cells = [format_number(report.get(key)) for key in wanted]
-            rows.append([name, format_number(number), *cells])
+            cells = [common.format_number(report.get(key)) for key in wanted]
+            rows.append([name, common.format_number(number), *cells])
     return rows
 
 
@@ -115,10 +114,9 @@ def main() -> None:
     print_table("Best of 8", ["samples of", "ranked by", "pass@1", "gain"], best_of_8(runs))
     search = runs / "search.report.json"
     if search.is_file():
-        report = json.loads(search.read_text(encoding="utf-8"))
-        print(
-            "\nSearch: " + json.dumps({k: v for k, v in report.items() if not isinstance(v, list)})
-        )
+        report = tables.read_json(search)
+        numbers = {name: value for name, value in report.items() if not isinstance(value, list)}
+        print("\nSearch: " + json.dumps(numbers))
 
 
 if __name__ == "__main__":

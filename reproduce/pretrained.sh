@@ -7,11 +7,11 @@
 #
 # SIZE, and what it is for:
 #     cpu       two cores and a night; SmolLM2-135M-Instruct
-#     minutes   one GPU; 0.5B. All arms side by side take about 100 GB; SIDE_BY_SIDE=2 for 40 GB. On
+#     minutes   one GPU; 0.5B. All arms side by side take about 100 GB; JOBS=2 for 40 GB. On
 #               one H200, with less room a forward pass and nine other processes on the cores, parts
 #               1 to 3 took five and a half minutes; the arms have run on a CPU alone
 #     day       one GPU of 80 GB for a day; 0.5B
-# SIDE_BY_SIDE: jobs at a time. SEEDS: one run of every arm each, all from one set of reward models.
+# JOBS: jobs at a time. SEEDS: one run of every arm each, all from one set of reward models.
 # ONLY: names of arms; all unless set.
 #
 # 1. SFT on MBPP's training references in the model's chat format. pass@1 and pass@8 before and
@@ -30,18 +30,15 @@ USAGE="usage: bash reproduce/pretrained.sh MODEL mbpp.jsonl"
 MODEL="${1:?$USAGE}" MBPP="$(realpath "${2:?$USAGE}")"
 [ ! -d "$MODEL" ] || MODEL="$(realpath "$MODEL")"
 cd "$(dirname "$0")/.."
-source reproduce/lib.sh
-setup requirements.txt
-
 SIZE="${SIZE:-cpu}" TASKS="${TASKS:-tasks/pretrained}" RUNS="${RUNS:-runs/pretrained}"
 case "$SIZE" in # any of these numbers can be set from outside
     cpu) sizes="STEPS=30 SFT_STEPS=40 PRM_STEPS=60 ROWS=8 PROMPTS=8 GENERATIONS=4 SEARCHED=16
-        COMPLETIONS=4 LONGEST=160 WORKERS=2 BATCH=8 SIDE_BY_SIDE=1" MEMORY=() ;;
+        COMPLETIONS=4 LONGEST=160 WORKERS=2 BATCH=8 JOBS=1" MEMORY=() ;;
     minutes) sizes="STEPS=24 SFT_STEPS=24 PRM_STEPS=120 ROWS=32 PROMPTS=16 GENERATIONS=8 SEARCHED=48
-        COMPLETIONS=8 LONGEST=256 WORKERS=8 BATCH=64 SIDE_BY_SIDE=5"
+        COMPLETIONS=8 LONGEST=256 WORKERS=8 BATCH=64 JOBS=5"
         MEMORY=(--gradient_checkpointing true --max_tokens_per_forward 8192) ;;
     day) sizes="STEPS=200 SFT_STEPS=36 PRM_STEPS=600 ROWS=64 PROMPTS=32 GENERATIONS=8 SEARCHED=374
-        COMPLETIONS=20 LONGEST=384 WORKERS=8 BATCH=64 SIDE_BY_SIDE=1"
+        COMPLETIONS=20 LONGEST=384 WORKERS=8 BATCH=64 JOBS=1"
         MEMORY=(--gradient_checkpointing true --max_tokens_per_forward 16384) ;;
     *) echo "SIZE is cpu, minutes or day, not $SIZE" >&2; exit 2 ;;
 esac
@@ -49,7 +46,10 @@ for size in $sizes; do
     name="${size%%=*}"
     printf -v "$name" '%s' "${!name:-${size#*=}}"
 done
-SEEDS="${SEEDS:-0}" JOBS="$SIDE_BY_SIDE"
+SEEDS="${SEEDS:-0}"
+source reproduce/lib.sh
+setup requirements.txt
+
 OUT="$RUNS" SFT="$RUNS/sft" TRAIN="$TASKS/train.jsonl" POOL="$RUNS/pool.jsonl"
 FIT=(--train_batch_size "$ROWS" --per_device_train_batch_size "$ROWS" --eval_steps 10000
     --save_steps 10000 "${MEMORY[@]}")

@@ -14,13 +14,12 @@ import common
 import sandbox
 from kernels import masking
 from prm_data import gold
+from prm_data.rows import check_reference
 
 
 def check_task(task: dict) -> None:
     """Raises ValueError for a task that cannot be judged or has no reference."""
-    sandbox.check_task(task)
-    if not isinstance(task.get("solution"), str):
-        raise ValueError("field 'solution' must be str: exact labels compare with references")
+    check_reference(task, "exact labels compare with references")
 
 
 def start(runner: sandbox.Sandbox, tasks, texts: list[str], cache: dict) -> list[list]:

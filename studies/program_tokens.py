@@ -13,14 +13,12 @@ def tokens_of_lines(
 ) -> torch.Tensor:
     """Tokens (N, T) bool of the given lines of each of the N programs, numbered from 1 as a verdict
     numbers them. EOS and the prose around a program are in no line."""
-    rows = []
-    for program, text, given in zip(rollout.programs(), rollout.texts, lines, strict=True):
+    given = []
+    for program, text, numbers in zip(rollout.programs(), rollout.texts, lines, strict=True):
         found = common.program_lines(program, text)
-        rows.append([line is not None and line + 1 in given for line in found])
-    width = max(map(len, rows), default=0)
-    padded = [row + [False] * (width - len(row)) for row in rows]
-    given = torch.tensor(padded, dtype=torch.bool, device=rollout.ids.device)
-    return masking.line_tokens(rollout.ids, rollout.mask, line_table, given.view(len(rows), width))
+        given.append([line is not None and line + 1 in numbers for line in found])
+    given = common.pad(given, False, torch.bool)  # (N, L)
+    return masking.line_tokens(rollout.ids, rollout.mask, line_table, given)
 
 
 def unexecuted_lines(program: str, executed: list[int] | None) -> set[int]:

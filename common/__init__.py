@@ -26,7 +26,6 @@ from common.flags import (
 # files: JSONL, read whole and checked, written whole or not at all.
 from common.files import (
     append_jsonl,
-    iter_jsonl,
     json_line,
     lock,
     null_for_nan,
@@ -177,13 +176,11 @@ from common.scoring import (
 from common.reports import (
     auc,
     binary_report,
-    bucket,
     calibration,
     format_interval,
     format_number,
     format_numbers,
     histogram,
-    leading_number,
     line_report,
     outcome_report,
     pair_report,

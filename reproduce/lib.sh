@@ -78,7 +78,8 @@ run_arms() { # arm lines, names ...: trains and evaluates the named arms, or all
     [ $# -gt 0 ] || set -- $(trained "$lines")
     for name in "$@"; do
         read -r function flags <<< "$(sed -n "s/^ *$name *|[^|]*|//p" <<< "$lines")"
-        eval "$function $name $flags"
+        # In a subshell: bash 5.2 prints an error of its own where set -e ends an eval in an eval.
+        (eval "$function $name $flags")
     done
 }
 

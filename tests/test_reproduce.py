@@ -238,6 +238,24 @@ echo unreachable
     assert sorted(lines[1].splitlines()) == ["start bad", "start slow"]
 
 
+def test_an_arm_whose_stage_fails_prints_the_stage_s_one_line_alone(tmp_path):
+    script = """
+set -euo pipefail
+source reproduce/lib.sh
+launch() {
+    echo "ppo.py: error: no" >&2
+    false
+}
+arms ARMS <<< "tests | tests | ppo"
+TRAIN=t SFT=s OUT=o
+train() { run_arms "$ARMS"; }
+at_once eval train
+"""
+    (tmp_path / "script.sh").write_text(script)
+    done = bash(tmp_path, str(tmp_path / "script.sh"))
+    assert done.returncode == 1 and done.stderr == "ppo.py: error: no\n"
+
+
 POOL = """
 set -euo pipefail
 source reproduce/lib.sh

@@ -65,7 +65,7 @@ RULES = {
 }
 # Source of `agrees`; RULE stands for a rule of RULES, or for `close`.
 AGREES = """
-import copy
+import marshal
 import math
 from math import inf, nan
 
@@ -75,7 +75,10 @@ def reference(arguments):
     if not program:
         program["__name__"] = "reference"
         exec(source, program)
-    return program[entry_point](*copy.deepcopy(arguments))
+    return program[entry_point](*copy(arguments))
+
+def copy(arguments):
+    return marshal.loads(marshal.dumps(arguments))
 
 def close(a, b, atol):
     if a == b or type(a) is not type(b):
@@ -136,7 +139,7 @@ def plus_setup(row: dict, reference: str) -> str:
     NaN agrees with NaN.
     """
     rule = RULES.get(row["task_id"], "close(result, expected, tolerance(expected))")
-    given = "copy.deepcopy(arguments)" if "arguments" in rule else "arguments"
+    given = "copy(arguments)" if "arguments" in rule else "arguments"
     return (
         f"source = {reference!r}\nentry_point = {row['entry_point']!r}\natol = {row['atol']!r}\n"
         + AGREES.replace("RULE", rule).replace("GIVEN", given)

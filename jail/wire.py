@@ -4,9 +4,10 @@ Runs in every process: the caller's, the judge, the zygote, each candidate. Impo
 library alone.
 
 Values cross in the forms of JSON, never as pickles. None, booleans, strings, finite floats and
-integers below 2**62 stand for themselves. Every other value is a list that begins with a tag. The
-mutable containers among the arguments of a call are numbered in the order of first sight. So
-["&", n] can name one again: an alias, a result that is an argument, a changed argument.
+integers below 2**62 stand for themselves. Every other value is a list that begins with a tag. Many
+floats cross as the bytes of doubles: their texts take longer to write and to read. The mutable
+containers among the arguments of a call are numbered in the order of first sight. So ["&", n] can
+name one again: an alias, a result that is an argument, a changed argument.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import math
 import os
 import struct
 import sys
+from array import array
+from binascii import a2b_base64, b2a_base64
 from collections import Counter, OrderedDict, defaultdict, deque
 
 MAX_MESSAGE = 32 << 20  # bytes of one message between the processes
@@ -132,6 +135,8 @@ class Channel:
 
 
 SMALL = 1 << 62
+PACKED = 64  # numbers of a container from which on its floats cross as bytes
+EXACT = 1 << 53  # all integers up to here are doubles
 TAGS = {
     list: "l",
     tuple: "t",
@@ -226,8 +231,11 @@ def contents(value, kind, foreign, numbers, register) -> list:
         if kind is defaultdict:
             items.insert(0, TYPE_NAMES.get(value.default_factory))
         return items
-    if plain(value, set(map(type, value))):
+    kinds = set(map(type, value))
+    if plain(value, kinds):
         items = list(value)
+        if float in kinds and len(items) >= PACKED:
+            items = packed(items)
     else:
         items = [encode(x, foreign, numbers, register) for x in value]
     if kind is deque:
@@ -248,6 +256,29 @@ def plain(values, kinds: set) -> bool:
         except OverflowError:  # an integer beyond the floats
             return False
     return min(values) > -SMALL and max(values) < SMALL if int in kinds else True
+
+
+def packed(numbers: list) -> list:
+    """Plain numbers as one item: tag, their doubles in base64, the indices of the integers.
+
+    The numbers themselves where most are integers, whose texts are short, or one is no double.
+    """
+    whole = [index for index, number in enumerate(numbers) if type(number) is int]
+    if 2 * len(whole) > len(numbers) or any(abs(numbers[index]) > EXACT for index in whole):
+        return numbers
+    return [["p", b2a_base64(array("d", numbers), newline=False).decode(), whole]]
+
+
+def unpacked(item: list) -> list:
+    """The numbers of `packed`; ValueError, TypeError or LookupError if the item is malformed."""
+    _, text, whole = item
+    numbers = array("d", a2b_base64(text)).tolist()
+    integers = [numbers[index] for index in whole]
+    if not all(map(float.is_integer, integers)):
+        raise ValueError("no integer")
+    for index, number in zip(whole, integers, strict=True):
+        numbers[index] = int(number)
+    return numbers
 
 
 def decode(value, foreign, objects=None, register=False):
@@ -310,8 +341,11 @@ def decode(value, foreign, objects=None, register=False):
 
 def decode_items(value: list, start: int, foreign, objects, register) -> list:
     """The decoded items of a tagged list from `start` on."""
-    if list not in set(map(type, value)) and dict not in set(map(type, value)):
+    kinds = set(map(type, value))
+    if list not in kinds and dict not in kinds:
         return value[start:]
+    if len(value) == start + 1 and type(value[start]) is list and value[start][:1] == ["p"]:
+        return unpacked(value[start])
     return [decode(item, foreign, objects, register) for item in value[start:]]
 
 

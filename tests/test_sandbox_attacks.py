@@ -790,6 +790,8 @@ MALFORMED = [  # messages of a candidate to the judge
     '["ok",[["h",1]],null]',
     '["ok",[["q",1e400]],null]',
     '["ok",[["m","os"]],null]',
+    '["ok",[["l",["p","AAAAAAAA8H8=",[0]]]],null]',
+    '["ok",["l",["p","AAAAAAAA8H8=",[0]]],[["l",["p","AAAAAAAA8H8=",[0]]]]]',
     '["executed"]',
     '["timeout",[],[]]',
     '["back"]',

@@ -26,11 +26,13 @@ from common.flags import (
 # files: JSONL, read whole and checked, written whole or not at all.
 from common.files import (
     append_jsonl,
+    cut_torn_line,
     json_line,
     lock,
     null_for_nan,
     read_jsonl,
     whole_lines,
+    whole_rows,
     write_jsonl,
     write_text,
 )
@@ -215,13 +217,7 @@ from common.ranking import (
 )
 
 # verdicts: samples and their verdicts, kept as they come.
-from common.verdicts import (
-    VerdictLog,
-    cut_torn_line,
-    read_samples,
-    unknown_samples,
-    whole_rows,
-)
+from common.verdicts import VerdictLog, read_samples, unknown_samples
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (

@@ -79,6 +79,24 @@ def whole_lines(path: str | Path) -> list[str]:
         return [line for line in file if line.endswith("\n")]
 
 
+def whole_rows(path: str | Path) -> Iterator[dict]:
+    """The rows of a log, one after the other, without a last line that was cut off. InputError for
+    a line that is damaged otherwise."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cuts off a last line that a killed process has left without its end."""
+    with open(path, "rb+") as file:
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file whole or not at all: beside its name, synced, renamed."""
     _write_whole(path, [text])

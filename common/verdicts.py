@@ -18,7 +18,7 @@ from pathlib import Path
 
 import sandbox
 from common.distributed import rank, wait_for_all, world_size
-from common.files import iter_jsonl, json_line
+from common.files import cut_torn_line, iter_jsonl, json_line
 from common.flags import InputError
 from common.programs import extract_program
 from common.runs import progress_bar
@@ -26,24 +26,6 @@ from common.runs import progress_bar
 PROGRESS = "verdicts-*.progress"  # a file a process; * is its rank
 DECISIVE = [field for field in sandbox.FIELDS if field != "task_id"]  # of a task
 WINDOW = 32  # programs a worker that wait in the sandbox, however many there are
-
-
-def whole_rows(path: str | Path) -> Iterator[dict]:
-    """The rows of a log, one after the other, without a last line that was cut off. InputError for
-    a line that is damaged otherwise."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.endswith(b"\n"):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{path}:{number}: not a JSON object: {error}") from None
-
-
-def cut_torn_line(path: Path) -> None:
-    """Cuts off a last line that a killed process has left without its end."""
-    with open(path, "rb+") as file:
-        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
 def check_sample(row: dict) -> None:

@@ -1,12 +1,11 @@
 """The tables of reproduce/pretrained.sh: python reproduce/pretrained.py RUNS
 
 pass@1 has a 95 % interval over tasks (common.pass_rate). "First" and "last" are the mean pass
-rates of an arm's first and last third of batches, on its own samples, with 1.96 standard errors
-over batches. What is not there yet is left out.
+rates of an arm's first and last third of batches, on its own samples, ± half of the 95 % interval
+over batches (Student's t). What is not there yet is left out.
 """
 
 import json
-import math
 import statistics
 import sys
 from pathlib import Path
@@ -51,11 +50,6 @@ def evaluations(runs: Path) -> list[list[str]]:
     return rows
 
 
-def mean_and_error(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):.3f} ± {1.96 * deviation / len(values) ** 0.5:.3f}"
-
-
 def training(runs: Path) -> list[list[str]]:
     """How each arm's own samples changed, and what they cost."""
     rows = []
@@ -70,7 +64,7 @@ def training(runs: Path) -> list[list[str]]:
         scored = f"{scores[0]:+.3f} to {scores[-1]:+.3f}" if any(scores) else ""
         name = f"{path.parent.name}, {path.parents[1].name}"
         cells = [name, f"{len(log)}", f"{samples:,}", f"{samples * length:,.0f}"]
-        cells += [mean_and_error(rates[:third]), mean_and_error(rates[-third:]), scored]
+        cells += [tables.cell(rates[:third]), tables.cell(rates[-third:]), scored]
         gap = statistics.mean(row["sampling/sampling_logp_difference/mean"] for row in log)
         rows.append([*cells, f"{gap:.1e}", f"{seconds / len(log):.1f}"])
     return rows

@@ -3,8 +3,7 @@
 pass@k is the unbiased estimator of Chen et al. (2021, eq. 1), averaged over the tasks with k
 samples or more. pass@1 comes with a 95 % Wilson interval (common.pass_rate), over all tasks and by
 groups of tasks and samples (common.policy_report). A sample whose verdict the sandbox could not
-reach counts nowhere, and the next run of the same command asks again. `--protocol` asks, stops and
-reads as a published harness does (benchmarks/protocols.py).
+reach counts nowhere, and the next run of the same command asks again.
 
 Where `meta.base_tests` of a task says how many of its tests, the first ones, are the benchmark's
 own (HumanEval+ and MBPP+), the report has two rates: with all tests, and `base`, with these alone.
@@ -72,6 +71,7 @@ class Config:
     max_completion_length: PositiveInt = 128  # tokens
     prompt_format: Literal["auto", "chat", "plain"] = "auto"  # auto: chat template, if there is one
     system_prompt: str | None = None  # chat: the turn before the user's
+    # asks, stops and reads as that harness does (benchmarks/protocols.py)
     protocol: Literal["none", "evalplus", "mbpp", "livecodebench", "bigcodebench"] = "none"
     compare: list[str] = field(default_factory=list)  # or evaluations to compare, an arm a word
     k: list[PositiveInt] = field(default_factory=lambda: [1])  # values of k for pass@k

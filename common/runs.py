@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def run(main, config_class: type) -> None:
     130.
     """
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a traceback
         print(sys.modules[main.__module__].__doc__, usage(config_class), sep="\n")
         return
     try:
@@ -119,8 +121,9 @@ def run_chosen(flag: str, modules: dict) -> None:
 
 
 def progress_bar(desc: str, total: int, initial: int = 0) -> tqdm:
-    """A bar on rank 0, drawn at most once a second: a log file of the bar stays readable."""
-    disable = rank() != 0
+    """A bar on rank 0, drawn at most once a second: a log file of the bar stays readable. Where the
+    total is 0 there is no bar."""
+    disable = rank() != 0 or total == 0
     return tqdm(
         desc=desc, total=total, initial=initial, mininterval=1.0, miniters=0, disable=disable
     )

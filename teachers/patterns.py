@@ -23,14 +23,14 @@ def parsed(table: str) -> list[tuple[str, list[ast.stmt], list[str]]]:
     """(operator, pattern, rewrites) for every rule of a table."""
     found = []
     for line in table.strip().splitlines():
-        operator, entries = re.split(r" {2,}", line, maxsplit=1)
-        for entry in re.split(r" {3,}", entries):
+        operator, _, entries = line.partition("  ")
+        for entry in re.split(r" {3,}", entries.strip()):
             entry = entry.replace("\\n", "\n").replace("\\t", "    ")
             parts = re.split(r" (<?)-> ", entry)
             if len(parts) != 3:
                 raise ValueError(
-                    f"teachers/rules.py: not one `pattern -> rewrite` in {entry!r}; "
-                    "rules of one line stand three or more spaces apart"
+                    f"teachers/rules.py: not one `pattern -> rewrite` in {entry!r} of {line!r}; "
+                    "two or more spaces end the operator's name, rules stand three or more apart"
                 )
             left, both_ways, right = parts
             found.append((operator, ast.parse(left).body, right.split(" ; ")))

@@ -10,6 +10,7 @@ import warnings
 import pytest
 
 from teachers.ast_variants import ast_variants
+from teachers.patterns import parsed
 from teachers.units import Variant
 
 MICRO = """def f(xs):
@@ -385,6 +386,12 @@ def test_max_per_line_bounds_each_line_and_keeps_both_intents():
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         ast_variants(*arguments)
+
+
+@pytest.mark.parametrize("line", ["start V = 0 -> V = 1", "start   V = 0 => V = 1"])
+def test_a_malformed_rule_is_named_by_its_line(line):
+    with pytest.raises(ValueError, match=f"rules.py: .* of '{line}'"):
+        parsed(line)
 
 
 def test_an_empty_program_has_no_variants():

@@ -428,3 +428,7 @@ def test_a_policy_whose_head_the_log_prob_kernel_does_not_cover_is_refused():
     )
     with pytest.raises(InputError, match="the output layer of PhiForCausalLM has a bias"):
         common.shard(transformers.PhiForCausalLM(config))
+
+
+def test_a_loop_over_nothing_has_no_bar():
+    assert common.progress_bar("test", 0).disable and not common.progress_bar("test", 1).disable

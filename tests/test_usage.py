@@ -85,3 +85,9 @@ def test_help_is_printed_by_the_script():
     run = subprocess.run([sys.executable, "dpo.py", "-h"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout.startswith("DPO: ")
     assert "  --beta  float above 0  (default: 0.1)\n" in run.stdout
+
+
+def test_help_into_a_closed_pipe_has_no_traceback():
+    command = f"{sys.executable} dpo.py --help | true"
+    run = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert run.stderr == ""

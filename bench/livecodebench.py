@@ -3,13 +3,16 @@
 Source: lcb_runner/evaluation/testing_util.py of LiveCodeBench/LiveCodeBench, commit 15808c76. A
 program with a function to call is run, and the function (a method of Solution) gets one JSON value
 a line; a tuple counts as a list. Any other program becomes the body of a function that is called
-once a test, its imports before it, with objects in place of sys.stdin and sys.stdout. So some
-programs fail that are right as scripts:
+once a test, after its imports, with other objects as sys.stdin and sys.stdout. So some programs
+fail there that are right as scripts:
 
-- one that reads `stdin` of `from sys import stdin`, or `open(0)`: those are the process' own input
-- one that prints in a thread that is not waited for: the function returns before it
-- one whose functions say `global` for names of the whole program, which are local names there
-- one whose `input()` meets an empty line, which reads as the end of the input
+- one that reads `open(0)`, or the lines of a `stdin` imported from sys: that is the process' own
+- one that prints in a thread and does not wait for it: the function returns before
+- one whose functions say `global` for a name of the program, which is local there
+- one that asks for `__name__` in other words than a last `if __name__ == "__main__"`
+
+The `stdin` imported from sys is the process' own with other methods: `read` gives the whole input,
+`readline` lines without newlines and StopIteration after the last.
 
 Where the grader limits wall time, a process here counts CPU time (ITIMER_PROF): the machine's load
 changes no verdict. Programs run without a sandbox.
@@ -26,9 +29,13 @@ import re
 import resource
 import select
 import signal
+import sys
 import types
 from functools import partial
 from unittest import mock
+
+from benchmarks import livecodebench
+from benchmarks.livecodebench import HEADER
 
 
 class Timeout(Exception):
@@ -48,26 +55,24 @@ def timed(limit: float, call):
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-class Stdin(io.StringIO):
-    """Standard input: readline gives lines without newlines, and StopIteration after the last."""
-
-    def __init__(self, text: str):
-        super().__init__(text)
-        self.text, self.lines = text, iter(text.split("\n"))
-
-    def read(self, *_):
-        return self.text
-
-    def readline(self, *_):
-        return next(self.lines)
-
-    def readlines(self, *_):
-        return self.text.split("\n")
-
-
 class Stdout(io.StringIO):
     def close(self):
         """A program that closes its output loses none of it."""
+
+
+@contextlib.contextmanager
+def given(text: str):
+    """The input of a test, in the places where the grader puts it; gives what is printed."""
+    lines = iter(text.split("\n"))
+    with (
+        mock.patch("sys.stdin.read", lambda *_: text),
+        mock.patch("sys.stdin.readline", lambda *_: next(lines)),
+        mock.patch("sys.stdin.readlines", lambda *_: text.split("\n")),
+        mock.patch("sys.stdin", io.StringIO(text)),  # the process' own keeps the methods above
+        mock.patch("builtins.open", mock.mock_open(read_data=text)),
+        contextlib.redirect_stdout(Stdout()) as output,
+    ):
+        yield output
 
 
 def function_of(row: dict) -> str | None:
@@ -75,7 +80,7 @@ def function_of(row: dict) -> str | None:
     return (re.findall(r"def (\w+)\(", row["starter_code"]) or [None])[-1]
 
 
-def as_function(program: str, header: str):
+def as_function(program: str):
     """The program as a function without arguments. The imports run now, the rest when called."""
     body = ast.parse(program).body
     last = body[-1]
@@ -86,7 +91,7 @@ def as_function(program: str, header: str):
     module.body[0].body = [node for node in body if node not in imports]
     module.body = imports + module.body
     names = types.ModuleType("program").__dict__
-    exec(f"{header}\n{ast.unparse(module)}", names)
+    exec(f"{HEADER}\n{ast.unparse(module)}", names)
     return names["whole"]
 
 
@@ -106,9 +111,9 @@ def same_output(output: str, expected: str) -> bool:
     )
 
 
-def run_call(program: str, function: str, tests: list[dict], header: str, limit: float) -> None:
+def run_call(program: str, function: str, tests: list[dict], limit: float) -> None:
     module = types.ModuleType("program")
-    timed(limit, lambda: exec(f"{header}\n{program}", module.__dict__))
+    timed(limit, lambda: exec(f"{HEADER}\n{program}", module.__dict__))
     owner = module.Solution() if "class Solution" in program else module
     for test in tests:
         arguments = [json.loads(line) for line in test["input"].split("\n")]
@@ -118,48 +123,43 @@ def run_call(program: str, function: str, tests: list[dict], header: str, limit:
         assert result == json.loads(test["output"]), "wrong answer"
 
 
-def run_stdio(program: str, tests: list[dict], header: str, limit: float) -> None:
-    call = timed(limit, lambda: as_function(program, header))
+def run_stdio(program: str, tests: list[dict], limit: float) -> None:
+    call = timed(limit, lambda: as_function(program))
     for test in tests:
-        output = Stdout()
-        with (
-            contextlib.redirect_stdout(output),
-            mock.patch("sys.stdin", Stdin(test["input"])),
-            mock.patch("builtins.open", mock.mock_open(read_data=test["input"])),
-            contextlib.suppress(SystemExit),
-        ):
+        with given(test["input"]) as output, contextlib.suppress(SystemExit):
             timed(limit, call)
         assert same_output(output.getvalue(), test["output"]), "wrong answer"
 
 
-def run_alone(program: str, row: dict, header: str, limit: float) -> str:
+def run_alone(program: str, row: dict, limit: float) -> str:
     """Runs the tests in this process, which is one for this program alone; why it fails."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
+    sys.stdin = open(os.devnull, encoding="utf-8")
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     signal.signal(signal.SIGPROF, expire)
     builtins.quit = None
     function, tests = function_of(row), json.loads(row["public_test_cases"])
     try:
         if function:
-            run_call(program, function, tests, header, limit)
+            run_call(program, function, tests, limit)
         else:
-            run_stdio(program, tests, header, limit)
+            run_stdio(program, tests, limit)
     except BaseException as error:
         return f"{type(error).__name__} {error}"[:100]
     return "passed"
 
 
-def grade(program: str, row: dict, header: str, limit: float) -> tuple[bool, str]:
+def grade(program: str, row: dict, limit: float = 6) -> tuple[bool, str]:
     """Whether a program passes the public tests of a record, and why not.
 
-    header: what the grader puts before a program. limit: CPU seconds of a test, and of the start.
+    limit: CPU seconds of a test, and of the start.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writer, run_alone(program, row, header, limit).encode(errors="replace"))
+        os.write(writer, run_alone(program, row, limit).encode(errors="replace"))
         os._exit(0)
     os.close(writer)
     ready = select.select([reader], [], [], 60)[0]  # for one that sleeps, or waits for a thread
@@ -168,3 +168,25 @@ def grade(program: str, row: dict, header: str, limit: float) -> tuple[bool, str
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return reason == "passed", reason or "no end"
+
+
+def tasks_of(rows: list[dict]) -> list[dict]:
+    """The tasks of records that have public tests alone, and no statements."""
+    unknown = dict.fromkeys(livecodebench.FIELDS.split(), "") | {"private_test_cases": "[]"}
+    rows = [row | {"metadata": json.dumps({"func_name": function_of(row)})} for row in rows]
+    return [livecodebench.task_of(unknown | row) for row in rows]
+
+
+def samples_of(rows: list[dict], submissions: list[dict]) -> list[dict]:
+    """The first program of each submission. `recorded`: its verdict, which is None where it failed
+    a test that is not public."""
+    inputs = {}
+    for row in rows:
+        inputs[row["question_id"]] = [t["input"] for t in json.loads(row["public_test_cases"])]
+    samples = []
+    for row in submissions:
+        name, passed = row["question_id"], row["graded_list"][0]
+        if not passed and json.loads(row["metadata"][0]).get("inputs") not in inputs[name]:
+            passed = None
+        samples.append({"task_id": name, "solution": row["code_list"][0], "recorded": passed})
+    return samples

@@ -111,7 +111,7 @@ def verdicts_of(record: dict, programs: list[str]) -> list[tuple[bool, bool]]:
     with Sandbox() as sandbox:
         verdicts = sandbox.judge([(task, program) for program in programs])
     return [
-        (rules.grade(program, record, livecodebench.HEADER, 2)[0], verdict["status"] == "passed")
+        (rules.grade(program, record, 2)[0], verdict["status"] == "passed")
         for program, verdict in zip(programs, verdicts, strict=True)
     ]
 
@@ -121,6 +121,8 @@ SAME = {
     READ: True,
     READ.replace("print", "if __name__ == '__main__':\n    print"): True,
     "import sys\nprint(sum(map(int, sys.stdin)))\n": False,  # an empty line is no number
+    READ.replace("import sys", "from sys import stdin").replace("sys.std", "std"): True,
+    "a = int(input())\nb = input() or input()\nprint(a + int(b))": True,
     READ + "exit()\nprint(1)\n": True,
     "print(sum(map(float, sys.stdin.read().split())), end='')\n": True,  # 3.0 for 3
     READ + "print()\n": True,
@@ -131,9 +133,10 @@ SAME = {
     "": False,
 }
 DIFFERENT = {
-    "reads stdin of an import": "from sys import stdin\nprint(sum(map(int, stdin.read().split())))",
+    "reads lines of an imported stdin": "from sys import stdin\n"
+    "print(sum(int(line) for line in stdin if line.strip()))\n",
     "reads open(0)": "print(sum(map(int, open(0).read().split())))",
-    "meets an empty line": "a = int(input())\nb = input() or input()\nprint(a + int(b))",
+    "asks for its name": READ.replace("print", "if '__main__' == __name__:\n    print"),
     "says global": "import sys\nn = 0\ndef f():\n    global n\n"
     "    for word in sys.stdin.read().split():\n        n += int(word)\nf()\nprint(n)\n",
     "does not wait for a thread": "import threading, sys, time\ndef f():\n    time.sleep(0.2)\n"
@@ -173,7 +176,7 @@ def test_as_many_pass_in_livecodebench_as_here(evaluate):
     assert [row["question_id"] for row in rows] == sorted(records) and path.name.endswith(".json")
     assert {len(row["code_list"]) for row in rows} == {2}
     passed = [
-        rules.grade(program, records[row["question_id"]], livecodebench.HEADER, 2)[0]
+        rules.grade(program, records[row["question_id"]], 2)[0]
         for row in rows
         for program in row["code_list"]
     ]

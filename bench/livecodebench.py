@@ -162,7 +162,7 @@ def grade(program: str, row: dict, limit: float = 6) -> tuple[bool, str]:
         os.write(writer, run_alone(program, row, limit).encode(errors="replace"))
         os._exit(0)
     os.close(writer)
-    ready = select.select([reader], [], [], 60)[0]  # for one that sleeps, or waits for a thread
+    ready = select.select([reader], [], [], 120)[0]  # of wall time: it may wait for a thread
     reason = os.read(reader, 999).decode() if ready else ""
     os.close(reader)
     os.kill(child, signal.SIGKILL)

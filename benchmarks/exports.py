@@ -4,7 +4,7 @@ evalplus needs no export: it runs the `solution` of samples.jsonl.
 
 human_eval      human_eval.jsonl, for evaluate_functional_correctness of openai/human-eval, which
                 runs HumanEval's prompt + completion + tests
-livecodebench   livecodebench.json, for lcb_runner.runner.custom_evaluator --custom_output_file, which
+livecodebench   livecodebench.json, for lcb_runner.runner.custom_evaluator --custom_output_file. It
                 wants all problems of the release, with as many samples each
 """
 

@@ -30,8 +30,8 @@ death ends the run:
     assert    Python source strings, run one by one in one namespace after `setup`. Each test has a
               dict `__memory__` that outlives the program: what a reference gives is computed once
     call      {"args": [...], "output": any, "atol": float?, "rtol": float?}; the entry point is `f`
-              or `Solution.f`; the result is compared as JSON would write it (tuples as lists, keys
-              as strings)
+              or `Solution.f`, where a program without that class is called by its `f`; the result
+              is compared as JSON would write it (tuples as lists, keys as strings)
     stdio     {"input": str, "output": str, "atol": float?, "rtol": float?}; one process per test;
               whole outputs are compared, line by line; lines of numbers as decimals
     unittest  source strings with unittest.TestCase classes; one that patches what the program

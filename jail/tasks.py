@@ -142,7 +142,7 @@ def prepare(task: dict) -> dict:
     setup_code = compile_sources((setup,), "setup")[0]
     names = free_names([setup, *sources], [setup_code, *codes])
     if entry_point:
-        names.add(entry_point.split(".")[0])
+        names.update({entry_point.split(".")[0], entry_point.split(".")[-1]})
     return {
         "style": style,
         "setup": setup_code if setup.strip() else None,

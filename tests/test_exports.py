@@ -161,6 +161,11 @@ def test_functions_are_called_as_in_livecodebench():
     }
     found = verdicts_of(CALL, [f"{method}{body}\n" for body in programs])
     assert found == [(right, right) for right in programs.values()]
+    function = "def add(xs):\n    return sum(xs)\n"  # where there is no class
+    assert verdicts_of(CALL, [function, f"class Solution: pass\n{function}"]) == [
+        (True, True),
+        (False, False),
+    ]
 
 
 def test_as_many_pass_in_livecodebench_as_here(evaluate):

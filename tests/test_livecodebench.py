@@ -115,7 +115,9 @@ def test_a_functional_task_calls_the_method_with_one_value_a_line(tmp_path):
         STARTER + "return (sum(xs) + y,)": "passed",  # a tuple counts as a list
         STARTER + "return [sum(xs)]": "failed",
         STARTER + "return [sum(xs) + z]": "error",
-        "def add(xs, y): return [sum(xs) + y]": "error",
+        "def add(xs, y): return [sum(xs) + y]": "passed",  # as the harness: no class, so a function
+        "def plus(xs, y): return [sum(xs) + y]": "error",
+        "class Solution: pass\n\ndef add(xs, y): return [sum(xs) + y]": "error",
     }
     with Sandbox() as sandbox:
         verdicts = sandbox.judge([(task, program) for program in programs])

@@ -25,7 +25,7 @@ source reproduce/pool.sh
 setup requirements.txt
 
 SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-40}"
-SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-120}" # of a policy, of a reward model
+SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-300}" # of a policy, of a reward model
 TASKS="${TASKS:-tasks/micro}" RUNS="${RUNS:-runs/prlcoder}"
 TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
 PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --kl_coef 0.01)

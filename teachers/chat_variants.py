@@ -85,18 +85,34 @@ def chat_variants(
     found = {task["task_id"]: ([], Counter()) for task in tasks}
     seen = {task["task_id"]: [meaning(task["solution"])] for task in tasks}
     for (task, piece, intent, _), answer in zip(asked, answers, strict=True):
-        (variants, dropped), known = found[task["task_id"]], seen[task["task_id"]]
-        text = read_answer(task["solution"], piece, answer) if answer else None
-        variant = Variant(piece.start, piece.end, text or "", "llm", intent)
-        form = meaning(variant.apply(task["solution"])) if text else None
-        if form is None:
-            dropped["unparsable" if answer else "missing"] += 1
-        elif form in known:
-            dropped["unchanged" if form == known[0] else "duplicate"] += 1
+        variants, dropped = found[task["task_id"]]
+        made = variant_of(task["solution"], piece, intent, answer, seen[task["task_id"]])
+        if isinstance(made, str):
+            dropped[made] += 1
         else:
-            known.append(form)
-            variants.append(variant)
+            variants.append(made)
     return found
+
+
+def variant_of(
+    source: str, unit: Unit, intent: str, answer: str | None, known: list[str]
+) -> Variant | str:
+    """The variant that an answer makes of a unit, or why the answer is of no use.
+
+    known: what the program and the variants so far parse to, the program first; the new variant is
+    noted there.
+    """
+    if not answer:
+        return "missing"
+    text = read_answer(source, unit, answer)
+    variant = Variant(unit.start, unit.end, text or "", "llm", intent)
+    form = meaning(variant.apply(source)) if text else None
+    if form is None:
+        return "unparsable"
+    if form in known:
+        return "unchanged" if form == known[0] else "duplicate"
+    known.append(form)
+    return variant
 
 
 def read_answer(source: str, unit: Unit, answer: str) -> str | None:

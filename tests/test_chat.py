@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +20,7 @@ from teachers.program import Program
 from teachers.units import line_units
 
 KEY = "sk-very-secret"
+ROOT = Path(__file__).parent.parent
 
 
 def reply(text):
@@ -489,3 +493,36 @@ def test_the_chat_template_of_a_local_model_is_used(tmp_path):
     assert tokenizer.decode(chat.encode(tokenizer, messages)) == "a\n\nb\n"
     tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     assert tokenizer.decode(chat.encode(tokenizer, messages)) == "[system]a[user]b"
+
+
+def test_a_teacher_s_answers_are_counted_beside_the_rules_by_what_they_do(serve, tasks, tmp_path):
+    def script(prompt, attempt):
+        if "<reasoning>" in prompt:
+            new = "1. Add the odd ones." if "is subtly false" in prompt else "1. Add them."
+            return 200, {}, reply(new)
+        if "numbered steps" in prompt:
+            return 200, {}, reply("1. Add them.")
+        intent = "mutate" if "becomes wrong" in prompt else "refactor"
+        line = int(prompt.split("Rewrite line ")[1].split()[0])
+        return 200, {}, reply(f"```\n{ANSWERS.get((line, intent), 'pass')}\n```")
+
+    server, output = serve(script), tmp_path / "out"
+    rows = common.read_jsonl(tasks, {})
+    common.write_jsonl(tmp_path / "right.jsonl", rows[:1])
+    command = [sys.executable, str(ROOT / "reproduce/teacher_quality.py"), "--teacher", server.url]
+    command += ["--teacher_model", "m", "--tasks", str(tmp_path / "right.jsonl")]
+    done = subprocess.run(
+        [*command, "--output_dir", str(output)], capture_output=True, text=True, check=True
+    )
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    by_teacher = {(row[0], row[1]): row[2:] for row in table if len(row) == 9}
+    # answers, missing, unparsable, unchanged, duplicate, changed programs, as intended
+    assert by_teacher["mutate", "model"] == ["6", "0", "2", "2", "0", "2", "1 (0.500)"]
+    assert by_teacher["refactor", "model"] == ["6", "0", "3", "1", "0", "2", "1 (0.500)"]
+    assert int(by_teacher["mutate", "rules"][0]) > 6
+    by_version = {(row[0], row[1]): row[2:] for row in table if len(row) == 6}
+    assert by_version["factual", "optimised"] == ["1", "1", "0", "0"]  # unchanged
+    assert by_version["factual", "degraded"] == ["1", "1", "1", "0"]  # much longer
+    asked = len(server.requests)
+    examples = (output / "examples.md").read_text()
+    assert examples.count("\n---\n") + 1 == asked == 6 * 2 + 1 + 6

@@ -118,25 +118,62 @@ def variant_of(
 def read_answer(source: str, unit: Unit, answer: str) -> str | None:
     """The lines that an answer puts in the unit's place, at its indentation; None for no lines.
 
-    The code is that of the first whole fence after the reasoning (`</think>`). Where the code
-    repeats the whole program around the unit, the unit's part is taken. Dropped are answers that
-    repeat the function around the unit with other changes, or a body below what was a header alone.
+    The code is that of the first whole fence after the reasoning (`</think>`) that is no copy of
+    the unit: models quote what they change. Where the code repeats lines of the program around the
+    unit, in whatever white space, the unit's part is taken. Dropped are answers that repeat the
+    function around the unit with other changes, or a new body below what was a header alone.
     """
     answer = common.unix(answer.rpartition("</think>")[2])
-    fence = re.search(r"```[^\n]*\n(.*?)^[ \t]*```", answer, re.DOTALL | re.M)
-    if not fence:
+    fences = re.findall(r"```[^\n]*\n(.*?)^[ \t]*```", answer, re.DOTALL | re.M)
+    if not fences:
         return None
-    program, lines = source_lines(source), source_lines(textwrap.dedent(fence[1]))
-    before, after = program[: unit.start - 1], program[unit.end :]
-    old = "".join(program[unit.start - 1 : unit.end])
-    last = len(lines) - len(after)
-    if last > len(before) and lines[: len(before)] == before and lines[last:] == after:
-        lines = lines[len(before) : last]
-    text = textwrap.indent(textwrap.dedent(without_comments("".join(lines))), unit.indent)
-    if not text or defined_in("".join(before)) & defined_in(text):
+    program, codes = source_lines(source), [without_comments(textwrap.dedent(f)) for f in fences]
+    before, old = "".join(program[: unit.start - 1]), program[unit.start - 1 : unit.end]
+    copy = "".join("".join(old).split())
+    code = next((code for code in codes if "".join(code.split()) != copy), codes[0])
+    lines = source_lines(code) if code else []
+    if len(lines) > len(old):  # fewer lines may be a copy of a line beside the unit: a change
+        whole, first = outline(source), len(outline(before))
+        after = whole[first + len(outline("".join(old))) :]
+        head, tail = repeated(outline(code), whole[:first], whole[first][0], after)
+        repeats_function = defined_in("".join(lines[:head]))
+        lines = lines[head : len(lines) - tail]
+        if repeats_function and after and not tail and len(lines) > len(old):
+            return None
+    text = textwrap.indent(textwrap.dedent("".join(lines)), unit.indent)
+    if not text or defined_in(before) & defined_in(text):
         return None
-    is_header, was_header = (code.rstrip().endswith(":") for code in (text, without_comments(old)))
-    return text if is_header == was_header else None
+    headers = [code.rstrip().endswith(":") for code in (text, without_comments("".join(old)))]
+    return text if headers[0] == headers[1] else None
+
+
+def outline(code: str) -> list[tuple[int, str]]:
+    """The depth of each line of some code, and the line without white space; comments and blank
+    lines are left out."""
+    indents, lines = [], []
+    for line in without_comments(code).expandtabs().split("\n")[:-1]:
+        indent = len(line) - len(line.lstrip())
+        indents = [one for one in indents if one < indent] + [indent]
+        lines.append((len(indents), "".join(line.split())))
+    return lines
+
+
+def repeated(
+    lines: list[tuple[int, str]],
+    before: list[tuple[int, str]],
+    depth: int,
+    after: list[tuple[int, str]],
+) -> tuple[int, int]:
+    """How many of the first lines of an answer end `before`, and of the last ones begin `after`.
+
+    depth: of the unit, at which the lines between them stand.
+    """
+    for head in range(min(len(lines) - 1, len(before)), -1, -1):
+        moved = [(own + depth - lines[head][0], text) for own, text in lines]
+        if moved[:head] == before[len(before) - head :]:
+            break
+    tails = range(min(len(lines) - head, len(after)) + 1)
+    return head, max(n for n in tails if moved[len(moved) - n :] == after[:n])
 
 
 def defined_in(code: str) -> set[str]:

@@ -312,11 +312,31 @@ SOURCE = (
             f"```python\n{SOURCE.replace('total = 0', 'total = 2')}```",
             "    total = 2\n",
         ),  # the whole program
+        (  # the whole program, in other white space
+            4,
+            f"```\n{SOURCE.replace('    ', '  ').replace('x > 0', 'x >= 0')}# done\n```",
+            "        if x >= 0:\n",
+        ),
+        (4, "```\nif x >= 0 :\n  total  +=  x\n```", "        if x >= 0 :\n"),  # with its body
+        (5, "```\nif x > 0:\n    total -= x\n```", "            total -= x\n"),  # with its header
+        (2, "```\ndef f(xs):\n    total = 1\n```", "    total = 1\n"),
+        (5, "```\nreturn total\n```", "            return total\n"),  # no repetition: a change
+        (  # the rest of the program at another depth is another program
+            2,
+            "```\ntotal = 0\nfor x in xs:\n    if x > 0:\n        total += x\n"
+            "    return total\n```",
+            "    total = 0\n    for x in xs:\n        if x > 0:\n            total += x\n"
+            "        return total\n",
+        ),
+        (5, f"```\n{SOURCE.replace('            total += x', '')}```", None),
+        (2, "Old:\n```\ntotal  = 0\n```\nNew:\n```\ntotal = 1\n```", "    total = 1\n"),
+        (2, "```\ntotal = 0\n```\n```\ntotal = 0\n```", "    total = 0\n"),
+        (2, "```\ntotal = 1\n```\nOr:\n```\ntotal = 2\n```", "    total = 1\n"),
         (2, "```python\r\ntotal = '#'\r\n```", "    total = '#'\n"),
         (2, f"```python\n{SOURCE.replace('0', '2')}```", None),  # it, with a change elsewhere
         (
             4,
-            "```python\nif x >= 0:\n    total += x\n```",
+            "```python\nif x >= 0:\n    total -= x\n```",
             None,
         ),  # a body below what was a header alone
         (2, "total = 1", None),
@@ -515,14 +535,14 @@ def test_a_teacher_s_answers_are_counted_beside_the_rules_by_what_they_do(serve,
         [*command, "--output_dir", str(output)], capture_output=True, text=True, check=True
     )
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-    by_teacher = {(row[0], row[1]): row[2:] for row in table if len(row) == 9}
-    # answers, missing, unparsable, unchanged, duplicate, changed programs, as intended
-    assert by_teacher["mutate", "model"] == ["6", "0", "2", "2", "0", "2", "1 (0.500)"]
-    assert by_teacher["refactor", "model"] == ["6", "0", "3", "1", "0", "2", "1 (0.500)"]
+    by_teacher = {(row[0], row[1]): row[2:] for row in table if len(row) == 10}
+    # answers, missing, unparsable, unchanged, duplicate, programs, of statements, as intended
+    assert by_teacher["mutate", "model"] == ["6", "0", "2", "2", "0", "2", "2", "1 (0.50)"]
+    assert by_teacher["refactor", "model"] == ["6", "0", "3", "1", "0", "2", "2", "1 (0.50)"]
     assert int(by_teacher["mutate", "rules"][0]) > 6
-    by_version = {(row[0], row[1]): row[2:] for row in table if len(row) == 6}
-    assert by_version["factual", "optimised"] == ["1", "1", "0", "0"]  # unchanged
-    assert by_version["factual", "degraded"] == ["1", "1", "1", "0"]  # much longer
+    words = [line.split() for line in done.stdout.splitlines()]
+    assert ["degradation", "factual", "1", "0"] in words  # much longer: not kept
+    assert not any(row[:1] == ["optimisation"] for row in words)  # unchanged
     asked = len(server.requests)
     examples = (output / "examples.md").read_text()
     assert examples.count("\n---\n") + 1 == asked == 6 * 2 + 1 + 6

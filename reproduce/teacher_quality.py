@@ -4,20 +4,20 @@
         --output_dir runs/teacher
     python reproduce/teacher_quality.py --teacher http://127.0.0.1:8000/v1 --teacher_model NAME ...
 
-Code: statements of reference programs are drawn at random, and the teacher is asked for a mutation
-and a refactoring of each. A mutation should fail the task's tests, a refactoring should pass them.
-The rules change the same statements, each in up to 8 ways.
-Reasonings: the teacher writes a plan for some of the same tasks, and rewrites each plan for the
-better and for the worse in ReCode's three dimensions. Pairs are those of --method contrast; the
-rules need reference plans, which such tasks lack.
-
-Prints tables, and writes every answer, with what became of it, to examples.md in the order asked.
-Answers are kept in answers.jsonl; a run that was cut off goes on from there.
+Code: the teacher is asked for a mutation and a refactoring of statements drawn at random from the
+references. A mutation should fail the task's tests, a refactoring should pass them. The rules
+change the same statements, each in up to 8 ways.
+Reasonings: the teacher writes plans for the same tasks, and rewrites each for the better and for
+the worse in ReCode's three dimensions. The rules need reference plans, which such tasks lack.
+Prints tables, and writes each answer, with what became of it, to examples.md in the order asked. A
+run that was cut off goes on from answers.jsonl.
 """
 
 import random
+import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 # Before the folder of this file.
@@ -36,7 +36,7 @@ from teachers.program import source_lines
 from teachers.reasoning_rules import framed
 
 INTENTS = ("mutate", "refactor")
-USELESS = ("missing", "unparsable", "unchanged", "duplicate")  # answers
+USELESS = ("missing", "unparsable", "unchanged", "duplicate", "harness_error")  # no verdict
 PLAN = """{problem}
 
 Explain in three to six short numbered steps, one a line, how a program solves this problem. Write \
@@ -59,13 +59,11 @@ class Config:
 
 def draw(tasks: list[dict], config: Config) -> list[list]:
     """Drawn statements: of each the (task, unit, intent, prompt) of the two intents."""
-    statements = []
+    pairs = []
     for task in tasks:
         asked = [(task, *rest) for rest in prompts_of(task, "line", INTENTS, 1)]
-        statements += [asked[i : i + 2] for i in range(0, len(asked), 2)]
-    return random.Random(config.seed).sample(
-        statements, min(config.num_statements, len(statements))
-    )
+        pairs += [asked[i : i + 2] for i in range(0, len(asked), 2)]
+    return random.Random(config.seed).sample(pairs, min(config.num_statements, len(pairs)))
 
 
 def code(teacher: chat.Teacher, statements: list[list], seed: int) -> list[str]:
@@ -94,14 +92,13 @@ def code(teacher: chat.Teacher, statements: list[list], seed: int) -> list[str]:
             for (task, unit, *kind, _), outcome in zip(changes, outcomes, strict=True)
             if tuple(kind) == row
         ]
-        useless = [str(sum(one[2] == reason for one in found)) for reason in USELESS]
+        useless = [sum(one[2] == reason for one in found) for reason in USELESS]
         ran = [one for one in found if one[2] not in USELESS]
-        good = sum((status == "passed") == (row[0] == "refactor") for *_, status in ran)
-        share = f"{good} ({good / len(ran):.2f})" if ran else "0"
-        places = len({one[:2] for one in ran})
-        lines.append([*row, str(len(found)), *useless, str(len(ran)), str(places), share])
-    header = ["intent", "teacher", "answers", *USELESS, "programs", "of statements", "as intended"]
-    tables.print_table(header, lines)
+        good = sum((outcome == "passed") == (row[0] == "refactor") for *_, outcome in ran)
+        numbers = [len(found), *useless, len(ran), len({one[:2] for one in ran}), good]
+        lines.append([*row, *map(str, numbers)])
+    names = ["answers", *USELESS, "programs", "of statements", "as intended"]
+    tables.print_table(["intent", "teacher", *names], lines)
     examples = []
     for (task, unit, intent, _), answer, outcome in zip(asked, answers, outcomes, strict=False):
         old = "".join(source_lines(task["solution"])[unit.start - 1 : unit.end])
@@ -112,7 +109,8 @@ def code(teacher: chat.Teacher, statements: list[list], seed: int) -> list[str]:
 def reasonings(teacher: chat.Teacher, tasks: list[dict]) -> list[str]:
     """Prints the table of pairs: "made" are those that differ. Returns the examples."""
     plans = teacher.ask([PLAN.format(problem=task["prompt"].strip()) for task in tasks], "plans")
-    bases = [(task, framed(plan)) for task, plan in zip(tasks, plans, strict=True) if plan]
+    steps = [re.findall(r"^\d+\..*\.$", plan or "", re.M) for plan in plans]  # prose, code are cut
+    bases = [(task, framed("\n".join(own))) for task, own in zip(tasks, steps, strict=True) if own]
     versions = chat_reasoning.rewrite(teacher, bases, contrast.DIMENSIONS, 1)
     examples, pairs = [], []
     for (task, base), version in zip(bases, versions, strict=True):
@@ -128,9 +126,7 @@ def reasonings(teacher: chat.Teacher, tasks: list[dict]) -> list[str]:
 
 
 def main(config: Config) -> None:
-    def check(row):
-        rows.check_reference(row, "the teacher rewrites it")
-
+    check = partial(rows.check_reference, reason="the teacher rewrites it")
     tasks = common.read_jsonl(config.tasks, {}, check)
     statements, folder = draw(tasks, config), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

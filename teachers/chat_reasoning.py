@@ -5,6 +5,7 @@ ReCode does not publish its prompts; those below stand in. One call a dimension 
 
 from collections.abc import Sequence
 
+import common
 from teachers.chat import Teacher
 from teachers.reasoning_rules import framed
 
@@ -56,14 +57,19 @@ def rewrite(
         for dimension in dimensions
         for order in [OPTIMISE[dimension], *[DEGRADE[dimension]] * num_degraded]
     ]
-    answers = iter(teacher.ask(prompts, "rewritten"))
+    answers = iter([read_answer(text or "") for text in teacher.ask(prompts, "rewritten")])
     versions = []
     for _ in bases:
         versions.append({})
         for dimension in dimensions:
             better, *worse = [next(answers) for _ in range(1 + num_degraded)]
-            versions[-1][dimension] = (
-                better and framed(better),
-                [("chat", framed(text)) for text in dict.fromkeys(worse) if text],
-            )
+            worse = [("chat", text) for text in dict.fromkeys(worse) if text]
+            versions[-1][dimension] = better, worse
     return versions
+
+
+def read_answer(answer: str) -> str | None:
+    """The rewritten reasoning of an answer: what comes after the teacher's own (`</think>`); None
+    for nothing."""
+    text = common.unix(answer.rpartition("</think>")[2]).strip()
+    return framed(text) if text else None

@@ -14,7 +14,7 @@ import pytest
 import common
 from common import InputError
 from prm_data import mutate
-from teachers import chat
+from teachers import chat, chat_reasoning
 from teachers.chat_variants import read_answer
 from teachers.program import Program
 from teachers.units import line_units
@@ -515,6 +515,22 @@ def test_the_chat_template_of_a_local_model_is_used(tmp_path):
     assert tokenizer.decode(chat.encode(tokenizer, messages)) == "[system]a[user]b"
 
 
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("1. Add.\n2. Return.", "\n1. Add.\n2. Return.\n"),
+        (
+            "<think>The step\nis wrong.</think>\n\n1. Add.\r\n2. Return.\n",
+            "\n1. Add.\n2. Return.\n",
+        ),
+        ("<think>It is.</think>\n", None),
+        ("", None),
+    ],
+)
+def test_a_rewritten_reasoning_is_without_the_teacher_s_own_thoughts(answer, text):
+    assert chat_reasoning.read_answer(answer) == text
+
+
 def test_a_teacher_s_answers_are_counted_beside_the_rules_by_what_they_do(serve, tasks, tmp_path):
     def script(prompt, attempt):
         if "<reasoning>" in prompt:
@@ -535,10 +551,11 @@ def test_a_teacher_s_answers_are_counted_beside_the_rules_by_what_they_do(serve,
         [*command, "--output_dir", str(output)], capture_output=True, text=True, check=True
     )
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-    by_teacher = {(row[0], row[1]): row[2:] for row in table if len(row) == 10}
-    # answers, missing, unparsable, unchanged, duplicate, programs, of statements, as intended
-    assert by_teacher["mutate", "model"] == ["6", "0", "2", "2", "0", "2", "2", "1 (0.50)"]
-    assert by_teacher["refactor", "model"] == ["6", "0", "3", "1", "0", "2", "2", "1 (0.50)"]
+    by_teacher = {(row[0], row[1]): row[2:] for row in table if len(row) == 11}
+    # answers; missing, unparsable, unchanged, duplicate, unjudged; programs, of so many statements,
+    # as intended
+    assert by_teacher["mutate", "model"] == ["6", "0", "2", "2", "0", "0", "2", "2", "1"]
+    assert by_teacher["refactor", "model"] == ["6", "0", "3", "1", "0", "0", "2", "2", "1"]
     assert int(by_teacher["mutate", "rules"][0]) > 6
     words = [line.split() for line in done.stdout.splitlines()]
     assert ["degradation", "factual", "1", "0"] in words  # much longer: not kept

@@ -350,6 +350,13 @@ def test_the_code_of_an_answer_is_found_and_put_at_the_place_of_the_unit(line, a
     assert read_answer(SOURCE, unit, answer) == text
 
 
+def test_a_copy_of_the_line_beside_the_unit_is_a_change():
+    source = "def f(a):\n    a += 1\n    a += 2\n    return a\n"
+    first = line_units(Program(source))[1]
+    assert read_answer(source, first, "```\na += 2\n```") == "    a += 2\n"
+    assert read_answer(source, first, "```\na += 3\na += 2\n```") == "    a += 3\n"
+
+
 @pytest.fixture
 def tasks(tmp_path):
     task = {

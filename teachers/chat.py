@@ -78,6 +78,7 @@ class Teacher:
         self.endpoint = name.startswith(("http://", "https://"))
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() if self.endpoint else ""
         self.lock, self.answers, self.tokens = threading.Lock(), {}, Counter()
+        self.cut = set()  # keys of answers that used all their tokens
         self.missing = 0  # prompts without an answer, of all that were asked
         if self.endpoint:
             check_endpoint(name, model, self.key)
@@ -91,9 +92,12 @@ class Teacher:
                 for row in common.read_jsonl(self.cache, {"key": str, "answer": str}):
                     self.note(row)
 
-    def ask(self, prompts: list[str | list[dict]], desc: str) -> list[str | None]:
+    def ask(
+        self, prompts: list[str | list[dict]], desc: str, whole: bool = False
+    ) -> list[str | None]:
         """The answers to prompts (texts, or lists of messages), in order; None for no answer.
 
+        whole: an answer that used all its tokens is none, since its end is missing.
         A prompt that occurs again is another sample of its answer. Raises InputError where going on
         is useless: the endpoint refuses (HTTP 401, say), or nothing comes back from it any more.
         """
@@ -112,7 +116,7 @@ class Teacher:
             (self.ask_endpoint if self.endpoint else self.ask_model)(waiting, bar)
         finally:
             bar.close()
-        answers = [self.answers.get(key) for key in keys]
+        answers = [None if whole and key in self.cut else self.answers.get(key) for key in keys]
         self.missing += answers.count(None)
         return answers
 
@@ -130,6 +134,8 @@ class Teacher:
 
     def note(self, row: dict) -> None:
         self.answers[row["key"]] = row["answer"]
+        if row.get("completion_tokens", 0) >= self.max_new_tokens:
+            self.cut.add(row["key"])
         for name in ("prompt_tokens", "completion_tokens"):
             self.tokens[name] += row.get(name, 0)
 

@@ -57,7 +57,8 @@ def rewrite(
         for dimension in dimensions
         for order in [OPTIMISE[dimension], *[DEGRADE[dimension]] * num_degraded]
     ]
-    answers = iter([read_answer(text or "") for text in teacher.ask(prompts, "rewritten")])
+    texts = teacher.ask(prompts, "rewritten", whole=True)
+    answers = iter([read_answer(text or "") for text in texts])
     versions = []
     for _ in bases:
         versions.append({})

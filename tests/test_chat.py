@@ -522,6 +522,17 @@ def test_the_chat_template_of_a_local_model_is_used(tmp_path):
     assert tokenizer.decode(chat.encode(tokenizer, messages)) == "[system]a[user]b"
 
 
+def test_an_answer_that_used_all_its_tokens_is_none_where_its_end_counts(serve, tmp_path):
+    server = serve(lambda prompt, attempt: (200, {}, reply("an answer")))  # of three tokens
+    for tokens, answer in ((3, None), (4, "an answer")):
+        for _ in range(2):  # from the endpoint, then from the cache
+            teacher = teacher_for(server, tmp_path, max_new_tokens=tokens)
+            assert teacher.ask(["a"], "test", whole=True) == [answer]
+            assert teacher.ask(["a"], "test") == ["an answer"]
+            assert teacher.missing == (answer is None)
+    assert len(server.requests) == 2
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [

@@ -283,7 +283,7 @@ def test_a_language_model_is_asked_for_each_version_and_its_answers_make_the_pai
         def __init__(self, *arguments, **keywords):
             pass
 
-        def ask(self, prompts, desc):
+        def ask(self, prompts, desc, whole):
             asked.extend(prompts)
             answers = []
             for prompt in prompts:

@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 HERE = str(Path(__file__).resolve().parent.parent)  # the checkout of this file
@@ -188,28 +189,41 @@ def evaluate_sandbox(options) -> list:
     return [(key, ok) for (key, _), ok in zip(programs, passed, strict=True)]
 
 
-def evaluate_evalplus(options) -> list:
-    """The same by evalplus: its inputs, expected outputs and checker, both halves of a task."""
-    name = "mbpp" if "mbpp" in options.data.lower() else "humaneval"
-    os.environ[f"{name.upper()}_OVERRIDE_PATH"] = os.path.abspath(options.data)
+def evalplus_checker(path: str, ids: Iterable[str] | None = None, *limit: float) -> tuple:
+    """evalplus' tasks by task_id, and a function of (task_id, program, "base" or "plus"): the
+    status that evalplus gives, "pass" or another.
+
+    path: the published file. ids: the tasks whose references are run; all unless given. limit: the
+    least seconds of an input; evalplus' own unless given.
+    """
+    name = "mbpp" if "mbpp" in path.lower() else "humaneval"
+    os.environ[f"{name.upper()}_OVERRIDE_PATH"] = os.path.abspath(path)
     from evalplus import data, evaluate
     from evalplus.eval import untrusted_check
     from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
 
     tasks = data.get_mbpp_plus() if name == "mbpp" else data.get_human_eval_plus()
+    tasks = {key: tasks[key] for key in (tasks if ids is None else dict.fromkeys(ids))}
     special = MBPP_OUTPUT_NOT_NONE_TASKS if name == "mbpp" else []
     truth = evaluate.get_groundtruth(tasks, "bench", special)
+
+    def check(key: str, program: str, half: str) -> str:
+        task, expected = tasks[key], truth[key]
+        return untrusted_check(
+            *(name, program, task[f"{half}_input"], task["entry_point"]),
+            *(expected[half], task["atol"], expected[f"{half}_time"], True, *limit),
+        )[0]
+
+    return tasks, check
+
+
+def evaluate_evalplus(options) -> list:
+    """The same by evalplus: its inputs, expected outputs and checker, both halves of a task."""
+    tasks, check = evalplus_checker(options.data)
     references = {key: task["prompt"] + task["canonical_solution"] for key, task in tasks.items()}
     passed = []
     for key, program in plus_programs(references, options):
-        task, expected = tasks[key], truth[key]
-        statuses = [
-            untrusted_check(
-                *(name, program, task[f"{half}_input"], task["entry_point"]),
-                *(expected[half], task["atol"], expected[f"{half}_time"], True),
-            )[0]
-            for half in ("base", "plus")
-        ]
+        statuses = [check(key, program, half) for half in ("base", "plus")]
         passed.append((key, statuses == ["pass", "pass"]))
     print(tree_seconds())
     return passed

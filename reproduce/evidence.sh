@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The experiments behind docs/results/psgpo.md, prlcoder.md and recode.md, side by side, and their
-# results as one small file: OUT/evidence.tar.gz has the tables and what they are made of (logs and
-# reports, no models). Needs a Python with the packages of requirements.txt, and installs nothing.
+# The experiments behind docs/results/psgpo.md, prlcoder.md, recode.md and related.md, side by side,
+# and their results as one small file: OUT/evidence.tar.gz has the tables and what they are made of
+# (logs and reports, no models). Needs a Python with the packages of requirements.txt, and installs
+# nothing.
 #
 #     PYTHON=python3 PROCESSES=16 MINUTES=9 bash reproduce/evidence.sh OUT
 #     EXPERIMENTS=psgpo SEEDS="15 16" bash reproduce/evidence.sh OUT     # one of them, other seeds
 #
 #     PROCESSES     how many run at a time, of one torch thread each; the cores of this machine
 #     MINUTES       after which all are ended and the results are written; none: at their end
-#     EXPERIMENTS   psgpo, prlcoder, recode; each has a share of the processes
+#     EXPERIMENTS   psgpo, prlcoder, recode, related; each has a share of the processes
 #     WORK          where the runs are; the same command goes on there from where it was cut off
 #
 # Seeds come one after another, so that a run that is cut off has whole seeds; the tables say how
@@ -18,7 +19,7 @@ cd "$(dirname "$0")/.."
 mkdir -p "$1"
 RESULTS="$(cd "$1" && pwd)" WORK="${WORK:-runs/evidence}"
 PYTHON="$(command -v "${PYTHON:-python3}")" PROCESSES="${PROCESSES:-$(nproc)}"
-EXPERIMENTS="${EXPERIMENTS:-psgpo prlcoder recode}" MINUTES="${MINUTES:-0}"
+EXPERIMENTS="${EXPERIMENTS:-psgpo prlcoder recode related}" MINUTES="${MINUTES:-0}"
 export -n PROCESSES # lib.sh would start every run in so many processes
 mkdir -p "$WORK/bin"
 
@@ -43,7 +44,7 @@ script_of() { # experiment
 
 share_of() { # experiment: of 16 processes, by what its seeds cost
     local total=0 one parts
-    declare -A parts=([psgpo]=9 [prlcoder]=3 [recode]=4)
+    declare -A parts=([psgpo]=7 [prlcoder]=3 [recode]=3 [related]=3)
     for one in $EXPERIMENTS; do total=$((total + parts[$one])); done
     one=$((PROCESSES * parts[$1] / total))
     echo $((one > 0 ? one : 1))

@@ -4,17 +4,14 @@
 # fixed before the first run: the area under the curve of pass@1 on validation tasks, read at the
 # start and after each quarter of the samples. The test tasks are read once, at the end.
 #
-#     PROCESSES=16 BUDGET=50 bash reproduce/related.sh    # 16 jobs at a time, none begun after 50
-#                                                         # minutes; run again to go on
-#     SEEDS="0 1" ARM="rltf coderl" bash reproduce/related.sh    # some of it
+#     bash reproduce/related.sh                              # seeds 0 to 4, two jobs at a time
+#     SEEDS="0 1" ARM="rltf coderl" bash reproduce/related.sh run    # some of it, runs alone
+#     bash reproduce/related.sh tables                               # of the arms that are whole
 #     SMOKE=1 RUNS=runs/smoke TASKS=tasks/smoke bash reproduce/related.sh    # two batches an arm
-#
-# A job is one arm of one seed, in one process of one thread; its output is <seed>/<arm>.log. A job
-# that fails is named, and the others go on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-JOBS="${JOBS:-${PROCESSES:-$(nproc)}}" PROCESSES=1
 source reproduce/lib.sh
+source reproduce/pool.sh
 setup requirements.txt
 
 SEEDS="${SEEDS:-0 1 2 3 4}" STEPS="${STEPS:-8}" BATCHES="${BATCHES:-60}" ARM="${ARM:-}"
@@ -124,30 +121,23 @@ models() { # the policy that all arms start from, and a PRM from mutations of th
     reward_model prm "$OUT/prm.jsonl"
 }
 
-job() { # name of the log, seed, what runs ...
-    SEED="$2" OUT="$RUNS/$2" SFT="$RUNS/$2/sft"
+in_seed() { # seed, function, arguments ...
+    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
     mkdir -p "$OUT"
-    if [ -n "${BUDGET:-}" ] && [ "$SECONDS" -ge $((BUDGET * 60)) ]; then
-        echo "left for another run: $OUT/$1"
-        return
-    fi
-    set +m # what runs in the background ends with the job
-    "${@:3}" > "$OUT/$1.log" 2>&1 &
-    if wait "$!"; then
-        echo "done after $((SECONDS / 60)) min: $OUT/$1"
-    else
-        echo "failed: $OUT/$1.log" >&2
-    fi
+    "${@:2}"
+}
+
+plan() { # the jobs: a seed's before the next seed's
+    local seed arm
+    for seed in $SEEDS; do
+        job "$seed-models" "" in_seed "$seed" models
+        for arm in ${ARM:-$(trained "$ARMS")}; do
+            job "$seed-$arm" "$seed-models" in_seed "$seed" run_arms "$ARMS" "$arm"
+        done
+    done
 }
 
 [ -f "$TEST" ] || make_tasks
-prepare=() jobs=()
-for seed in $SEEDS; do
-    prepare+=("models $seed models")
-    for arm in ${ARM:-$(trained "$ARMS")}; do
-        jobs+=("$arm $seed run_arms \"\$ARMS\" $arm")
-    done
-done
-at_once job "${prepare[@]}"
-at_once job "${jobs[@]}"
-python reproduce/related.py "$RUNS" "$ARMS" | tee "$RUNS/table.md"
+plan
+[ "${1:-}" = tables ] || run_jobs
+[ "${1:-}" = run ] || python reproduce/related.py "$RUNS" "$ARMS" | tee "$RUNS/table.md"

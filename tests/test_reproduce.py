@@ -395,10 +395,10 @@ fi
 def test_the_driver_packs_what_there_is_when_its_time_is_over(tmp_path, slow):
     shutil.copytree(ROOT / "reproduce", tmp_path / "reproduce")
     shutil.copy(ROOT / "requirements.txt", tmp_path)
-    for name in ("prlcoder.sh", "recode.sh"):
+    for name in ("psgpo/main.sh", "recode.sh"):
         (tmp_path / "reproduce" / name).write_text(EXPERIMENT)
     env = {name: os.environ[name] for name in ("PATH", "HOME")} | {"SLOW": slow}
-    env |= {"PYTHON": sys.executable, "PROCESSES": "7", "EXPERIMENTS": "prlcoder recode"}
+    env |= {"PYTHON": sys.executable, "PROCESSES": "10", "EXPERIMENTS": "psgpo recode"}
     env |= {"MINUTES": "0.03"} if slow else {}
     done = subprocess.run(
         ["bash", "reproduce/evidence.sh", "out"],
@@ -409,8 +409,8 @@ def test_the_driver_packs_what_there_is_when_its_time_is_over(tmp_path, slow):
         timeout=50,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "recode.md").read_text() == "a table with 4 jobs\n"
-    assert (tmp_path / "out" / "prlcoder.md").read_text() == "a table with 3 jobs\n"
+    assert (tmp_path / "out" / "psgpo.md").read_text() == "a table with 7 jobs\n"
+    assert (tmp_path / "out" / "recode.md").read_text() == "a table with 3 jobs\n"
     with tarfile.open(tmp_path / "out" / "evidence.tar.gz") as file:
         names = file.getnames()
     assert "runs/evidence/recode/0/arm/metrics.jsonl" in names

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -919,7 +918,7 @@ def test_a_study_that_was_cut_off_goes_on_as_if_it_had_not_been(stages, name, mo
 
 
 def test_every_flag_and_input_of_related_sh_exists(tmp_path):
-    done = test_reproduce.bash(tmp_path, "reproduce/related.sh", SEEDS="0", PROCESSES="1")
+    done = test_reproduce.bash(tmp_path, "reproduce/related.sh", SEEDS="0", JOBS="1")
     assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
     used, missing = set(), []
     for line in (tmp_path / "commands.jsonl").read_text().splitlines():
@@ -941,18 +940,18 @@ def test_every_flag_and_input_of_related_sh_exists(tmp_path):
     )
 
 
-def test_no_job_of_related_sh_begins_after_its_budget_and_a_failed_one_is_named(tmp_path):
-    flags = {"SEEDS": "0 1", "PROCESSES": "2", "ARM": "rltf papo"}
-    late = test_reproduce.bash(tmp_path, "reproduce/related.sh", BUDGET="0", **flags)
-    assert late.stdout.count("left for another run") == 2 * 3
-    shutil.rmtree(tmp_path / "runs")
+def test_an_arm_of_related_sh_that_fails_is_named_and_holds_up_no_other(tmp_path):
+    test_reproduce.bash(tmp_path, "-c", "true")  # lays the scripts out
     script = (tmp_path / "reproduce" / "related.sh").read_text()
+    assert "grpo papo" in script
     broken = script.replace("grpo papo", "absent papo")
     (tmp_path / "broken.sh").write_text(broken.replace('"$(dirname "$0")/.."', str(tmp_path)))
+    flags = {"SEEDS": "0 1", "JOBS": "2", "ARM": "papo rltf"}
     done = test_reproduce.bash(tmp_path, "broken.sh", **flags)
-    assert done.returncode == 0 and done.stdout.count("done after") == 4
+    names = {path.stem for path in tmp_path.glob("runs/related/jobs/*.done")}
+    assert done.returncode == 1 and names == {"0-models", "0-rltf", "1-models", "1-rltf"}
     failed = [line for line in done.stderr.splitlines() if line.startswith("failed")]
-    assert sorted(failed) == [f"failed: runs/related/{seed}/papo.log" for seed in (0, 1)]
+    assert sorted(failed) == [f"failed: runs/related/jobs/{seed}-papo.log" for seed in (0, 1)]
 
 
 def test_the_table_of_related_systems_gives_areas_and_says_what_is_not_shown(tmp_path, capsys):

@@ -118,33 +118,48 @@ def variant_of(
 def read_answer(source: str, unit: Unit, answer: str) -> str | None:
     """The lines that an answer puts in the unit's place, at its indentation; None for no lines.
 
-    The code is that of the first whole fence after the reasoning (`</think>`) that is no copy of
-    the unit: models quote what they change. Where the code repeats lines of the program around the
-    unit, in whatever white space, the unit's part is taken. Dropped are answers that repeat the
-    function around the unit with other changes, or a new body below what was a header alone.
+    Where the code repeats lines of the program around the unit, in whatever white space, the unit's
+    part is taken. Dropped are answers that repeat the function around the unit with other changes,
+    or a new body below what was a header alone.
     """
-    answer = common.unix(answer.rpartition("</think>")[2])
-    fences = re.findall(r"```[^\n]*\n(.*?)^[ \t]*```", answer, re.DOTALL | re.M)
-    if not fences:
-        return None
-    program, codes = source_lines(source), [without_comments(textwrap.dedent(f)) for f in fences]
-    before, old = "".join(program[: unit.start - 1]), program[unit.start - 1 : unit.end]
-    copy = "".join("".join(old).split())
-    code = next((code for code in codes if "".join(code.split()) != copy), codes[0])
+    program = source_lines(source)
+    before, old = program[: unit.start - 1], program[unit.start - 1 : unit.end]
+    code = code_of(answer, old)
     lines = source_lines(code) if code else []
     if len(lines) > len(old):  # fewer lines may be a copy of a line beside the unit: a change
-        whole, first = outline(source), len(outline(before))
-        after = whole[first + len(outline("".join(old))) :]
-        head, tail = repeated(outline(code), whole[:first], whole[first][0], after)
-        repeats_function = defined_in("".join(lines[:head]))
-        lines = lines[head : len(lines) - tail]
-        if repeats_function and after and not tail and len(lines) > len(old):
-            return None
+        lines = own_lines(lines, source, before, old)
     text = textwrap.indent(textwrap.dedent("".join(lines)), unit.indent)
-    if not text or defined_in(before) & defined_in(text):
+    if not text or defined_in(before) & defined_in(lines):
         return None
     headers = [code.rstrip().endswith(":") for code in (text, without_comments("".join(old)))]
     return text if headers[0] == headers[1] else None
+
+
+def code_of(answer: str, old: list[str]) -> str:
+    """The code of an answer, without comments; "" where a whole fence is missing.
+
+    Of several fences after the reasoning (`</think>`) it is the first that is no copy of the old
+    lines: models quote what they change.
+    """
+    answer = common.unix(answer.rpartition("</think>")[2])
+    fences = re.findall(r"```[^\n]*\n(.*?)^[ \t]*```", answer, re.DOTALL | re.M)
+    codes = [without_comments(textwrap.dedent(fence)) for fence in fences]
+    copy = "".join("".join(old).split())
+    changed = (code for code in codes if "".join(code.split()) != copy)
+    return next(changed, codes[0] if codes else "")
+
+
+def own_lines(lines: list[str], source: str, before: list[str], old: list[str]) -> list[str]:
+    """An answer's lines without those of the program before and after the unit.
+
+    [] where the lines repeat the function around the unit from its head, and end in other changes.
+    """
+    whole, first = outline(source), len(outline("".join(before)))
+    after = whole[first + len(outline("".join(old))) :]
+    head, tail = repeated(outline("".join(lines)), whole[:first], whole[first][0], after)
+    own = lines[head : len(lines) - tail]
+    other_changes = after and not tail and len(own) > len(old)
+    return [] if defined_in(lines[:head]) and other_changes else own
 
 
 def outline(code: str) -> list[tuple[int, str]]:
@@ -176,9 +191,9 @@ def repeated(
     return head, max(n for n in tails if moved[len(moved) - n :] == after[:n])
 
 
-def defined_in(code: str) -> set[str]:
+def defined_in(lines: list[str]) -> set[str]:
     """The names of functions and classes that some lines define."""
-    return set(re.findall(r"^\s*(?:def|class) (\w+)", code, re.M))
+    return set(re.findall(r"^\s*(?:def|class) (\w+)", "".join(lines), re.M))
 
 
 def without_comments(code: str) -> str:

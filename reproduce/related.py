@@ -1,4 +1,4 @@
-"""The table of related.sh: what each related system brings over PPO or GRPO from tests.
+"""The tables of related.sh: what each related system brings over PPO or GRPO from tests.
 
     python reproduce/related.py runs/related "$ARMS"
 
@@ -7,6 +7,9 @@ the area under the curve of pass@1 on the validation tasks, over the samples, by
 supervised policy on (val-sft-0). Differences are paired, seed by seed, over the seeds that have
 both arms; "mean ± half" is half of a 95 % interval (Student's t). "not shown": the interval holds
 0, or there is one seed. With many arms some intervals miss the truth: one in twenty, on average.
+
+The second table is of CodeRL's critic sampling: eval-first has eight samples a task, eval-second-*
+eight others, eval-both-* the two together, and eval-sixteen as many as both from the prompt alone.
 """
 
 import difflib
@@ -108,10 +111,50 @@ def table(runs: Path, text: str) -> None:
     tables.print_table([*header, "pass@1 at the end", "pass@1, against its base"], rows, right)
 
 
+SECOND = {
+    "first": "as the first eight",
+    "references": "of the policy that learned the references",
+    "refined": "programs that pass the example refined",
+    "repaired": "and the others repaired (references)",
+}
+
+
+def inference_table(runs: Path) -> None:
+    """Solved tasks of 16 samples, by what the last eight start from."""
+    reports = runs.glob("[0-9]*/eval-both-repaired/report.json")
+    seeds = sorted(path.parent.parent for path in reports)
+    if not seeds:
+        return
+
+    def rates(name: str, measure: str) -> dict[str, float]:
+        return {s.name: tables.read_report(s / f"eval-{name}")[measure] for s in seeds}
+
+    rows, base = [], rates("sixteen", "pass@16")
+    for name, label in SECOND.items():
+        one = rates("first" if name == "first" else f"second-{name}", "pass@1")
+        both = base if name == "first" else rates(f"both-{name}", "pass@16")
+        paired = "" if name == "first" else compared(both, base)
+        rows.append(
+            [label, tables.cell(list(one.values())), tables.cell(list(both.values())), paired]
+        )
+    print(
+        f"\nCodeRL's policy at inference: eight samples of the prompt, then eight others; "
+        f"{len(seeds)} seeds, mean ± half of the 95 % interval over seeds\n"
+    )
+    header = [
+        "the other eight",
+        "pass@1 of these",
+        "pass@16 of all",
+        "pass@16, against the first row",
+    ]
+    tables.print_table(header, rows)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     try:
         table(Path(sys.argv[1]), sys.argv[2])
+        inference_table(Path(sys.argv[1]))
     except InputError as error:
         sys.exit(f"related.py: {error}")

@@ -121,6 +121,37 @@ models() { # the policy that all arms start from, and a PRM from mutations of th
     reward_model prm "$OUT/prm.jsonl"
 }
 
+# CodeRL's policy with 16 samples a task: all from the prompt, or eight that start from the first
+# eight. Who repairs has learned references: hence eight from the policy that learned those alone.
+critic_sampling() {
+    local name
+    sample "$SFT" "$TRAIN" "$OUT/samples" --num_samples 2
+    python studies/critic_data.py --tasks "$TRAIN" --samples "$OUT/samples/verdicts.jsonl" \
+        --critic_file "$OUT/critic.jsonl" --output_file "$OUT/repairs.jsonl"
+    reward_model critic "$OUT/critic.jsonl"
+    python sft.py --tasks "$OUT/repairs.jsonl" --model_name_or_path "$SFT" --seed "$SEED" \
+        --max_steps "$BATCHES" --learning_rate 5e-4 --warmup_steps 5 --output_dir "$OUT/repair"
+    sample "$OUT/coderl" "$TEST" "$OUT/eval-sixteen" --num_samples 16 --k 1 16
+    sample "$OUT/coderl" "$TEST" "$OUT/eval-first" --num_samples 8
+    sample "$OUT/sft-references" "$TEST" "$OUT/eval-eight-references" --num_samples 8
+    cp "$OUT/eval-eight-references/samples.jsonl" "$OUT/second-references.jsonl"
+    second refined
+    second repaired --repair_model "$OUT/repair"
+    for name in references refined repaired; do
+        python eval.py --tasks "$TEST" --samples "$OUT/second-$name.jsonl" \
+            --output_dir "$OUT/eval-second-$name"
+        cat "$OUT/eval-first/samples.jsonl" "$OUT/second-$name.jsonl" > "$OUT/both-$name.jsonl"
+        python eval.py --tasks "$TEST" --samples "$OUT/both-$name.jsonl" --k 1 16 \
+            --output_dir "$OUT/eval-both-$name"
+    done
+}
+
+second() { # name, flags: eight samples a task that start from the first eight
+    python studies/critic_sampling.py --tasks "$TEST" --samples "$OUT/eval-first/samples.jsonl" \
+        --model_name_or_path "$OUT/coderl" --critic "$OUT/critic" --num_samples 8 --seed "$SEED" \
+        --output_file "$OUT/second-$1.jsonl" "${@:2}"
+}
+
 in_seed() { # seed, function, arguments ...
     SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
     mkdir -p "$OUT"
@@ -134,6 +165,8 @@ plan() { # the jobs: a seed's before the next seed's
         for arm in ${ARM:-$(trained "$ARMS")}; do
             job "$seed-$arm" "$seed-models" in_seed "$seed" run_arms "$ARMS" "$arm"
         done
+        [ -n "$ARM" ] || job "$seed-critic-sampling" "$seed-coderl $seed-sft-references" \
+            in_seed "$seed" critic_sampling
     done
 }
 

@@ -23,7 +23,7 @@ import tables
 
 ROOT = Path(__file__).parent.parent
 INPUTS = {"tasks", "model_name_or_path", "prm", "orm", "reasoning_rm", "data", "samples", "input"}
-INPUTS |= {"from_verdicts", "compare", "plus", "pairs"}
+INPUTS |= {"from_verdicts", "compare", "plus", "pairs", "critic", "repair_model"}
 # In the place of python and torchrun: notes a command, and the inputs that nothing has written yet;
 # writes what the stage would write.
 STUB = """
@@ -43,7 +43,7 @@ missing = [path for path in paths if not path.startswith(hub) and not Path(path)
 with open("commands.jsonl", "a") as file:
     row = {"words": words, "missing": missing, "launched": launched}
     file.write(json.dumps(row) + "\\n")
-files = ("output_file", "outcomes_file", "lines_file")
+files = ("output_file", "outcomes_file", "lines_file", "critic_file")
 written = [path for name in files for path in flags.get(name, [])]
 written += [path + ".progress" for path in written]
 written += words[3:] if words[0] == "reproduce/rewrite.py" else []

@@ -1,5 +1,6 @@
 """Studies: each diff applies, runs, and does what its header promises; run.py refuses the rest."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -18,6 +19,8 @@ import sandbox
 from kernels import masking
 from prm_data import gold
 from studies import (
+    critic_data,
+    critic_sampling,
     curriculum,
     exact,
     greedy,
@@ -897,6 +900,64 @@ def test_a_tree_search_writes_pairs_of_lines_after_the_same_lines(stages, value,
         assert row["meta"]["samples"] == 12
 
 
+def test_programs_that_pass_the_examples_are_refined_else_the_best_one_is_repaired():
+    task = {"task_id": "a", "prompt": "Do it.\n", "tests": []}
+    one = {"completion": "x\ny\nz\n", "solution": "one", "status": "passed"}
+    one["scores"] = [0.1, 0.6, 0.9]
+    two = {"completion": "u\r\nv\n", "solution": "two", "status": "passed", "scores": [0.2, 0.3]}
+    bad = {"completion": "w\n", "solution": "bad", "status": "failed", "scores": [1.0]}
+    refined = critic_sampling.seeds_of(task, [one, bad, two], 1)
+    assert refined == [("refined", task, "x\ny\n"), ("refined", task, "u\n")]  # never the last line
+    worse = two | {"status": "error", "scores": [2.0, 0.3]}  # the score at the end counts
+    best, second = critic_sampling.seeds_of(task, [worse, bad], 2)
+    assert best.origin == "repaired" and best.prefix == ""
+    assert best.task["prompt"] == "Do it.\nWrong (failed):\nbad\nRight:\n"
+    assert "two" in second.task["prompt"] and "Wrong (error)" in second.task["prompt"]
+    assert critic_sampling.seeds_of(task, [worse, bad], 1) == [best]
+    assert critic_sampling.best_prefix("x\n", [0.5]) == ""
+    assert critic_sampling.seeds_of(task, [worse, bad], 0) == [("new", task, "")]
+
+
+def test_critic_sampling_from_samples_to_samples(stages, tmp_path):
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})[:6]
+    common.write_jsonl(tmp_path / "tasks.jsonl", tasks)
+    samples, broken = [], "def f(xs):\n    return nothing\n"
+    for number, task in enumerate(tasks):  # the first three tasks have a program that passes
+        other = (task["solution"], "passed") if number < 3 else ("def f(xs):\n    1 / 0\n", "error")
+        for program, status in ((broken, "error"), other):
+            row = {"task_id": task["task_id"], "completion": program, "solution": program}
+            samples.append(row | {"status": status})
+    common.write_jsonl(tmp_path / "verdicts.jsonl", samples)
+    files = [str(tmp_path / name) for name in ("tasks.jsonl", "verdicts.jsonl")]
+    outputs = [str(tmp_path / name) for name in ("critic.jsonl", "repairs.jsonl")]
+    critic_data.main(critic_data.Config(*files, *outputs))
+    labelled = common.read_jsonl(outputs[0], common.PRM_FIELDS)
+    assert [set(row["labels"]) == {1.0} for row in labelled] == [False, True] * 3 + [False] * 6
+    repairs = common.read_jsonl(outputs[1], {})
+    assert len(repairs) == 9 and len({row["task_id"] for row in repairs}) == 9
+    assert repairs[0]["solution"] == tasks[0]["solution"] and broken in repairs[0]["prompt"]
+
+    output = tmp_path / "second.jsonl"
+    models = (stages.path("sft"), stages.path("prm"), str(output))
+    flags = {"num_samples": 3, "max_completion_length": 32, "repair_model": stages.path("sft")}
+    config = critic_sampling.Config(*files, *models, **flags)
+    critic_sampling.main(config)
+    rows = common.read_jsonl(output, {})
+    assert [row["task_id"] for row in rows] == [t["task_id"] for t in tasks for _ in range(3)]
+    assert [row["origin"] for row in rows] == ["refined"] * 9 + ["repaired"] * 9
+    for row, task in zip(rows[:9], [t for t in tasks[:3] for _ in range(3)], strict=True):
+        first = common.lines_of(task["solution"])[0]
+        assert row["completion"].startswith(first) and row["solution"].startswith(first)
+    other = dataclasses.replace(
+        config, repair_model=None, output_file=str(tmp_path / "third.jsonl")
+    )
+    critic_sampling.main(other)
+    origins = [row["origin"] for row in common.read_jsonl(other.output_file, {})]
+    assert origins == ["refined"] * 9 + ["new"] * 9
+    with pytest.raises(common.InputError, match="no hidden test is left"):
+        critic_sampling.main(dataclasses.replace(config, num_examples=99))
+
+
 @pytest.mark.parametrize(
     "name", ["completion_curriculum", "jump_start", "prime", "coderl", "similarity", "soft_q"]
 )
@@ -921,14 +982,17 @@ def test_every_flag_and_input_of_related_sh_exists(tmp_path):
     done = test_reproduce.bash(tmp_path, "reproduce/related.sh", SEEDS="0", JOBS="1")
     assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
     used, missing = set(), []
+    own = (mcts, critic_data, critic_sampling)
+    scripts = {f"studies/{module.__name__.rpartition('.')[2]}.py": module for module in own}
     for line in (tmp_path / "commands.jsonl").read_text().splitlines():
         row = json.loads(line)
         script, *words = row["words"]
         missing += row["missing"]
         if script == "reproduce/related.py":
             continue
-        config, flags = mcts.Config, words
-        if script != "studies/mcts.py":
+        if script in scripts:
+            config, flags = scripts[script].Config, words
+        else:
             config, flags = test_reproduce.config_class(script, words)
         if script == "studies/run.py":
             used |= set(words[: words.index("--tasks")])
@@ -969,6 +1033,7 @@ def test_the_table_of_related_systems_gives_areas_and_says_what_is_not_shown(tmp
             (tmp_path / str(seed) / f"val-{name}").mkdir()
             report = tmp_path / str(seed) / f"val-{name}" / "report.json"
             report.write_text(json.dumps({"pass@1": rate}))
+    related.inference_table(tmp_path)  # without its runs there is no table
     related.table(tmp_path, text)
     *_, base, fgo, rl = capsys.readouterr().out.strip().splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (base, fgo, rl)]
@@ -979,6 +1044,23 @@ def test_the_table_of_related_systems_gives_areas_and_says_what_is_not_shown(tmp
     assert cells[2][3] == "9" and cells[2][6].endswith("not shown")
     (tmp_path / "0" / "val-fgo-5" / "report.json").unlink()  # a curve with a hole counts nowhere
     assert related.area_of(tmp_path / "0", "fgo") is None
+
+
+def test_the_table_of_critic_sampling_compares_sixteen_samples_with_sixteen(tmp_path, capsys):
+    names = ("references", "refined", "repaired")
+    both = ["sixteen", *(f"both-{name}" for name in names)]
+    for seed in range(2):
+        for i, name in enumerate([*both, "first", *(f"second-{name}" for name in names)]):
+            (tmp_path / str(seed) / f"eval-{name}").mkdir(parents=True)
+            report = {"pass@1": 0.01 * i + 0.1 * seed, "pass@16": 0.5 + 0.1 * i + 0.2 * seed}
+            (tmp_path / str(seed) / f"eval-{name}" / "report.json").write_text(json.dumps(report))
+    related.inference_table(tmp_path)
+    out = capsys.readouterr().out.strip().splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in out[-4:]]
+    assert [row[1].split()[0] for row in cells] == ["0.090", "0.100", "0.110", "0.120"]
+    assert [row[2].split()[0] for row in cells] == ["0.600", "0.700", "0.800", "0.900"]
+    assert [row[3].split(" ")[0] for row in cells] == ["", "+0.100", "+0.200", "+0.300"]
+    assert "2 seeds" in out[0]
 
 
 def test_ppo_itself_knows_none_of_the_studies():

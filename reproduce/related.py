@@ -13,7 +13,9 @@ eight others, eval-both-* the two together, and eval-sixteen as many as both fro
 """
 
 import difflib
+import math
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 import tables
 
+import common
 from common import InputError
 from studies import run as studies
 
@@ -54,14 +57,40 @@ def area_of(seed: Path, arm: str) -> float | None:
     return sum((end - start) * (a + b) / 2 for start, end, a, b in steps) / batches[-1]
 
 
-def compared(values: dict[str, float], base: dict[str, float]) -> str:
-    """The paired difference over the seeds of both."""
-    differences = [values[seed] - base[seed] for seed in values if seed in base]
+def paired(values: dict[str, float], base: dict[str, float]) -> list[float]:
+    """The differences over the seeds of both."""
+    return [values[seed] - base[seed] for seed in values if seed in base]
+
+
+def compared(differences: list[float]) -> str:
     if len(differences) < 2:
         return "not shown"
     half = tables.half_interval(differences)
     shown = abs(sum(differences) / len(differences)) > half
     return tables.cell(differences, "+") + ("" if shown else ", not shown")
+
+
+def shown_together(contrasts: dict[str, list[float]]) -> list[str]:
+    """The contrasts that are shown when the chance of one false one among all is 5 % (Holm, 1979).
+
+    Of the m contrasts, largest |t| first, number i needs |t| beyond the quantile 1 - 0.05/(m - i)
+    of P(|T| < t), i from 0; from the first that fails on none is shown. A contrast that lacks seeds
+    which others have is not shown.
+    """
+    most = max(map(len, contrasts.values()), default=0)
+    if most < 2:
+        return []
+    ratios = {}  # |mean| by half of the 95 % interval: in the order of |t|
+    for name, differences in contrasts.items():
+        half = tables.half_interval(differences) if len(differences) == most else math.inf
+        ratios[name] = abs(statistics.fmean(differences)) / half if half else math.inf
+    shown = []
+    for i, name in enumerate(sorted(ratios, key=lambda name: -ratios[name])):
+        wanted = common.student_quantile(most - 1, 1 - 0.05 / (len(ratios) - i))
+        if ratios[name] * common.student_quantile(most - 1) <= wanted:
+            break
+        shown.append(name)
+    return shown
 
 
 def table(runs: Path, text: str) -> None:
@@ -74,7 +103,7 @@ def table(runs: Path, text: str) -> None:
         areas[arm] = {seed: area for seed, area in each.items() if area is not None}
         reports = {seed: tables.read_report(runs / seed / f"eval-{arm}") for seed in areas[arm]}
         tests[arm] = {seed: report["pass@1"] for seed, report in reports.items()}
-    rows = []
+    rows, contrasts = [], {}
     for arm, (label, samples) in arms.items():
         if not areas[arm]:
             continue
@@ -83,6 +112,9 @@ def table(runs: Path, text: str) -> None:
         names = words[:flags]
         base = BASES.get(arm, f"{function if function in ('ppo', 'grpo') else 'ppo'}-tests")
         is_base = arm == base
+        area_gain, test_gain = (paired(of[arm], of.get(base, {})) for of in (areas, tests))
+        if not is_base and area_gain:
+            contrasts[label] = area_gain
         log = runs / next(iter(areas[arm])) / arm / "metrics.jsonl"
         if samples is None and log.is_file():
             samples = tables.read_metrics(log.parent)[-1].get("episode")
@@ -94,9 +126,9 @@ def table(runs: Path, text: str) -> None:
                 f"{samples:,}" if samples else "",
                 str(len(areas[arm])),
                 tables.cell(list(areas[arm].values())),
-                "" if is_base else compared(areas[arm], areas.get(base, {})),
+                "" if is_base else compared(area_gain),
                 tables.cell(list(tests[arm].values())),
-                "" if is_base else compared(tests[arm], tests.get(base, {})),
+                "" if is_base else compared(test_gain),
             ]
         )
     if not rows:
@@ -109,6 +141,14 @@ def table(runs: Path, text: str) -> None:
     header = ["system", "study", "lines", "samples", "seeds", "area", "area, against its base"]
     right = ("lines", "samples", "seeds")
     tables.print_table([*header, "pass@1 at the end", "pass@1, against its base"], rows, right)
+    seen = [tables.would_be_seen(values) for values in contrasts.values() if len(values) > 1]
+    if seen:
+        print(
+            f"\nShown in area among all {len(contrasts)} contrasts, with a chance of 5 % that one "
+            f"is false (Holm): {', '.join(shown_together(contrasts)) or 'none'}. A contrast would "
+            f"show, with probability 0.8, a true difference of {statistics.median(seen):.3f} "
+            f"(median; {min(seen):.3f} to {max(seen):.3f})."
+        )
 
 
 SECOND = {
@@ -133,9 +173,9 @@ def inference_table(runs: Path) -> None:
     for name, label in SECOND.items():
         one = rates("first" if name == "first" else f"second-{name}", "pass@1")
         both = base if name == "first" else rates(f"both-{name}", "pass@16")
-        paired = "" if name == "first" else compared(both, base)
+        gain = "" if name == "first" else compared(paired(both, base))
         rows.append(
-            [label, tables.cell(list(one.values())), tables.cell(list(both.values())), paired]
+            [label, tables.cell(list(one.values())), tables.cell(list(both.values())), gain]
         )
     print(
         f"\nCodeRL's policy at inference: eight samples of the prompt, then eight others; "

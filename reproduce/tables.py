@@ -60,6 +60,14 @@ def half_interval(values: list[float]) -> float:
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def would_be_seen(differences: list[float]) -> float:
+    """The true difference that so many seeds show with probability 0.8:
+    (t(0.975) + t(0.8)) s / sqrt(n), with s the standard deviation over the n seeds."""
+    degrees = len(differences) - 1
+    quantiles = common.student_quantile(degrees) + common.student_quantile(degrees, 0.6)
+    return quantiles * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
 def cell(values: list[float], sign: str = "", form: str = ".3f") -> str:
     """mean ± half of the 95 % interval; sign "+" shows the sign of a positive mean."""
     return f"{statistics.fmean(values):{sign}{form}} ± {half_interval(values):{form}}"
@@ -255,9 +263,8 @@ def contrasts(runs: Path, metric: str, claims: list[str]) -> None:
     A CLAIM is LABEL=+ARM -ARM ...; an ARM is the name of a run folder, or FOLDER/NAME where the
     seeds' folders are in RUNS/FOLDER. METRIC is a column of metrics.jsonl, whose mean over the run
     counts (the area under the curve), or pass@1 of eval-<arm>/report.json. A seed counts where it
-    has every arm of the claim. "shown": the interval does not hold 0. "would be seen": the true
-    difference that so many seeds show with probability 0.8, (t(0.975) + t(0.8)) s / sqrt(n), with s
-    the standard deviation over the n seeds.
+    has every arm of the claim. "shown": the interval does not hold 0. "would be seen": see
+    would_be_seen.
     """
     rows = []
     for claim in claims:
@@ -271,9 +278,7 @@ def contrasts(runs: Path, metric: str, claims: list[str]) -> None:
         row = [label, str(len(seeds)), "", "", "not shown", ""]
         if len(seeds) > 1:
             mean, half = statistics.fmean(differences), half_interval(differences)
-            degrees = len(seeds) - 1
-            quantiles = common.student_quantile(degrees) + common.student_quantile(degrees, 0.6)
-            seen = quantiles * statistics.stdev(differences) / math.sqrt(len(seeds))
+            seen = would_be_seen(differences)
             row[2:] = [f"{mean:+.3f}", f"[{mean - half:+.3f}, {mean + half:+.3f}]"]
             row += ["shown" if abs(mean) > half else "not shown", f"{seen:.3f}"]
         rows.append(row)

@@ -28,7 +28,9 @@ from common import InputError
 from studies import run as studies
 
 ARM = re.compile(r"^ *([\w.-]+) *\| *([^|\n]+?) *\| *(\S+) *([^\n]*)$", re.MULTILINE)
-BASES = {"prune": "prune-random"}  # of one arm; of the others, the plain run of the same stage
+# Of some arms; of the others, the plain run of the same stage, or of ppo.py.
+BASES = {"prune": "prune-random"}
+BASES |= dict.fromkeys(("rltf", "rltf-coarse", "rltf-adaptive", "coderl"), "grpo-supervised")
 
 
 def changed_lines(names: list[str]) -> int:
@@ -83,7 +85,7 @@ def shown_together(contrasts: dict[str, list[float]]) -> list[str]:
     ratios = {}  # |mean| by half of the 95 % interval: in the order of |t|
     for name, differences in contrasts.items():
         half = tables.half_interval(differences) if len(differences) == most else math.inf
-        ratios[name] = abs(statistics.fmean(differences)) / half if half else math.inf
+        ratios[name] = abs(statistics.fmean(differences)) / half if half else 0.0
     shown = []
     for i, name in enumerate(sorted(ratios, key=lambda name: -ratios[name])):
         wanted = common.student_quantile(most - 1, 1 - 0.05 / (len(ratios) - i))
@@ -135,8 +137,9 @@ def table(runs: Path, text: str) -> None:
         raise InputError(f"{runs}: no seed has a whole arm")
     print(
         "Area under the curve of pass@1 on validation tasks, and pass@1 on held-out tasks at the "
-        "end; mean ± half of the 95 % interval over seeds. PPO's arms against PPO from tests, "
-        "GRPO's against GRPO from tests, pruned tasks against random ones\n"
+        "end; mean ± half of the 95 % interval over seeds. GRPO's arms against GRPO from tests, "
+        "RLTF and CodeRL against GRPO with the same supervised loss, pruned tasks against random "
+        "ones, all others against PPO from tests. Samples of the last row: references\n"
     )
     header = ["system", "study", "lines", "samples", "seeds", "area", "area, against its base"]
     right = ("lines", "samples", "seeds")

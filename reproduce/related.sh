@@ -31,12 +31,13 @@ GRPO=("${KEEP[@]}" --num_prompts 8 --num_generations 8)
 DPO=(--max_steps 30 --eval_fraction 0 --save_steps 30)
 mkdir -p "$TASKS" "$RUNS"
 
-# A batch is 64 samples: where a greedy program is drawn too, 7 others. PPO's arms are compared with
-# ppo-tests, GRPO's with grpo-tests. (references): it sees reference programs; (PRM): its PRM does.
+# A batch is 64 samples: where a greedy program is drawn too, 7 others. (references): it sees
+# reference programs; (PRM): its PRM does. related.py says what each arm is compared with.
 arms ARMS << 'END'
 ppo-tests      | PPO, tests                             | ppo
 grpo-tests     | GRPO, tests                            | grpo
-psgpo          | PSGPO (PRM)                            | ppo --prm "$OUT/prm"
+psgpo          | PSGPO, dense reward (PRM)              | ppo --prm "$OUT/prm"
+psgpo-value    | PSGPO, dense reward and critic (PRM)   | ppo --prm "$OUT/prm" --value_init prm
 pure           | PURE, soft minimum (PRM)               | ppo process_min --prm "$OUT/prm" \
     --process_norm none
 fgo            | StepCoder, FGO                         | ppo fine_grained
@@ -47,12 +48,14 @@ jsrl-random    | Jump-Start RL, random (references)     | ppo jump_start --horiz
 ircoco         | IRCoCo, no tests (references)          | ppo similarity
 prune-random   | a tenth of the tasks, random           | ppo pruning --prune_by random
 prune          | a tenth, pruned by diversity (references) | ppo pruning --prune_by diversity
-rltf           | RLTF, all rewards                      | grpo rltf --num_generations 7
-rltf-coarse    | RLTF, coarse                           | grpo rltf --num_generations 7 \
+grpo-supervised | GRPO, tests, supervised loss (references) | grpo supervised
+rltf           | RLTF, all rewards (references)         | grpo rltf supervised --num_generations 7
+rltf-coarse    | RLTF, coarse (references)              | grpo rltf supervised --num_generations 7 \
     --adaptive_weight 0 --fine_weight 0
-rltf-adaptive  | RLTF, coarse and adaptive              | grpo rltf --num_generations 7 \
+rltf-adaptive  | RLTF, coarse and adaptive (references) | grpo rltf supervised --num_generations 7 \
     --fine_weight 0
-coderl         | CodeRL, returns by the critic          | grpo coderl --num_generations 7
+coderl         | CodeRL, returns by the critic (references) | grpo coderl supervised \
+    --num_generations 7
 papo           | PAPO (PRM)                             | grpo papo --prm "$OUT/prm"
 prof           | PROF (PRM)                             | grpo prof --prm "$OUT/prm"
 prime          | PRIME                                  | grpo prime

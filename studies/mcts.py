@@ -9,7 +9,8 @@ new policy. Here a step is a line. A simulation goes down the tree by UCT,
 to a prefix without children, samples --num_children completions there, and adds their first lines.
 The value of a new line is whether its completion passes the tests (--value tests), or the PRM's
 score of the line (--value prm). Values go up to the root; Q is their mean. The paper's value also
-has the policy's own judgement of a step, and its UCT a prior; both are left out. A row's
+has the policy's own judgement of a step, its UCT a prior, its loss labels that are smoothed by
+visits; these are left out. A row's
 `meta.samples` counts the completions behind the tree. Where no two lines of one prefix have
 different values there are no pairs, and the file is empty.
 
@@ -103,9 +104,10 @@ def path_to_leaf(root: Node, exploration: float) -> list[Node]:
 
 
 def add(path: list[Node], line: str, value: float) -> None:
-    """A sampled line after the last node of a path, with its value, which goes up to the root."""
-    child = path[-1].children.setdefault(line, Node(path[-1].prefix + line))
-    for node in [*path, child]:
+    """A sampled line after the last node of a path, with its value, which goes up to the root. An
+    empty line: the program ends with that node, which counts once more."""
+    child = [path[-1].children.setdefault(line, Node(path[-1].prefix + line))] if line else []
+    for node in [*path, *child]:
         node.visits += 1
         node.total += value
 
@@ -174,8 +176,8 @@ def grow(trees: list[tuple[dict, Node]], policy, tokenizer, runner, prm, config:
         tasks, prefixes = [task for task, _ in repeated], [path[-1].prefix for _, path in repeated]
         values = values_of(tasks, prefixes, rollout, runner, prm, config)
         for (_, path), text, value in zip(repeated, rollout.texts, values, strict=True):
-            if text and value is not None:
-                add(path, common.lines_of(text)[0], value)
+            if value is not None:
+                add(path, common.lines_of(text)[0] if text else "", value)
 
 
 def main(config: Config) -> None:

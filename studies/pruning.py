@@ -51,7 +51,8 @@ def clusters_of(points: torch.Tensor, num_clusters: int, seed: int) -> list[list
 def thin_out(points: torch.Tensor, size: int) -> list[int]:
     """Indices of `size` of the points (N, D): one point of the closest pair goes, again and again;
     of the two, the one that is closer to a third."""
-    distance = torch.cdist(points, points).fill_diagonal_(torch.inf)
+    exact = "donot_use_mm_for_euclid_dist"  # else d(a, b) and d(b, a) differ by rounding
+    distance = torch.cdist(points, points, compute_mode=exact).fill_diagonal_(torch.inf)
     left = list(range(len(points)))
     while len(left) > size:
         near = distance[left][:, left].sort(1).values[:, : min(2, len(left))]  # nearest, next

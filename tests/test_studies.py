@@ -27,6 +27,7 @@ from studies import (
     mcts,
     program_tokens,
     pruning,
+    references,
     resample,
     run,
     similarity,
@@ -51,6 +52,7 @@ RELATED = {  # the studies of related systems
     "rltf",
     "similarity",
     "soft_q",
+    "supervised",
 }
 # What a study needs to run on the small stages' folder.
 FLAGS = {
@@ -758,6 +760,46 @@ def test_prime_s_prm_starts_as_the_reference_and_learns_from_the_tests(stages, m
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
+def test_prime_learns_nothing_from_prompts_that_fail_as_a_whole(stages, monkeypatch):
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    monkeypatch.setattr(Coin, "hopeless", frozenset(task["task_id"] for task in tasks))
+    monkeypatch.setattr(sandbox, "Sandbox", Coin)
+    flags = {"max_steps": 3, "save_steps": 2, "warmup_steps": 1}
+    folder = run_study(stages, "prime", "study-prime-hopeless", **flags)
+    before = weights_of(stages.path("sft"))
+    for after in (weights_of(folder), weights_of(folder / "checkpoint-2" / "prm")):
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_supervised_loss_is_the_mean_over_the_references_tokens_each_reference_once(stages):
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    tokenizer = common.load_tokenizer(stages.path("sft"))
+    _, config = stages.grpo("unused", run.load(["supervised"]))
+    policy = common.shard(common.load_policy(stages.path("sft"), config).eval(), config, True)
+    rollout = common.sample(policy, tokenizer, tasks, config, 0, "grpo")
+    mini_batch = [[0, 5, 1], [4, 9], [2]]  # samples of three tasks
+    loss = references.learn(policy, tokenizer, rollout, mini_batch, 0.5)
+    found = policy.get_input_embeddings().weight.grad.clone()
+    policy.zero_grad()
+    sums, count = 0, 0
+    for i in (0, 4, 9):
+        prompt = rollout.prompts[i]
+        ids = common.encode_completion(tokenizer, rollout.tasks[i]["solution"])
+        logits = policy(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        sums = sums - logits.log_softmax(-1)[range(len(ids)), ids].sum()
+        count += len(ids)
+    (0.5 * sums / count).backward()
+    assert loss == pytest.approx(0.5 * float(sums.detach()) / count, rel=1e-5)
+    torch.testing.assert_close(found, policy.get_input_embeddings().weight.grad)
+
+
+@pytest.mark.parametrize("name", ["rltf", "coderl"])
+def test_rltf_and_coderl_run_with_the_supervised_loss(stages, name):
+    stage, config = stages.grpo(f"study-{name}-supervised", run.load([name, "supervised"]))
+    stage.main(config)
+    assert all(row["loss/sft_avg"] > 0 for row in metrics_of(config.output_dir))
+
+
 def test_coderl_s_return_is_the_critic_s_belief_times_the_lead_over_the_greedy_program(
     stages, monkeypatch
 ):
@@ -815,6 +857,24 @@ def test_similarity_pays_nothing_for_tests(stages, monkeypatch):
     first, second = metrics_of(folders[0])
     assert first["reward"] == 0 != second["reward"]  # the evaluator's head is zero at first
     assert 0 < first["rewards/similarity/mean"] <= 1
+
+
+def test_what_similarity_foretells_is_paid_at_once_however_long_the_program(stages, monkeypatch):
+    forked = run.load(["similarity"])
+    given, advantages = [], forked.gae
+    monkeypatch.setattr(
+        forked, "gae", lambda *args, **more: given.append(args) or advantages(*args, **more)
+    )
+    foretold = lambda model, rollout, batches: 0.5 + 0 * rollout.logprobs  # noqa: E731
+    monkeypatch.setattr(common, "score_tokens", foretold)
+    monkeypatch.setattr(sandbox, "Sandbox", Coin)
+    flags = {"max_steps": 1, "prm": None, "value_init": "policy", "kl_coef": 0.0}
+    stage, config = stages.ppo("study-similar-paid", forked, **flags)
+    stage.main(config)
+    rewards, values, mask, gamma, *_ = given[-1]
+    assert gamma == 0 and (rewards[mask] == 0.5).all() and not rewards[~mask].any()
+    found, _ = advantages(*given[-1])
+    torch.testing.assert_close(found[mask], 0.5 - values[mask])
 
 
 def test_pruning_keeps_one_of_the_tasks_that_are_alike(stages):
@@ -882,6 +942,9 @@ def test_a_tree_is_searched_where_lines_do_well_or_are_little_tried():
     assert root.children["b\n"].q == 0.5 and mcts.is_end(root.children["b\n"].children["d"])
     pairs = [(best.prefix, worst.prefix) for best, worst in mcts.pairs_of(root, 0.0)]
     assert pairs == [("a\n", "c\n")] or pairs == [("b\n", "c\n")]
+    before, leaf = root.visits, root.children["c\n"]
+    mcts.add([root, leaf], "", 1.0)  # a program that ends after its last newline
+    assert (root.visits, leaf.visits, leaf.q, leaf.children) == (before + 1, 2, 0.5, {})
 
 
 @pytest.mark.parametrize("value", ["tests", "prm"])

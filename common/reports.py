@@ -125,7 +125,8 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     `eval_loss` is the mean squared error over labelled lines. Accuracy, AUC, calibration and
     histogram are over lines with a positive or negative label. Accuracy and AUC come again over the
     lines of `meta.changed`; over the lines up to and including the first negative one; by position
-    of the line (from 1), by the program's number of lines, by `meta.steps`. `first_error_found` is
+    of the line (from 1), by the program's number of lines, by `meta.steps`. `position_auc` is what
+    the line's place alone gives: an earlier line is right. `first_error_found` is
     the share of rows with a negative line in which the first score of 0 or less, among the positive
     and negative lines, is that of the first negative line.
     """
@@ -144,12 +145,14 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
                 "positive": labels[i] > 0,
                 "changed": i in meta.get("changed", []),
                 "to_first_error": first_error is None or i <= first_error,
+                "place": i,
                 "position": str(i + 1) if i < 10 else "11+",
                 "num_lines": bucket(len(labels)),
                 "steps": str(meta.get("steps")),
             }
             lines.append(line)
     score = torch.tensor([line["score"] for line in lines])  # (N,)
+    place = torch.tensor([-line["place"] for line in lines])  # (N,)
     positive, changed, early = (
         torch.tensor([line[name] for line in lines], dtype=torch.bool)  # (N,)
         for name in ("positive", "changed", "to_first_error")
@@ -165,11 +168,13 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
         "eval_loss": mean(torch.tensor(squares)),
         "eval_lines": whole.pop("count"),
         **{f"eval_{name}": value for name, value in whole.items() if name != "confusion"},
+        "eval_position_auc": auc(place, positive),
         "eval_ece": fit["expected_calibration_error"],
         "eval_changed_lines": alone["count"],
         **{f"eval_changed_{name}": alone[name] for name in ("accuracy", "majority", "auc")},
         "first_error_found": mean(torch.tensor(found)),
-        "to_first_error": binary_report(score[early], positive[early]),
+        "to_first_error": binary_report(score[early], positive[early])
+        | {"position_auc": auc(place[early], positive[early])},
         "confusion": whole["confusion"],
         "calibration": fit,
         "histogram": histogram(score, positive),

@@ -13,7 +13,6 @@ eight others, eval-both-* the two together, and eval-sixteen as many as both fro
 """
 
 import difflib
-import math
 import re
 import statistics
 import sys
@@ -23,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 import tables
 
-import common
 from common import InputError
 from studies import run as studies
 
@@ -70,29 +68,6 @@ def compared(differences: list[float]) -> str:
     half = tables.half_interval(differences)
     shown = abs(sum(differences) / len(differences)) > half
     return tables.cell(differences, "+") + ("" if shown else ", not shown")
-
-
-def shown_together(contrasts: dict[str, list[float]]) -> list[str]:
-    """The contrasts that are shown when the chance of one false one among all is 5 % (Holm, 1979).
-
-    Of the m contrasts, largest |t| first, number i needs |t| beyond the quantile 1 - 0.05/(m - i)
-    of P(|T| < t), i from 0; from the first that fails on none is shown. A contrast that lacks seeds
-    which others have is not shown.
-    """
-    most = max(map(len, contrasts.values()), default=0)
-    if most < 2:
-        return []
-    ratios = {}  # |mean| by half of the 95 % interval: in the order of |t|
-    for name, differences in contrasts.items():
-        half = tables.half_interval(differences) if len(differences) == most else math.inf
-        ratios[name] = abs(statistics.fmean(differences)) / half if half else 0.0
-    shown = []
-    for i, name in enumerate(sorted(ratios, key=lambda name: -ratios[name])):
-        wanted = common.student_quantile(most - 1, 1 - 0.05 / (len(ratios) - i))
-        if ratios[name] * common.student_quantile(most - 1) <= wanted:
-            break
-        shown.append(name)
-    return shown
 
 
 def table(runs: Path, text: str) -> None:
@@ -148,7 +123,7 @@ def table(runs: Path, text: str) -> None:
     if seen:
         print(
             f"\nShown in area among all {len(contrasts)} contrasts, with a chance of 5 % that one "
-            f"is false (Holm): {', '.join(shown_together(contrasts)) or 'none'}. A contrast would "
+            f"is false: {'; '.join(tables.shown_together(contrasts)) or 'none'}. A contrast would "
             f"show, with probability 0.8, a true difference of {statistics.median(seen):.3f} "
             f"(median; {min(seen):.3f} to {max(seen):.3f})."
         )

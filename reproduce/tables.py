@@ -68,6 +68,29 @@ def would_be_seen(differences: list[float]) -> float:
     return quantiles * statistics.stdev(differences) / math.sqrt(len(differences))
 
 
+def shown_together(contrasts: dict[str, list[float]]) -> list[str]:
+    """The contrasts that are shown when the chance of one false one among all is 5 % (Holm, 1979).
+
+    Of the m contrasts, largest |t| first, number i needs |t| beyond the quantile 1 - 0.05/(m - i)
+    of P(|T| < t), i from 0; from the first that fails on none is shown. A contrast that lacks seeds
+    which others have is not shown.
+    """
+    most = max(map(len, contrasts.values()), default=0)
+    if most < 2:
+        return []
+    ratios = {}  # |mean| by half of the 95 % interval: in the order of |t|
+    for name, differences in contrasts.items():
+        half = half_interval(differences) if len(differences) == most else math.inf
+        ratios[name] = abs(statistics.fmean(differences)) / half if half else 0.0
+    shown = []
+    for i, name in enumerate(sorted(ratios, key=lambda name: -ratios[name])):
+        wanted = common.student_quantile(most - 1, 1 - 0.05 / (len(ratios) - i))
+        if ratios[name] * common.student_quantile(most - 1) <= wanted:
+            break
+        shown.append(name)
+    return shown
+
+
 def cell(values: list[float], sign: str = "", form: str = ".3f") -> str:
     """mean ± half of the 95 % interval; sign "+" shows the sign of a positive mean."""
     return f"{statistics.fmean(values):{sign}{form}} ± {half_interval(values):{form}}"
@@ -266,7 +289,7 @@ def contrasts(runs: Path, metric: str, claims: list[str]) -> None:
     has every arm of the claim. "shown": the interval does not hold 0. "would be seen": see
     would_be_seen.
     """
-    rows = []
+    rows, together = [], {}
     for claim in claims:
         label, _, sum_of_arms = claim.rpartition("=")
         terms = [(1 if word[0] == "+" else -1, word[1:]) for word in sum_of_arms.split()]
@@ -281,11 +304,15 @@ def contrasts(runs: Path, metric: str, claims: list[str]) -> None:
             seen = would_be_seen(differences)
             row[2:] = [f"{mean:+.3f}", f"[{mean - half:+.3f}, {mean + half:+.3f}]"]
             row += ["shown" if abs(mean) > half else "not shown", f"{seen:.3f}"]
+            together[label] = differences
         rows.append(row)
     name = "pass@1 on held-out tasks" if metric == "pass@1" else f"{metric}, mean over the run"
     print(f"{name}; differences paired by seed, 95 % intervals (Student's t over the seeds)\n")
     header = ["claim", "seeds", "difference", "interval", "", "would be seen"]
     print_table(header, rows, right=("seeds", "difference", "would be seen"))
+    if len(together) > 1:
+        names = "; ".join(shown_together(together)) or "none"
+        print(f"\nShown among all {len(together)}, with a chance of 5 % that one is false: {names}")
 
 
 def spread(first: Path, second: Path, weight: float) -> None:
@@ -303,12 +330,18 @@ def spread(first: Path, second: Path, weight: float) -> None:
 
 
 def label_costs(run: Path) -> tuple[float, float]:
-    """Samples of a policy, and executed programs, that an arm's labels have cost."""
-    last = read_metrics(run)[-1]
+    """Samples of a policy, and executed programs, that an arm's labels have cost. An outcome model
+    may have learned from verdicts of eval.py: a sample and a program each."""
+    last, flags = read_metrics(run)[-1], read_json(run / "run_config.json")
     samples, programs = last.get("label_samples", 0), last.get("label_programs", 0)
-    prms = read_json(run / "run_config.json")["prm"] or []
-    for prm in [prms] if isinstance(prms, str) else prms:  # an ensemble has several
-        data = Path(read_json(Path(prm) / "run_config.json")["data"])
+    prms = flags["prm"] or []
+    models = [prms] if isinstance(prms, str) else prms  # an ensemble has several
+    for model in [*models, *filter(None, [flags.get("orm")])]:
+        data = Path(read_json(Path(model) / "run_config.json")["data"])
+        if data.name == "verdicts.jsonl":
+            rows = len(common.read_jsonl(data, {}))
+            samples, programs = samples + rows, programs + rows
+            continue
         report = read_json(data.with_suffix(".report.json"))
         samples += report.get("responses", 0) + report.get("completions", 0)
         programs += report.get("executions", 0)
@@ -340,12 +373,12 @@ def budget(runs: Path, arms: list[str]) -> None:
     trained on (the run folders hold both paths), and <seed>/eval-<arm>. "until" is the number of
     RL samples after which the mean training pass rate of ten batches first is the first arm's at
     its end; a run that never gets there counts whole, and is counted. "for labels" are the
-    responses that were labelled by search, their completions, and those of a refreshed PRM;
-    "programs" those that were executed for labels, where any were (exact labels: a line that comes
-    again counts again). The checkpoints that wrote the responses come from the run with tests
-    alone, whose samples are not counted again. "ever solved" is the share of the training tasks
-    drawn so far of which a sample has passed; "best of n" the share of held-out tasks of which one
-    of the n samples passes.
+    responses that were labelled by search, their completions, those of a refreshed PRM, and the
+    samples that an outcome model has learned from; "programs" those that were executed for labels,
+    where any were (exact labels: a line that comes again counts again). The checkpoints that wrote
+    the responses come from the run with tests alone, whose samples are not counted again. "ever
+    solved" is the share of the training tasks drawn so far of which a sample has passed; "best of
+    n" the share of held-out tasks of which one of the n samples passes.
     """
     arms = read_arms(arms)
     base = next(iter(arms))
@@ -499,7 +532,7 @@ def labels(tasks: str, searches: list[str]) -> None:
             cells = [cell([scores[n][column] for scores in found]) for column in LABEL_COLUMNS]
             rows.append([label, n, *cells, *cost])
     print(
-        "Labels by search against exact ones, on responses that fail; "
+        f"Labels by search against exact ones, on responses that fail; {len(found)} seeds, "
         "mean ± half of the 95 % interval over seeds\n"
     )
     right = ("completions", "tokens", "programs")
@@ -547,32 +580,32 @@ def pairs(runs: Path, arms: list[str]) -> None:
     """Reasoning reward models on held-out pairs, and on sound against unsound samples.
 
     Reads <seed>/eval-<name>-pairs and <seed>/eval-<name>-benchmark of eval_prm.py for each ARM
-    NAME=LABEL; pairs are told apart by what has been done to the worse text. Means over the seeds
-    that have the reward model. The interval is that of a proportion, Wilson's, over the pairs of
-    the first seed.
+    NAME=LABEL; pairs are told apart by what has been done to the worse text. Over the seeds that
+    have the reward model. The last row is what a linear model reaches that never sees the prompt,
+    on the same pairs (common/preferences.py).
     """
 
-    def with_interval(reports: list[dict]) -> str:
-        mean = statistics.fmean(report["accuracy"] for report in reports)
-        return f"{mean:.3f} [{reports[0]['low']:.3f}, {reports[0]['high']:.3f}]"
+    def row_of(label: str, reports: tuple[list[dict], list[dict]], name: str) -> list[str]:
+        held_out, benchmark = reports
+        means = [
+            statistics.fmean(report[by][part][name] for report in held_out) for by, part in parts
+        ]
+        whole = [cell([report[name] for report in each]) for each in (held_out, benchmark)]
+        return [label, str(len(held_out)), whole[0], *(f"{mean:.3f}" for mean in means), whole[1]]
 
     rows, parts = [], []
     for name, (label, _) in read_arms(arms).items():
         sets = (f"eval-{name}-pairs", f"eval-{name}-benchmark")
         folders = seeds_with(runs, [f"{each}/report.json" for each in sets])
-        held_out, benchmark = ([read_report(folder / each) for folder in folders] for each in sets)
+        reports = tuple([read_report(folder / each) for folder in folders] for each in sets)
         if not rows:
-            first = held_out[0]
+            first, blind = reports[0][0], reports
             parts = [(by, part) for by in ("by_kind", "by_operator") for part in first[by]]
-        means = [
-            statistics.fmean(report[by][part]["accuracy"] for report in held_out)
-            for by, part in parts
-        ]
-        row = [with_interval(held_out), *(f"{mean:.3f}" for mean in means)]
-        rows.append([label, str(len(folders)), *row, with_interval(benchmark)])
+        rows.append(row_of(label, reports, "accuracy"))
+    rows.append(row_of("without the prompt", blind, "blind_accuracy"))
     print(
         "Share of held-out pairs in which the better reasoning has the higher score; "
-        f"{first['pairs']} pairs a seed\n"
+        f"{first['pairs']} pairs a seed, mean ± half of the 95 % interval over seeds\n"
     )
     names = [part.replace("_", " ") for _, part in parts]
     print_table(["reward model", "seeds", "all", *names, "policy samples"], rows, right=("seeds",))
@@ -581,7 +614,8 @@ def pairs(runs: Path, arms: list[str]) -> None:
 def prm(runs: Path, names: list[str]) -> None:
     """The PRM against exact line labels, by number of steps.
 
-    Reads <seed>/eval-<name>/report.json of eval_prm.py for each NAME.
+    Reads <seed>/eval-<name>/report.json of eval_prm.py for each NAME, which is PRM-on-LABELS. The
+    last row of each kind of labels is what the place of a line alone gives.
     """
     folders = seeds_with(runs, [f"eval-{name}/report.json" for name in names])
     reports = {name: [read_report(folder / f"eval-{name}") for folder in folders] for name in names}
@@ -594,12 +628,42 @@ def prm(runs: Path, names: list[str]) -> None:
         cells.append(cell([report["to_first_error"]["auc"] for report in each]))
         cells.append(cell([report["eval_accuracy"] for report in each]))
         rows.append([name, *cells])
+    for kind in dict.fromkeys(name.rpartition("-on-")[2] for name in names):
+        each = next(reports[name] for name in names if name.rpartition("-on-")[2] == kind)
+        early = [report["to_first_error"]["position_auc"] for report in each]
+        whole = [report["eval_position_auc"] for report in each]
+        rows.append([f"place-on-{kind}", *("" for _ in steps), cell(whole), cell(early), ""])
     print(
         f"AUC of the PRM against exact labels of held-out lines, {len(folders)} seeds, "
         "mean ± half of the 95 % interval\n"
     )
     header = ["PRM, on lines of", *(f"{n} steps" for n in steps), "all"]
     print_table([*header, "to the first error", "accuracy"], rows)
+
+
+def rankers(runs: Path, names: list[str]) -> None:
+    """Reward models as rankers: pass@1 of the one of a task's samples that each model chooses.
+
+    Reads <seed>/eval-<name>/report.json of eval_prm.py --samples for each NAME.
+    """
+    folders = seeds_with(runs, [f"eval-{name}/report.json" for name in names])
+    reports = {name: [read_report(folder / f"eval-{name}") for folder in folders] for name in names}
+    first = reports[names[0]]
+
+    def rates(each: list[dict], ranker: str) -> str:
+        return cell([report["rankers"][ranker]["pass@1"] for report in each])
+
+    rows = [["a random choice", rates(first, "random")]]
+    for name, each in reports.items():
+        (ranker,) = each[0]["rankers"].keys() - {"random", "oracle"}
+        rows.append([name, rates(each, ranker)])
+    rows.append(["a sample that passes, if there is one", rates(first, "oracle")])
+    print(
+        f"One of {first[0]['n']} samples of the supervised policy, chosen by a reward model; "
+        f"{first[0]['tasks']} held-out tasks, {len(folders)} seeds, "
+        "mean ± half of the 95 % interval over seeds\n"
+    )
+    print_table(["chosen by", "pass@1"], rows)
 
 
 def measures_of_plans(folder: Path, arm: str, tasks: dict[str, dict]) -> dict[str, float]:
@@ -697,6 +761,7 @@ TABLES = {
     labels: ("tasks", "searches"),
     prm: ("runs", "names"),
     pairs: ("runs", "arms"),
+    rankers: ("runs", "names"),
     recode: ("tasks", "runs", "base", "arms"),
     micro: ("runs", "arms"),
 }

@@ -1099,7 +1099,7 @@ def test_the_table_of_related_systems_gives_areas_and_says_what_is_not_shown(tmp
     related.inference_table(tmp_path)  # without its runs there is no table
     related.table(tmp_path, text)
     *_, base, fgo, rl, _, together = capsys.readouterr().out.strip().splitlines()
-    assert "all 2 contrasts" in together and "(Holm): FGO. A contrast" in together
+    assert "all 2 contrasts" in together and "is false: FGO. A contrast" in together
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (base, fgo, rl)]
     assert cells[0][5] == "0.200 ± 0.000" and cells[0][6] == ""  # (0 + 2 * 0.2 + 0.4) / 4
     lines = related.changed_lines(["fine_grained"])
@@ -1108,19 +1108,6 @@ def test_the_table_of_related_systems_gives_areas_and_says_what_is_not_shown(tmp
     assert cells[2][3] == "9" and cells[2][6].endswith("not shown")
     (tmp_path / "0" / "val-fgo-5" / "report.json").unlink()  # a curve with a hole counts nowhere
     assert related.area_of(tmp_path / "0", "fgo") is None
-
-
-def test_of_many_contrasts_those_are_shown_whose_t_is_beyond_holm_s_quantile():
-    # t of 4 seeds is the mean by s / 2, here with s = 1. From any table of Student's t, 3 degrees:
-    # P(|T| < t) is 0.975 at 4.177 (of two contrasts) and 0.95 at 3.182 (of the one that is left).
-    def of(t):
-        return [t / 2 - 0.75**0.5, t / 2 + 0.75**0.5] * 2
-
-    assert related.shown_together({"a": of(4.3), "b": of(3.2)}) == ["a", "b"]
-    assert related.shown_together({"a": of(4.1), "b": of(3.2)}) == []
-    assert related.shown_together({"a": of(4.3), "b": of(3.1)}) == ["a"]
-    assert related.shown_together({"a": of(-4.3), "b": of(9)[:2]}) == ["a"]  # b lacks seeds
-    assert related.shown_together({"a": [1.0]}) == []
 
 
 def test_the_table_of_critic_sampling_compares_sixteen_samples_with_sixteen(tmp_path, capsys):

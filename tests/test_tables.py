@@ -176,9 +176,15 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
         json.dumps({"data": str(tmp_path / "0" / "search.jsonl")}),
     )
     prm_folder = str(tmp_path / "0" / "prm")
-    for arm, prm in (("plain", None), ("dense", prm_folder), ("two", [prm_folder, prm_folder])):
-        run = tmp_path / "0" / arm
-        common.write_text(run / "run_config.json", json.dumps({"prm": prm}))
+    verdicts = tmp_path / "0" / "verdicts.jsonl"
+    common.write_jsonl(verdicts, [{"status": "failed"}] * 50)
+    orm_folder = str(tmp_path / "0" / "orm")
+    flags = json.dumps({"data": str(verdicts)})
+    common.write_text(tmp_path / "0" / "orm" / "run_config.json", flags)
+    arms = {"plain": None, "dense": prm_folder, "two": [prm_folder, prm_folder], "outcome": None}
+    for arm, prm in arms.items():
+        run, orm = tmp_path / "0" / arm, orm_folder if arm == "outcome" else None
+        common.write_text(run / "run_config.json", json.dumps({"prm": prm, "orm": orm}))
         refreshed = {"label_samples": 7} if prm else {}
         # Of 20 batches of 4 samples, the base arm's last ten pass at .5; the others' first do after
         # 15.
@@ -202,11 +208,12 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
         common.write_text(
             tmp_path / "0" / f"eval-{arm}" / "run_config.json", json.dumps({"num_samples": 4})
         )
-    tables.main(["budget", str(tmp_path), "plain=Plain", "dense=Dense", "two=Two"])
+    tables.main(["budget", str(tmp_path), *(f"{arm}={arm.title()}" for arm in arms)])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"][-1] == "held-out tasks solved, best of 4"
-    assert rows["Plain"] == ["80", "80 ± nan", "0", "0.500 ± nan", "0.250 ± nan"]
-    assert rows["Dense"] == ["80", "60 ± nan", "437", "0.500 ± nan", "0.250 ± nan"]
+    assert rows["Plain"] == ["80", "80 ± nan", "0", "0", "0.500 ± nan", "0.250 ± nan"]
+    assert rows["Dense"] == ["80", "60 ± nan", "437", "0", "0.500 ± nan", "0.250 ± nan"]
+    assert rows["Outcome"][2:4] == ["50", "50"]  # a sample and a program for each verdict
     assert rows["Two"][2] == "867"  # an ensemble: the labels of each PRM, the refreshed ones once
 
 
@@ -268,27 +275,65 @@ def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
     ]
 
 
+def test_of_many_contrasts_those_are_shown_whose_t_is_beyond_holm_s_quantile():
+    # t of 4 seeds is the mean by s / 2, here with s = 1. From any table of Student's t, 3 degrees:
+    # P(|T| < t) is 0.975 at 4.177 (of two contrasts) and 0.95 at 3.182 (of the one that is left).
+    def of(t):
+        return [t / 2 - 0.75**0.5, t / 2 + 0.75**0.5] * 2
+
+    assert tables.shown_together({"a": of(4.3), "b": of(3.2)}) == ["a", "b"]
+    assert tables.shown_together({"a": of(4.1), "b": of(3.2)}) == []
+    assert tables.shown_together({"a": of(4.3), "b": of(3.1)}) == ["a"]
+    assert tables.shown_together({"a": of(-4.3), "b": of(9)[:2]}) == ["a"]  # b lacks seeds
+    assert tables.shown_together({"a": [1.0]}) == []
+
+
 def test_accuracies_of_reward_models_are_means_over_the_seeds_that_have_them(tmp_path, capsys):
     for seed, accuracy in ((0, 0.8), (1, 0.9)):
-        part = {
-            "by_kind": {"strong": {"accuracy": accuracy}},
-            "by_operator": {"wrong_number": {"accuracy": accuracy / 2}},
+        part = {"accuracy": accuracy, "blind_accuracy": 0.6 + 0.1 * seed}
+        groups = {
+            "by_kind": {"strong": part},
+            "by_operator": {"wrong_number": {"accuracy": accuracy / 2, "blind_accuracy": 0.5}},
         }
         for name in ("rm", *(["rm-one"] if seed == 0 else [])):
             for on in ("pairs", "benchmark"):
-                write_report(
-                    tmp_path / str(seed) / f"eval-{name}-{on}",
-                    pairs=7,
-                    accuracy=accuracy,
-                    low=0.7,
-                    high=0.95,
-                    **part,
-                )
+                folder = tmp_path / str(seed) / f"eval-{name}-{on}"
+                write_report(folder, pairs=7, **part, **groups)
     tables.main(["pairs", str(tmp_path), "rm=Both", "rm-one=One"])
     rows = rows_of(capsys.readouterr().out)
     assert rows["reward model"] == ["seeds", "all", "strong", "wrong number", "policy samples"]
-    assert rows["Both"] == ["2", "0.850 [0.700, 0.950]", "0.850", "0.425", "0.850 [0.700, 0.950]"]
-    assert rows["One"][:2] == ["1", "0.800 [0.700, 0.950]"]
+    whole = f"0.850 ± {12.706 * 0.05:.3f}"  # t of one degree of freedom; s / sqrt(2) is 0.05
+    assert rows["Both"] == ["2", whole, "0.850", "0.425", whole]
+    assert rows["One"] == ["1", "0.800 ± nan", "0.800", "0.400", "0.800 ± nan"]
+    blind = f"0.650 ± {12.706 * 0.05:.3f}"
+    assert rows["without the prompt"] == ["2", blind, "0.650", "0.500", blind]
+
+
+def test_a_prm_s_auc_stands_above_that_of_a_line_s_place(tmp_path, capsys):
+    for seed in range(2):
+        for name, score in (("prm-on-x", 0.9), ("other-on-x", 0.8), ("prm-on-y", 0.7)):
+            early = {"auc": score - 0.1, "position_auc": 0.55}
+            report = {"eval_auc": score, "eval_accuracy": 0.6, "eval_position_auc": 0.65}
+            folder = tmp_path / str(seed) / f"eval-{name}"
+            write_report(folder, by_steps={}, to_first_error=early, **report)
+    tables.main(["prm", str(tmp_path), "prm-on-x", "other-on-x", "prm-on-y"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["other-on-x"] == ["0.800 ± 0.000", "0.700 ± 0.000", "0.600 ± 0.000"]
+    assert rows["place-on-x"] == rows["place-on-y"] == ["0.650 ± 0.000", "0.550 ± 0.000"]
+
+
+def test_reward_models_rank_samples_between_a_random_choice_and_the_best(tmp_path, capsys):
+    for seed in range(2):
+        for name, rate in (("choice-prm", 0.5), ("choice-orm", 0.4)):
+            kind = name.partition("-")[2]
+            found = {"random": 0.3, kind: rate, "oracle": 0.9}
+            ranked = {ranker: {"pass@1": one} for ranker, one in found.items()}
+            write_report(tmp_path / str(seed) / f"eval-{name}", tasks=5, n=8, rankers=ranked)
+    tables.main(["rankers", str(tmp_path), "choice-prm", "choice-orm"])
+    out = capsys.readouterr().out
+    assert "One of 8 samples" in out and "5 held-out tasks, 2 seeds" in out
+    rates = [row[0].split()[0] for row in list(rows_of(out).values())[2:]]
+    assert rates == ["0.300", "0.500", "0.400", "0.900"]
 
 
 def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path, capsys):

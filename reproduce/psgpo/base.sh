@@ -20,7 +20,7 @@ setup requirements.txt
 
 SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-40}" LABELLED="${LABELLED:-750}"
 SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-300}"
-QUARTER=$((BATCHES / 4)) HALF=$((BATCHES * 32)) # HALF: samples
+QUARTER=$((BATCHES / 4))
 TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
 # The reward's constants are the paper's (ppo.py's defaults).
 PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --save_steps "$QUARTER" \
@@ -119,8 +119,4 @@ relabelled() { # arm, finished search, tasks, flags of the labels ...: the same 
 
 masked() { # arm: of a PRM without labels after the first wrong line
     relabelled "$1" search labelled --share_completions true --mask_after_first_error true
-}
-
-half_of() { # name, arm: the arm's policy after half of its samples
-    evaluate "$1" "$OUT/$2/checkpoint-$((2 * QUARTER))"
 }

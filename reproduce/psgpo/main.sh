@@ -2,9 +2,14 @@
 # What a line reward is worth to PPO, and which labels give it: tests alone; exact labels of the
 # policy's own lines, in place and by prefix (no PRM: the bound of what line rewards can do); PRMs
 # from labels by search and from mutated references. The mutations' labels are those of lines in
-# place; labels by search are those of prefixes: so the mutations are also labelled anew by prefix.
-# Then PSGPO's claims: the critic starts as the PRM; the PRM learns from revised prompts alone; what
-# changes on programs of 4 steps.
+# place; labels by search are those of prefixes: so other mutations, fewer of a program, are labelled
+# by prefix. Some mutations are the very mistakes of which the benchmark makes wrong programs; one
+# PRM never sees those. Then PSGPO's claims: the critic starts as the PRM; which prompts the PRM
+# learns from; what changes on programs of 4 steps.
+#
+# Labels by search: a response of each of four policies to a prompt, 8 completions of a prefix (the
+# paper: up to 20). What one response proves counts for the others of its policy and prompt
+# (--share_completions, ours): here a policy has one.
 #
 # Written down before the runs: the primary outcome is the area under the curve of the pass rate of
 # the training samples, the mean over all batches, each of 64 samples. A prompt is drawn at most
@@ -12,7 +17,8 @@
 # Nothing is chosen by results on the test split, which is read once, at the end of each run.
 #
 # Every seed has its own supervised policy, samples, labels and PRMs; tasks and mutated references
-# are the same for all. Each PRM learns from as many rows, of the same tasks, for as many steps.
+# are the same for all. Each PRM learns for as many steps, from four rows a task, but for the
+# selections, which leave tasks out.
 #
 #     bash reproduce/psgpo/main.sh                               # seeds 0 to 14, two jobs at a time
 #     SEEDS="0 1" JOBS=1 bash reproduce/psgpo/main.sh run        # runs alone
@@ -30,9 +36,12 @@ ppo-dense         | tests + PRM by search, four checkpoints        | ppo --prm "
 ppo-search        | tests + PRM by search, starting policy         | from_start
 ppo-mutate        | tests + PRM by mutations, in place             | by_mutations mutate
 ppo-mutate-prefix | tests + PRM by mutations, by prefix            | by_mutations mutate-prefix
+ppo-disjoint      | tests + PRM by mutations, other mistakes alone | by_mutations disjoint
 ppo-dense-value   | tests + PRM by search, critic from it          | ppo --prm "$OUT/prm" \
     --value_init prm
 ppo-revised_only  | tests + PRM by search, revised prompts alone   | selected revised_only
+ppo-medium_only   | tests + PRM by search, medium prompts alone    | selected medium_only
+ppo-remove_hard   | tests + PRM by search, without hard prompts    | selected remove_hard
 END
 
 arms ARMS_4 << 'END'
@@ -40,7 +49,7 @@ ppo-tests         | tests                                          | ppo
 ppo-dense         | tests + PRM by search, four checkpoints        | ppo --prm "$OUT/prm"
 END
 
-# Without reinforcement learning; the second learns from the references that no other arm reads.
+# Without reinforcement learning. The mutations and the exact labels know references too.
 arms LESS_8 << 'END'
 sft            | SFT                                         | evaluate "$SFT"
 sft-references | SFT on the references of the labelled tasks | sft \
@@ -55,16 +64,19 @@ CLAIMS=( # signed sums of arms, <steps>/<arm>
     "a PRM by search, starting policy, helps=+8/ppo-search -8/ppo-tests"
     "four checkpoints against the starting policy=+8/ppo-dense -8/ppo-search"
     "a PRM by mutations helps=+8/ppo-mutate -8/ppo-tests"
+    "a PRM by mutations that are other mistakes helps=+8/ppo-disjoint -8/ppo-tests"
     "mutations, in place against by prefix=+8/ppo-mutate -8/ppo-mutate-prefix"
     "mutations by prefix against search=+8/ppo-mutate-prefix -8/ppo-dense"
     "exact by prefix against search=+8/ppo-exact-prefix -8/ppo-dense"
     "the critic from the PRM helps, beside the PRM=+8/ppo-dense-value -8/ppo-dense"
     "revised prompts alone against all=+8/ppo-revised_only -8/ppo-dense"
+    "medium prompts alone against all=+8/ppo-medium_only -8/ppo-dense"
+    "without hard prompts against all=+8/ppo-remove_hard -8/ppo-dense"
     "a PRM by search helps at 4 steps=+4/ppo-dense -4/ppo-tests"
     "and helps more at 8 steps than at 4=+8/ppo-dense -8/ppo-tests -4/ppo-dense +4/ppo-tests"
 )
 
-PRMS="prm prm-start prm-mutate prm-mutate-prefix"
+PRMS="prm prm-start prm-mutate prm-mutate-prefix prm-disjoint prm-revised_only"
 
 supervised() { # seed: the policy that all of its runs start from
     python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$1" \
@@ -76,10 +88,13 @@ labels() { # labels of samples of the run with tests alone, and their PRM
     reward_model prm "$OUT/search.jsonl"
 }
 
-from_start() { # arm: as many samples, all of the supervised policy
-    python make_prm_data.py --method search --tasks "$DATA/labelled.jsonl" --num_generations 4 \
+# As many samples, labelled alike: the supervised policy in all four places, under four names.
+from_start() { # arm
+    local again
+    for again in 2 3 4; do ln -sfn "$SEED" "$SFT-$again"; done
+    python make_prm_data.py --method search --tasks "$DATA/labelled.jsonl" --num_generations 1 \
         --num_completions 8 --seed "$SEED" --share_completions true \
-        --output_file "$OUT/search-start.jsonl" --model_name_or_path "$SFT"
+        --output_file "$OUT/search-start.jsonl" --model_name_or_path "$SFT" "$SFT"-{2,3,4}
     reward_model prm-start "$OUT/search-start.jsonl"
     ppo "$1" --prm "$OUT/prm-start"
 }
@@ -93,12 +108,20 @@ selected() { # arm, selection of prompts
     relabelled "$1" search labelled --share_completions true --data_selection "$2"
 }
 
-mutations() { # the same for all seeds
+# The same for all seeds. Labels by prefix say nothing new after the first wrong line: at a change
+# rate of 0.2 half of the programs have their first three lines right, at 0.5 an eighth.
+mutations() {
     DATA="$TASKS/8"
+    mutate mutate --change_rate 0.5
+    mutate disjoint --change_rate 0.5 --exclude_misconceptions true
+    mutate mutate-rare --change_rate 0.2
+    python reproduce/rewrite.py prefix "$DATA/mutate-rare.jsonl" "$DATA/mutate-prefix.jsonl"
+}
+
+mutate() { # name, flags ...
     python make_prm_data.py --method mutate --tasks "$DATA/labelled.jsonl" --teacher ast \
         --intents mutate --max_variants_per_line 3 --packing program --rows_per_task 4 \
-        --change_rate 0.5 --output_file "$DATA/mutate.jsonl"
-    python reproduce/rewrite.py prefix "$DATA/mutate.jsonl" "$DATA/mutate-prefix.jsonl"
+        "${@:2}" --output_file "$DATA/$1.jsonl"
 }
 
 quality() { # each PRM against exact labels of both kinds, on lines of the supervised policy
@@ -125,8 +148,8 @@ plan() { # the jobs: a seed's before the next seed's
             for arm in $(trained "${!arms}" | grep -v -x ppo-tests); do
                 local needs="sft-$seed"
                 case "$arm" in
-                    ppo-dense* | ppo-revised_only) needs="$labels" ;;
-                    ppo-mutate*) needs="sft-$seed mutations" ;;
+                    ppo-dense* | ppo-*_*) needs="$labels" ;; # as ppo-revised_only
+                    ppo-mutate* | ppo-disjoint) needs="sft-$seed mutations" ;;
                 esac
                 job "$steps-$seed-$arm" "$needs" at "$steps" "$seed" run_arms "${!arms}" "$arm"
             done
@@ -136,7 +159,8 @@ plan() { # the jobs: a seed's before the next seed's
                 job "8-$seed-$arm" "sft-$seed" at 8 "$seed" run_arms "$LESS_8" "$arm"
             done
             job "8-$seed-quality" "8-$seed-sft 8-$seed-labels 8-$seed-ppo-search \
-                8-$seed-ppo-mutate 8-$seed-ppo-mutate-prefix" at 8 "$seed" quality
+                8-$seed-ppo-mutate 8-$seed-ppo-mutate-prefix 8-$seed-ppo-disjoint \
+                8-$seed-ppo-revised_only" at 8 "$seed" quality
         fi
     done
 }

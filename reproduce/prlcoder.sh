@@ -2,8 +2,9 @@
 # PRLCoder's comparison at micro scale: PPO with a process reward model (PRM), with outcome reward
 # models (ORM), and with tests. The PRM learns from executed changes of reference programs. So does
 # one ORM; two others learn from what an ORM would have: the supervised policy's own samples and
-# their verdicts. With MORE_ARMS=true also a PRM that saw the policy's lines, tests and PRM
-# together, and DPO.
+# their verdicts. Some of the changes are the very mistakes of which the benchmark makes wrong
+# programs: a second PRM never sees those. With MORE_ARMS=true also a PRM that saw the policy's
+# lines, tests and PRM together, and DPO.
 #
 # Written down before the runs: the primary outcome is the area under the curve of the pass rate of
 # the training samples, the mean over all batches, each of 64 samples. Nothing is chosen by results
@@ -39,6 +40,7 @@ ppo-orm-mutants | PPO, ORM (four outcomes), changed programs  | outcome_model mu
 ppo-orm-outcome | PPO, ORM (four outcomes), own samples       | outcome_model own outcome
 ppo-orm-ranking | PPO, ORM (ranking), own samples             | outcome_model own ranking
 ppo-prm         | PPO, PRM, changed programs                  | process_model prm
+ppo-prm-other   | PPO, PRM, other mistakes alone              | process_model prm-other
 END
 
 arms LESS << 'END'
@@ -62,8 +64,11 @@ CLAIMS=(
     "PRM against ORM, changed programs=+ppo-prm -ppo-orm-mutants"
     "PRM against ORM (four outcomes), own samples=+ppo-prm -ppo-orm-outcome"
     "PRM against ORM (ranking), own samples=+ppo-prm -ppo-orm-ranking"
+    "PRM, other mistakes, against ORM (four outcomes), own samples=+ppo-prm-other -ppo-orm-outcome"
     "ORM: own samples against changed programs=+ppo-orm-outcome -ppo-orm-mutants"
 )
+MODELS="orm-mutants-outcome orm-own-outcome orm-own-ranking prm prm-other"
+
 if [ "${MORE_ARMS:-}" = true ]; then
     ARMS+="$OTHERS"
     CLAIMS+=("tests + PRM against tests=+ppo-tests-prm -ppo-tests")
@@ -78,14 +83,20 @@ in_seed() { # seed, function, arguments ...
 supervised() { # and its samples of the training tasks, with their verdicts
     python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$SEED" \
         --output_dir "$SFT"
-    sample "$SFT" "$TRAIN" "$OUT/samples" --num_samples 2
+    sample "$SFT" "$TRAIN" "$OUT/samples" --num_samples 8
     spread ppo-tests
 }
 
 changed() { # changes of the references, executed: the same for all seeds
+    mutate prm --outcomes_file "$RUNS/outcomes.jsonl"
+    cp "$RUNS/prm.report.json" "$RUNS/outcomes.report.json" # what they have cost
+    mutate prm-other --exclude_misconceptions true
+}
+
+mutate() { # name, flags ...
     python make_prm_data.py --method mutate --tasks "$TRAIN" --teacher ast --intents mutate \
         --max_variants_per_line 3 --packing program --rows_per_task 4 --change_rate 0.5 \
-        --output_file "$RUNS/prm.jsonl" --outcomes_file "$RUNS/outcomes.jsonl"
+        --output_file "$RUNS/$1.jsonl" "${@:2}"
 }
 
 spread() { # arm, flags ...: one batch, whose rewards show how far the arm's rewards are apart
@@ -108,7 +119,7 @@ outcome_model() { # arm, its data, objective
 }
 
 process_model() { # arm, PRM
-    local data="$RUNS/prm.jsonl"
+    local data="$RUNS/$2.jsonl"
     if [ "$2" = prm-own ]; then
         # The policy's own mistakes too: its lines on the training tasks, each executed in its place
         # in the reference (possible where programs go in lock step, as here).
@@ -126,8 +137,19 @@ pairs_by() { # arm, what ranks the samples, their file, flags ...
         --samples "$OUT/samples/$3.jsonl"
 }
 
-quality() { # the PRM against exact labels, on lines of the supervised policy and of its own
+# The PRMs against exact labels, on lines of the supervised policy and of their own; all reward
+# models as rankers of eight samples of the supervised policy.
+quality() {
+    local model flag
     exact "$OUT/prm" ppo-prm
+    exact "$OUT/prm-other" ppo-prm-other
+    sample "$SFT" "$TEST" "$OUT/eval-eight" --num_samples 8
+    for model in $MODELS; do
+        flag=--orm
+        [[ "$model" != prm* ]] || flag=--prm
+        python eval_prm.py --samples "$OUT/eval-eight/verdicts.jsonl" --tasks "$TEST" \
+            "$flag" "$OUT/$model" --output_dir "$OUT/eval-choice-$model"
+    done
 }
 
 plan() { # the jobs: a seed's before the next seed's
@@ -143,7 +165,9 @@ plan() { # the jobs: a seed's before the next seed's
         for arm in $(trained "$LESS"); do
             job "$seed-$arm" "$seed-sft-run" in_seed "$seed" run_arms "$LESS" "$arm"
         done
-        job "$seed-quality" "$seed-ppo-prm $seed-sft" in_seed "$seed" quality
+        needs="$seed-sft"
+        for arm in $(trained "$ARMS"); do needs+=" $seed-$arm"; done
+        job "$seed-quality" "$needs" in_seed "$seed" quality
     done
 }
 
@@ -153,7 +177,12 @@ show() {
     table curves "$RUNS" rewards/tests/mean "$(grep -v dpo- <<< "$ARMS")"
     table seeds "$RUNS" ppo-tests "$LESS" "$ARMS"
     table contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
-    table prm "$RUNS" prm-on-sft prm-on-ppo-prm
+    table budget "$RUNS" "$(grep -v dpo- <<< "$ARMS")"
+    # A reward of each line pays for more lines; a reward model's policy goes where the KL lets it.
+    table curves "$RUNS" completions/mean_lines "$(grep -v dpo- <<< "$ARMS")"
+    table curves "$RUNS" objective/kl "$(grep -v dpo- <<< "$ARMS")"
+    table prm "$RUNS" prm-on-sft prm-on-ppo-prm prm-other-on-sft prm-other-on-ppo-prm-other
+    table rankers "$RUNS" $(printf 'choice-%s ' $MODELS)
 }
 
 [ -f "$TEST" ] || python make_tasks.py --source micro --output_dir "$TASKS"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # ReCode at micro scale, on the embedded benchmark with plans: does a reward for the reasoning help,
 # and does execution have to gate it? GRPO from tests alone, with the reward of a reasoning reward
-# model added, and gated by execution. With MORE_ARMS=true also gated softly by the pass rate, and
-# with a worse reward model.
+# model added, and gated by execution. The reward model learns from pairs of better and worse
+# reasonings, as ReCode's does. With MORE_ARMS=true also gated softly by the pass rate, and with a
+# better reward model, which has learned exact labels of lines first (ours).
 #
 # Written down before the runs: the primary outcome is the area under the curve of the pass rate of
-# the training samples, the mean over all batches, each of 64 samples. Nothing is chosen by results
+# the training samples, the mean over all batches, each of 128 samples. Nothing is chosen by results
 # on the test split, which is read once, at the end of each run.
 #
 # Every seed has its own supervised policy, samples and reward models; the tasks are the same for
@@ -20,11 +21,11 @@ source reproduce/lib.sh
 source reproduce/pool.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-40}"
-SFT_STEPS="${SFT_STEPS:-600}" LINE_STEPS="${LINE_STEPS:-1200}"
+SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-60}"
+SFT_STEPS="${SFT_STEPS:-600}" LINE_STEPS="${LINE_STEPS:-3000}"
 TASKS="${TASKS:-tasks/recode}" RUNS="${RUNS:-runs/recode}"
 TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
-GRPO=(--max_steps "$BATCHES" --num_prompts 8 --num_generations 8)
+GRPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 8)
 PRM=(--eval_fraction 0.02 --eval_steps 3000)
 EVAL=(--num_samples 2)
 mkdir -p "$RUNS"
@@ -44,19 +45,18 @@ END
 arms OTHERS << 'END'
 soft       | tests + R_proc, soft gate                          | grpo --gate soft \
     --reasoning_rm "$OUT/rm"
-sum-pairs  | tests + R_proc of the worse reward model           | grpo --gate none \
-    --reasoning_rm "$OUT/rm-pairs"
-hard-pairs | tests + R_proc of the worse reward model, gated    | grpo --gate hard \
-    --reasoning_rm "$OUT/rm-pairs"
+sum-lines  | tests + R_proc of the better reward model          | grpo --gate none \
+    --reasoning_rm "$OUT/rm-lines"
+hard-lines | tests + R_proc of the better reward model, gated   | grpo --gate hard \
+    --reasoning_rm "$OUT/rm-lines"
 END
 
-# Reward models; the ablations are ranked from the policy, without the labelled lines.
 arms REWARD_MODELS << 'END'
-rm              | labelled lines, then ranking           |
+rm              | ranking                                |
 END
 
 arms OTHER_REWARD_MODELS << 'END'
-rm-pairs        | ranking alone                          | ablation ranking
+rm-lines        | labelled lines, then ranking           | line_model
 rm-score        | regression on ratings (Score)          | ablation score
 rm-optimisation | ranking, optimised > base alone        | ablation ranking --kinds optimisation
 rm-degradation  | ranking, base > degraded alone         | ablation ranking --kinds degradation
@@ -72,7 +72,7 @@ CLAIMS=(
 )
 if [ "${MORE_ARMS:-}" = true ]; then
     ARMS+="$OTHERS" REWARD_MODELS+="$OTHER_REWARD_MODELS"
-    CLAIMS+=("worse reward model: gated against ungated=+hard-pairs -sum-pairs")
+    CLAIMS+=("better reward model: gated against ungated=+hard-lines -sum-lines")
 fi
 
 in_seed() { # seed, function, arguments ...
@@ -100,14 +100,19 @@ supervised() { # a policy, and its own plans on the training tasks, for better a
     contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs.jsonl" --lines_file "$OUT/lines.jsonl"
 }
 
-# The reward model learns which lines are right first: a ranking loss alone does not teach the tiny
-# model order and numbers, which it sees late and then at once, after 1,000 to 2,000 steps; hence no
-# decay of the learning rate before. Then it ranks whole reasonings by the mean over their lines.
 reasoning_model() {
+    reward_model rm "$OUT/pairs.jsonl" --objective ranking --max_steps 300
+}
+
+# A ranking loss alone does not teach the tiny model order and numbers. This reward model learns
+# which lines are right first: late and then at once, after 1,000 to 2,000 steps; hence no decay of
+# the learning rate before. Then it ranks whole reasonings by the mean over their lines.
+line_model() { # reward model
     reward_model lines "$OUT/lines.jsonl" --learning_rate 1e-3 --lr_scheduler_type constant \
         --max_steps "$LINE_STEPS"
-    reward_model rm "$OUT/pairs.jsonl" --model_name_or_path "$OUT/lines" --objective ranking \
+    reward_model "$1" "$OUT/pairs.jsonl" --model_name_or_path "$OUT/lines" --objective ranking \
         --score_pooling lines --max_steps 100
+    accuracy "$1"
 }
 
 quality() { # pairs on held-out compositions, and, as in LCB-RB, sound against unsound samples
@@ -146,7 +151,7 @@ plan() { # the jobs: a seed's before the next seed's
         done
         for arm in $(trained "$ARMS"); do
             needs="$seed-rm"
-            [[ "$arm" != *-pairs ]] || needs="$seed-rm-pairs"
+            [[ "$arm" != *-lines ]] || needs="$seed-rm-lines"
             job "$seed-$arm" "$needs" in_seed "$seed" run_arms "$ARMS" "$arm"
         done
     done
@@ -156,6 +161,7 @@ show() {
     echo "Primary outcome: area under the curve of the pass rate of the training samples"
     table contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
     table curves "$RUNS" rewards/tests/mean "$ARMS"
+    table curves "$RUNS" frac_all_pass "$ARMS" # groups in which only R_proc can tell samples apart
     table recode "$TEST" "$RUNS" outcome "$LESS" "$ARMS"
     table contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
     table pairs "$RUNS" "$REWARD_MODELS"

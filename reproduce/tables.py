@@ -655,8 +655,9 @@ def rankers(runs: Path, names: list[str]) -> None:
 
     rows = [["a random choice", rates(first, "random")]]
     for name, each in reports.items():
-        (ranker,) = each[0]["rankers"].keys() - {"random", "oracle"}
-        rows.append([name, rates(each, ranker)])
+        for ranker in [key for key in each[0]["rankers"] if key not in ("random", "oracle")]:
+            label = name if ranker == "orm" else f"{name}, {ranker.removeprefix('prm ')} of lines"
+            rows.append([label, rates(each, ranker)])
     rows.append(["a sample that passes, if there is one", rates(first, "oracle")])
     print(
         f"One of {first[0]['n']} samples of the supervised policy, chosen by a reward model; "

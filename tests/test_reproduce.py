@@ -45,7 +45,8 @@ with open("commands.jsonl", "a") as file:
     file.write(json.dumps(row) + "\\n")
 files = ("output_file", "outcomes_file", "lines_file", "critic_file")
 written = [path for name in files for path in flags.get(name, [])]
-written += [path + ".progress" for path in written]
+ends = (".report.json", ".jsonl.progress")
+written += [path.removesuffix(".jsonl") + end for path in written for end in ends]
 written += words[3:] if words[0] == "reproduce/rewrite.py" else []
 for folder in flags.get("output_dir", []):
     names = ["config.json", "samples.jsonl", "verdicts.jsonl", "report.json", "metrics.jsonl"]

@@ -82,6 +82,8 @@ def run_study(stages, name, output, **flags):
         flags = {"prm": [stages.path("prm")], **flags}
     if name in ("papo", "prof"):
         flags = {"prm": stages.path("prm"), **flags}
+    if name == "similarity":
+        flags = {"evaluator_warmup_steps": 0, **flags}
     make = stages.grpo if name in GRPO else stages.ppo
     stage, config = make(output, stage, **flags)
     stage.main(config)
@@ -857,6 +859,14 @@ def test_similarity_pays_nothing_for_tests(stages, monkeypatch):
     first, second = metrics_of(folders[0])
     assert first["reward"] == 0 != second["reward"]  # the evaluator's head is zero at first
     assert 0 < first["rewards/similarity/mean"] <= 1
+
+
+def test_the_policy_waits_while_its_evaluator_learns(stages):
+    flags = {"max_steps": 3, "save_steps": 2, "evaluator_warmup_steps": 2}
+    folder = run_study(stages, "similarity", "study-similar-waits", **flags)
+    start, waiting, end = map(weights_of, (stages.path("sft"), folder / "checkpoint-2", folder))
+    assert all(torch.equal(start[key], waiting[key]) for key in start)
+    assert any(not torch.equal(start[key], end[key]) for key in start)
 
 
 def test_what_similarity_foretells_is_paid_at_once_however_long_the_program(stages, monkeypatch):

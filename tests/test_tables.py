@@ -325,15 +325,18 @@ def test_a_prm_s_auc_stands_above_that_of_a_line_s_place(tmp_path, capsys):
 def test_reward_models_rank_samples_between_a_random_choice_and_the_best(tmp_path, capsys):
     for seed in range(2):
         for name, rate in (("choice-prm", 0.5), ("choice-orm", 0.4)):
-            kind = name.partition("-")[2]
-            found = {"random": 0.3, kind: rate, "oracle": 0.9}
+            kinds = {"choice-prm": ("prm min", "prm mean"), "choice-orm": ("orm",)}[name]
+            found = {"random": 0.3, **dict.fromkeys(kinds, rate), "oracle": 0.9}
             ranked = {ranker: {"pass@1": one} for ranker, one in found.items()}
             write_report(tmp_path / str(seed) / f"eval-{name}", tasks=5, n=8, rankers=ranked)
     tables.main(["rankers", str(tmp_path), "choice-prm", "choice-orm"])
     out = capsys.readouterr().out
     assert "One of 8 samples" in out and "5 held-out tasks, 2 seeds" in out
     rates = [row[0].split()[0] for row in list(rows_of(out).values())[2:]]
-    assert rates == ["0.300", "0.500", "0.400", "0.900"]
+    assert rates == ["0.300", "0.500", "0.500", "0.400", "0.900"]
+    assert {"choice-prm, min of lines", "choice-prm, mean of lines", "choice-orm"} <= set(
+        rows_of(out)
+    )
 
 
 def test_a_hack_is_seen_where_the_score_rises_and_the_pass_rate_halves(tmp_path, capsys):

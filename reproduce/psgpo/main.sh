@@ -41,7 +41,6 @@ ppo-dense-value   | tests + PRM by search, critic from it          | ppo --prm "
     --value_init prm
 ppo-revised_only  | tests + PRM by search, revised prompts alone   | selected revised_only
 ppo-medium_only   | tests + PRM by search, medium prompts alone    | selected medium_only
-ppo-remove_hard   | tests + PRM by search, without hard prompts    | selected remove_hard
 END
 
 arms ARMS_4 << 'END'
@@ -71,7 +70,6 @@ CLAIMS=( # signed sums of arms, <steps>/<arm>
     "the critic from the PRM helps, beside the PRM=+8/ppo-dense-value -8/ppo-dense"
     "revised prompts alone against all=+8/ppo-revised_only -8/ppo-dense"
     "medium prompts alone against all=+8/ppo-medium_only -8/ppo-dense"
-    "without hard prompts against all=+8/ppo-remove_hard -8/ppo-dense"
     "a PRM by search helps at 4 steps=+4/ppo-dense -4/ppo-tests"
     "and helps more at 8 steps than at 4=+8/ppo-dense -8/ppo-tests -4/ppo-dense +4/ppo-tests"
 )

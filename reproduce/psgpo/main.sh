@@ -2,8 +2,8 @@
 # What a line reward is worth to PPO, and which labels give it: tests alone; exact labels of the
 # policy's own lines, in place and by prefix (no PRM: the bound of what line rewards can do); PRMs
 # from labels by search and from mutated references. The mutations' labels are those of lines in
-# place; labels by search are those of prefixes: so other mutations, fewer of a program, are labelled
-# by prefix. Some mutations are the very mistakes of which the benchmark makes wrong programs; one
+# place; labels by search are those of prefixes: so other mutations, fewer of a program, are
+# labelled by prefix. Some mutations are the very mistakes of which the benchmark makes wrong programs; one
 # PRM never sees those. Then PSGPO's claims: the critic starts as the PRM; which prompts the PRM
 # learns from; what changes on programs of 4 steps.
 #

@@ -3,9 +3,9 @@
 # policy's own lines, in place and by prefix (no PRM: the bound of what line rewards can do); PRMs
 # from labels by search and from mutated references. The mutations' labels are those of lines in
 # place; labels by search are those of prefixes: so other mutations, fewer of a program, are
-# labelled by prefix. Some mutations are the very mistakes of which the benchmark makes wrong programs; one
-# PRM never sees those. Then PSGPO's claims: the critic starts as the PRM; which prompts the PRM
-# learns from; what changes on programs of 4 steps.
+# labelled by prefix. Some mutations are the very mistakes of which the benchmark makes wrong
+# programs; one PRM never sees those. Then PSGPO's claims: the critic starts as the PRM; which
+# prompts the PRM learns from; what changes on programs of 4 steps.
 #
 # Labels by search: a response of each of four policies to a prompt, 8 completions of a prefix (the
 # paper: up to 20). What one response proves counts for the others of its policy and prompt

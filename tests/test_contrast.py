@@ -179,7 +179,9 @@ def test_lines_of_a_base_end_where_the_reader_of_the_rows_says(tasks, tmp_path, 
         tmp_path / "samples.jsonl", [{"task_id": task["task_id"], "completion": text}]
     )
     flags = {"samples": str(tmp_path / "samples.jsonl"), "reference_bases": False}
-    make_pairs(tmp_path, [task], lines_file=str(tmp_path / "lines.jsonl"), **flags)
+    flags |= {"lines_file": str(tmp_path / "lines.jsonl"), "match_length": None}
+    pairs = make_pairs(tmp_path, [task], **flags)
+    assert pairs and not any("\r" in pair["chosen"] + pair["rejected"] for pair in pairs)
     row = common.read_jsonl(tmp_path / "lines.jsonl", common.PRM_FIELDS, common.check_prm_row)[0]
     if separator == "\r":  # as Python ends a line
         assert row["completions"][1:3] == [f"{first} \n", " or so\n"]

@@ -248,7 +248,7 @@ def test_a_task_that_occurs_twice_is_refused(tmp_path, module):
         run(module, output_file=str(tmp_path / "out.jsonl"), **flags)
 
 
-def test_the_program_that_a_prm_ranks_is_looked_for_behind_what_the_prompt_opened(monkeypatch):
+def test_the_program_of_a_sample_is_looked_for_behind_what_the_prompt_opened(tmp_path, monkeypatch):
     """Thinking that never ends is no program, whatever fence stands in it: every line counts."""
     text = "So:\n```python\nx = 1\n```\n"
     monkeypatch.setattr(common, "score_text_lines", lambda *_, **__: [[1.0, 2.0, 3.0, 4.0]])
@@ -256,6 +256,10 @@ def test_the_program_that_a_prm_ranks_is_looked_for_behind_what_the_prompt_opene
         sample = {"task_id": "t", "completion": text} | ({"opening": opening} if opening else {})
         config = rank.Config("", aggregate="mean")
         assert rank.prm_scores(None, None, [REVERSED], [sample], config) == [score]
+        common.write_jsonl(tmp_path / "samples.jsonl", [sample])
+        config = gold.Config("", str(tmp_path / "samples.jsonl"), "")
+        (read,) = gold.read_samples(config, {"t": REVERSED})
+        assert read["solution"] == (opening + text if opening else "x = 1\n")
 
 
 @pytest.mark.parametrize("min_margin", [None, 0.0, 0.3])

@@ -3,7 +3,8 @@
 The loss is the negative log-likelihood of a completion's tokens, EOS included, given the prompt:
 its sum over the tokens of an optimiser step, divided by their number, over all micro-batches and
 processes. The prompt has no loss. A row's completion is its field `completion`; without that field
-it is the reference `solution`.
+it is the reference `solution`. Where a chat template opens the thinking ("<think>"), a completion
+goes on from there, and one without thinking closes it first.
 
 `--model_name_or_path micro` trains a tokenizer on the rows, and starts a small Llama from random
 weights. Any other value is a local folder or a hub name.
@@ -12,6 +13,7 @@ weights. Any other value is a local folder or a hub name.
     torchrun --standalone --nproc_per_node=2 sft.py --tasks sft.jsonl --output_dir runs/sft
 """
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +28,8 @@ from common import (
     PositiveFloat,
     PositiveInt,
 )
+
+OPENED = re.compile(r"\A\s*<think>\s*")
 
 
 @dataclass
@@ -71,6 +75,23 @@ def read_rows(path: str) -> list[dict]:
     return rows
 
 
+def after_opening(row: dict, opening: str) -> str:
+    """A row's completion as it goes on after what its prompt opens (common.opening_of).
+
+    The tag is not written twice. A completion that has no thinking, as a reference program, closes
+    the thinking first: common.extract_program looks for the program behind the tag. One that goes
+    on after a `prefix` follows the tag at once.
+    """
+    text = row["completion"]
+    if not opening:
+        return text
+    if text.lstrip().startswith("<think>"):
+        return text.removeprefix(opening) if text.startswith(opening) else OPENED.sub("", text)
+    if "</think>" in text:  # the thinking, without the tag that opens it
+        return text
+    return ("</think>" if row.get("prefix") else "</think>\n\n") + text
+
+
 def main(config: Config) -> None:
     rows = read_rows(config.tasks)
     if config.model_name_or_path != "micro":
@@ -94,8 +115,8 @@ def main(config: Config) -> None:
     prompt_format = common.prompt_format_of(config)
     prompts = [common.encode_prompt(tokenizer, row, prompt_format) for row in rows]
     openings = [common.opening_of(tokenizer, prompt) for prompt in prompts]
-    completions = [  # what the prompt opens is not written twice
-        common.encode_completion(tokenizer, row["completion"].removeprefix(opening))
+    completions = [
+        common.encode_completion(tokenizer, after_opening(row, opening))
         for row, opening in zip(rows, openings, strict=True)
     ]
     pairs = list(zip(prompts, completions, strict=True))  # token ids

@@ -10,9 +10,9 @@
 
                   A reward model learns length and form at once where they tell the two apart. So a
                   pair is kept only when both texts have the same number of lines, the same tags and
-                  list marks, and lengths within 15 % of each other in characters (--match_length;
-                  ours: ReCode mentions no matching). What is dropped is counted, and so is how
-                  often the longer text is the chosen one.
+                  list marks, and lengths that differ by at most 15 % of the longer one, in
+                  characters (--match_length; ours: ReCode mentions no matching). What is dropped is
+                  counted, and so is how often the longer text is the chosen one.
 
 Base reasonings are those of policy samples (--samples), or else of the rows' own `completion`, and
 besides them the reference plan of a task that has one (`meta.plan`, a line a step). Two teachers:
@@ -51,12 +51,14 @@ besides them the reference plan of a task that has one (`meta.plan`, a line a st
 import random
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import common
 from common import InputError, InputFile, NonNegativeFloat, NonNegativeInt, OutputFile, PositiveInt
 from prm_data import rows
+from prm_data.rows import judged_text
 from teachers import chat, chat_reasoning, reasoning_rules
 from teachers.reasoning_rules import (
     DIMENSIONS,
@@ -98,7 +100,7 @@ class Config:
     reference_bases: bool = True  # reference plans are rewritten besides
     num_degraded: NonNegativeInt = 2  # degraded versions of a base a dimension
     num_pairs: PositiveInt = 1  # --from_verdicts: pairs a task at most
-    # lengths differ by this share at most, and lines and tags are alike; none: off
+    # lengths differ by this share of the longer one at most, lines and tags are alike; none: off
     match_length: NonNegativeFloat | None = 0.15
     seed: int = 0
 
@@ -113,30 +115,40 @@ def matched(chosen: str, rejected: str, match_length: float | None) -> bool:
     """Whether length and form do not tell the two texts apart."""
     if match_length is None:
         return True
-    near = abs(len(chosen) - len(rejected)) <= match_length * len(chosen)
+    longer = max(len(chosen), len(rejected))  # whichever is chosen: the measure is symmetric
+    near = abs(len(chosen) - len(rejected)) <= match_length * longer
     return near and form_of(chosen) == form_of(rejected)
 
 
-def judged_text(row: dict) -> str:
-    """A sample's completion after what its prompt opened (`opening`, where a template did)."""
-    return row.get("opening", "") + row["completion"]
+def known_task(tasks: list[dict]) -> Callable[[dict], None]:
+    """A check that refuses (ValueError) a sample of none of the tasks."""
+    names = {task["task_id"] for task in tasks}
+
+    def check(row):
+        if row["task_id"] not in names:
+            raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
+
+    return check
 
 
 def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
     """(task, base reasoning) of every task: policy samples or demonstrations, and reference plans.
 
-    A reasoning is kept as it stands between the think tags, with one newline at each end.
+    A reasoning is kept as it stands between the think tags, with Python's line ends, and one
+    newline at each end. InputError where a sample belongs to no task.
     """
     by_task = defaultdict(list)
     if config.samples is None:
         for task in tasks:
             by_task[task["task_id"]].append(common.reasoning_of(task.get("completion") or ""))
     else:
-        for row in common.read_jsonl(config.samples, {"task_id": str, "completion": str}):
+        check = known_task(tasks)
+        for row in common.read_jsonl(config.samples, {"task_id": str, "completion": str}, check):
             by_task[row["task_id"]].append(common.reasoning_of(judged_text(row)))
     bases = []
     for task in tasks:
-        texts = [framed(text) for text in by_task[task["task_id"]] if text and text.strip()]
+        found = [common.unix(text) for text in by_task[task["task_id"]] if text]
+        texts = [framed(text) for text in found if text.strip()]
         texts = list(dict.fromkeys(texts))[: config.num_bases]
         if config.reference_bases and task.get("meta", {}).get("plan"):
             texts.append(framed("\n".join(task["meta"]["plan"])))
@@ -186,7 +198,7 @@ def line_rows(bases: list[tuple[dict, str]], versions: list[dict], config: Confi
         texts[task["task_id"]] |= {framed("\n".join(lines)): task for lines in plans}
     labelled = []
     for text, task in (pair for found in texts.values() for pair in found.items()):
-        lines, reference, labels = text.splitlines(keepends=True), iter(task["meta"]["plan"]), []
+        lines, reference, labels = rows.lines_of(text), iter(task["meta"]["plan"]), []
         for line in lines:
             if not line.strip():  # a blank line is no step
                 labels.append(None)
@@ -198,11 +210,14 @@ def line_rows(bases: list[tuple[dict, str]], versions: list[dict], config: Confi
 
 
 def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
-    """Every pair of a sound and an unsound reasoning of one task; see the module's docstring."""
+    """Every pair of a sound and an unsound reasoning of one task; see the module's docstring.
+
+    InputError where a sample belongs to no task.
+    """
     fields = {"task_id": str, "completion": str, "status": str}
     by_task = defaultdict(lambda: ({}, {}))  # sound and unsound texts, each once, in order
     plans = {task["task_id"]: task.get("meta", {}).get("plan") for task in tasks}
-    for row in common.read_jsonl(config.from_verdicts, fields):
+    for row in common.read_jsonl(config.from_verdicts, fields, known_task(tasks)):
         text, plan = common.reasoning_of(judged_text(row)), plans.get(row["task_id"])
         if not (text and text.strip()) or row["status"] == "harness_error":
             continue

@@ -130,10 +130,22 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
     for row in common.read_jsonl(config.samples, {"task_id": str}, check):
         numbers[row["task_id"]] += 1
         if config.num_samples is None or numbers[row["task_id"]] <= config.num_samples:
+            task = tasks[row["task_id"]]
             if "solution" not in row:
-                row["solution"] = common.extract_program(tasks[row["task_id"]], row["completion"])
+                row["solution"] = common.extract_program(task, rows.judged_text(row))
+            elif "completion" in row:
+                row["solution"] = without_preamble(task, row["solution"])
             samples.append(row)
     return samples
+
+
+def without_preamble(task: dict, program: str) -> str:
+    """A sample's program without the task's `preamble`, which eval.py puts before it for other
+    harnesses (common.standalone): the preamble's lines are no lines of the policy's. A program that
+    goes on from the task's `prefix` got none."""
+    own = program.replace(common.standalone(task, ""), "", 1)
+    goes_on = common.standalone(task, program) == program
+    return own if not goes_on and common.standalone(task, own) == program else program
 
 
 def row_of(task: dict, sample: dict, pending: list, kind: str = "in_place") -> dict:
@@ -164,6 +176,7 @@ def main(config: Config) -> None:
         rows.check_reference(row, "--method gold compares with reference programs")
 
     read = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
+    rows.check_unique(read, config.tasks)
     tasks = {task["task_id"]: task for task in read}
     samples = read_samples(config, tasks)
     if rows.is_complete(config):

@@ -60,16 +60,17 @@ class Config:
 
 
 def prm_scores(
-    model, tokenizer, tasks: list[dict], completions: list[str], config: Config
+    model, tokenizer, tasks: list[dict], samples: list[dict], config: Config
 ) -> list[float]:
     """One score a completion: those of its program's lines, aggregated; NaN without a line."""
+    completions = [row["completion"] for row in samples]
     size = config.per_device_eval_batch_size
     lines = common.score_text_lines(
         model, tokenizer, tasks, completions, size, "samples scored", path=config.prm
     )
-    programs = map(common.extract_program, tasks, completions)
-    rows = common.of_program_lines(lines, programs, completions)
-    scores = [common.reduce_lines(row, config.aggregate) for row in rows]
+    programs = map(common.extract_program, tasks, map(rows.judged_text, samples))
+    found = common.of_program_lines(lines, programs, completions)
+    scores = [common.reduce_lines(row, config.aggregate) for row in found]
     return [math.nan if score == -math.inf else score for score in scores]
 
 
@@ -92,6 +93,7 @@ def response_pairs(config: Config) -> tuple[list[dict], int]:
     """Rows of pairs.jsonl from ranked samples; and how many samples lack the verdict that they
     would be ranked by."""
     read = common.read_jsonl(config.tasks, common.PROMPT_FIELDS)
+    rows.check_unique(read, config.tasks)
     tasks = {task["task_id"]: task for task in read}
 
     def check(row):
@@ -117,8 +119,7 @@ def response_pairs(config: Config) -> tuple[list[dict], int]:
         tokenizer = common.load_tokenizer(config.prm)
         common.check_line_tokens(config.prm, model, tokenizer)
         prompted = [tasks[row["task_id"]] for row in samples]
-        texts = [row["completion"] for row in samples]
-        scores = prm_scores(model, tokenizer, prompted, texts, config)
+        scores = prm_scores(model, tokenizer, prompted, samples, config)
     by_task = defaultdict(list)
     for row, score in zip(samples, scores, strict=True):
         by_task[row["task_id"]].append((row, score))

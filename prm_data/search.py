@@ -20,6 +20,13 @@ token may hold the beginning of the next line, and the prefix then holds this be
 token is one action of the policy, and a PRM reads the score of line m there. Two lines that end in
 one token have the same prefix.
 
+The lines are those of the program (common.program_lines), as reinforcement learning reads them.
+Prose, fences and tags that a chat model writes around the program are in the row, without a label:
+T counts the program's lines, the search asks about them alone, and what is a comment or a docstring
+is read in the program. `first_bad` counts the lines of the whole answer. A completed prefix is one
+of the whole answer, with all that stands before the program. An answer without a line of its
+program in it (an empty fence, say) has no row.
+
 Where the paper is silent:
 - Completions are sampled at temperature 1, by the policy that wrote the response (--completer: by
   another model with the same tokenizer).
@@ -36,8 +43,9 @@ Where the paper is silent:
                       so all lines up to the last recoverable prefix are +1, whatever the samples of
                       the shorter prefixes said.
 --labels soft         the share p_m of passing completions, for passing responses too;
---labels marginal     p_m - p_(m-1), p_0 being the share for the prompt alone. Soft and marginal
-                      labels need --search exhaustive and ask for p_0.
+--labels marginal     p_m - p_(m-1), p_0 being the share for the prompt alone, without the prose
+                      before the program. Soft and marginal labels need --search exhaustive and
+                      ask for p_0.
 --share_completions   ours, for hard labels: a passing response or completion proves for every
                       response to its prompt (of the same policy) that their common prefix is
                       recoverable, and first_bad moves behind this prefix. No further completion
@@ -279,7 +287,7 @@ def rows_and_report(
         if not is_kept(config.data_selection, **stats):
             continue
         for policy, result in responses:
-            if not result.lines:
+            if not result.program:
                 continue
             labels = result.labels(
                 config.labels, config.neutral_comments, config.mask_after_first_error
@@ -295,7 +303,7 @@ def rows_and_report(
             }
             labelled.append(rows.line_row(task, result.lines, labels, "search", meta))
     results = [result for responses in by_task.values() for _, result in responses]
-    failed = [result for result in results if not result.passed and result.lines]
+    failed = [result for result in results if not result.passed and result.program]
     first_bad = Counter(result.first_bad for result in failed)
     report = {
         **cost,
@@ -303,7 +311,7 @@ def rows_and_report(
         "passed": sum(result.passed for result in results),
         "failed": sum(not result.passed for result in results),
         "revised": sum(result.revised for result in results),
-        "first_bad_before_last_line": sum(r.first_bad < len(r.lines) for r in failed),
+        "first_bad_before_last_line": sum(r.first_bad < r.program[-1] for r in failed),
         "first_bad": {str(line): first_bad[line] for line in sorted(first_bad)},
         "rows": len(labelled),
         "labels": dict(Counter(sign_of(label) for row in labelled for label in row["labels"])),

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -79,7 +80,7 @@ class Teacher:
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() if self.endpoint else ""
         self.lock, self.answers, self.tokens = threading.Lock(), {}, Counter()
         self.cut = set()  # keys of answers that used all their tokens
-        self.missing = 0  # prompts without an answer, of all that were asked
+        self.missing = 0  # prompts to which no answer came, of all that were asked
         if self.endpoint:
             check_endpoint(name, model, self.key)
         else:
@@ -97,7 +98,8 @@ class Teacher:
     ) -> list[str | None]:
         """The answers to prompts (texts, or lists of messages), in order; None for no answer.
 
-        whole: an answer that used all its tokens is none, since its end is missing.
+        whole: an answer that used all its tokens is none, since its end is missing. It is not asked
+        for again, and not among the missing: the same answer would come.
         A prompt that occurs again is another sample of its answer. Raises InputError where going on
         is useless: the endpoint refuses (HTTP 401, say), or nothing comes back from it any more.
         """
@@ -117,7 +119,14 @@ class Teacher:
         finally:
             bar.close()
         answers = [None if whole and key in self.cut else self.answers.get(key) for key in keys]
-        self.missing += answers.count(None)
+        lacking = sum(key not in self.answers for key in keys)
+        self.missing += lacking
+        if answers.count(None) > lacking:
+            print(
+                f"{answers.count(None) - lacking} answers are left out: they were cut off at "
+                f"{self.max_new_tokens} tokens",
+                file=sys.stderr,
+            )
         return answers
 
     def keep(self, key: str, answer: str, prompt_tokens: int, completion_tokens: int) -> None:

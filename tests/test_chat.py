@@ -13,7 +13,7 @@ import pytest
 
 import common
 from common import InputError
-from prm_data import mutate
+from prm_data import contrast, mutate
 from teachers import chat, chat_reasoning
 from teachers.chat_variants import read_answer
 from teachers.program import Program
@@ -529,8 +529,33 @@ def test_an_answer_that_used_all_its_tokens_is_none_where_its_end_counts(serve, 
             teacher = teacher_for(server, tmp_path, max_new_tokens=tokens)
             assert teacher.ask(["a"], "test", whole=True) == [answer]
             assert teacher.ask(["a"], "test") == ["an answer"]
-            assert teacher.missing == (answer is None)
+            assert teacher.missing == 0  # the same answer would come again
     assert len(server.requests) == 2
+
+
+def test_pairs_are_complete_though_some_rewritings_were_cut_off(serve, tmp_path, capfd):
+    def script(prompt, attempt):
+        body = json.loads(reply("1. Add one.\n2. Return it."))
+        body["usage"]["completion_tokens"] = 8 if "subtly false" in prompt else 3
+        return 200, {}, json.dumps(body)
+
+    text = "<think>\n1. Add two.\n2. Return it.\n</think>\n<answer>\nx\n</answer>"
+    common.write_jsonl(
+        tmp_path / "tasks.jsonl", [{"task_id": "t", "prompt": "p", "completion": text}]
+    )
+    flags = {"teacher": serve(script).url, "teacher_model": "m", "max_new_tokens": 8}
+    config = contrast.Config(
+        str(tmp_path / "tasks.jsonl"), str(tmp_path / "pairs.jsonl"), num_degraded=1, **flags
+    )
+    contrast.main(config)
+    (_, err), rows = capfd.readouterr(), common.read_jsonl(tmp_path / "pairs.jsonl", {})
+    assert "1 answers are left out: they were cut off at 8 tokens" in err and "lacks" not in err
+    assert {row["meta"]["dimension"] for row in rows if row["kind"] == "degradation"} == {
+        "rigour",
+        "coherence",
+    }
+    contrast.main(config)
+    assert "is complete; nothing to do" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

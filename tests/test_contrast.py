@@ -138,7 +138,8 @@ def test_form_and_length_do_not_tell_the_chosen_from_the_rejected(tasks, tmp_pat
     rows = make_pairs(tmp_path, tasks)
     for row in rows:
         assert row["chosen"].count("\n") == row["rejected"].count("\n")
-        assert abs(len(row["chosen"]) - len(row["rejected"])) <= 0.15 * len(row["chosen"])
+        lengths = [len(row["chosen"]), len(row["rejected"])]
+        assert max(lengths) - min(lengths) <= 0.15 * max(lengths)
     everything = make_pairs(tmp_path, tasks, match_length=None)
     assert len(everything) > len(rows)
     shortest = torch.tensor([len(row["rejected"]) - len(row["chosen"]) for row in rows])
@@ -161,6 +162,40 @@ def test_form_and_length_do_not_tell_the_chosen_from_the_rejected(tasks, tmp_pat
 def test_a_pair_is_matched_by_lines_tags_marks_and_length(rejected, alike):
     assert contrast.matched("- a b c d e F\n- G", rejected, 0.15) == alike
     assert contrast.matched("- a b c d e F\n- G", rejected, None)
+
+
+@pytest.mark.parametrize(("longer", "alike"), [(115, True), (117, True), (118, False)])
+def test_a_longer_text_is_matched_whether_it_is_the_chosen_one_or_not(longer, alike):
+    short, long = "a" * 100, "a" * longer
+    assert contrast.matched(long, short, 0.15) == contrast.matched(short, long, 0.15) == alike
+
+
+@pytest.mark.parametrize("separator", ["\x0c", "\x85", "\u2028", "\x1c", "\r"])
+def test_lines_of_a_base_end_where_the_reader_of_the_rows_says(tasks, tmp_path, separator):
+    task = tasks[0]
+    first, *plan = task["meta"]["plan"]
+    text = completion([f"{first} {separator} or so", *plan])
+    common.write_jsonl(
+        tmp_path / "samples.jsonl", [{"task_id": task["task_id"], "completion": text}]
+    )
+    flags = {"samples": str(tmp_path / "samples.jsonl"), "reference_bases": False}
+    flags |= {"lines_file": str(tmp_path / "lines.jsonl"), "match_length": None}
+    pairs = make_pairs(tmp_path, [task], **flags)
+    assert pairs and not any("\r" in pair["chosen"] + pair["rejected"] for pair in pairs)
+    row = common.read_jsonl(tmp_path / "lines.jsonl", common.PRM_FIELDS, common.check_prm_row)[0]
+    if separator == "\r":  # as Python ends a line
+        assert row["completions"][1:3] == [f"{first} \n", " or so\n"]
+    else:
+        assert row["completions"][1] == f"{first} {separator} or so\n"
+        assert row["labels"] == [None, -1.0, *[1.0] * len(plan)]
+
+
+@pytest.mark.parametrize("flag", ["samples", "from_verdicts"])
+def test_a_sample_of_another_file_s_task_is_refused(tasks, tmp_path, flag):
+    sample = {"task_id": "other", "completion": completion(PLAN), "status": "passed"}
+    common.write_jsonl(tmp_path / "samples.jsonl", [sample])
+    with pytest.raises(InputError, match=r"samples.jsonl:1: field 'task_id': no task 'other'"):
+        make_pairs(tmp_path, tasks, **{flag: str(tmp_path / "samples.jsonl")})
 
 
 def test_policy_samples_are_the_bases_where_they_are_given(tasks, tmp_path):

@@ -285,6 +285,38 @@ def test_supervised_training_does_not_repeat_what_the_template_opened(tmp_path, 
     assert chat == f"<|user|>\nx</s>\n<|assistant|>\n{text}<|eos|>" and plain == f"x\n{text}<|eos|>"
 
 
+PROGRAM = "def f(x):\n    return x\n"
+
+
+@pytest.mark.parametrize(
+    ("opening", "completion", "written"),
+    [
+        ("<think>\n", PROGRAM, "</think>\n\n" + PROGRAM),
+        ("<think>", f"```python\n{PROGRAM}```", f"</think>\n\n```python\n{PROGRAM}```"),
+        ("<think>\n", f"<think>\nx\n</think>{PROGRAM}", f"x\n</think>{PROGRAM}"),
+        ("<think>\n", f"<think>Let me.</think>{PROGRAM}", f"Let me.</think>{PROGRAM}"),
+        ("<think>", f"<think>\nx\n</think>{PROGRAM}", f"\nx\n</think>{PROGRAM}"),
+        ("<think>\n\n", f"\n<think>\nx</think>{PROGRAM}", f"x</think>{PROGRAM}"),
+        ("<think>\n", f"Let me.\n</think>{PROGRAM}", f"Let me.\n</think>{PROGRAM}"),
+        ("", PROGRAM, PROGRAM),
+        ("", f"<think>x</think>{PROGRAM}", f"<think>x</think>{PROGRAM}"),
+    ],
+)
+def test_a_policy_that_writes_what_it_was_taught_under_an_opened_tag_has_its_program(
+    opening, completion, written
+):
+    task = {"entry_point": "f"}
+    assert sft.after_opening({"completion": completion}, opening) == written
+    assert (opening + written).count("<think>") <= 1
+    assert common.extract_program(task, opening + written).strip() == PROGRAM.strip()
+
+
+def test_a_body_under_an_opened_tag_goes_on_from_its_prefix():
+    row = {"completion": "return x\n", "prefix": "def f(x):\n    ", "entry_point": "f"}
+    written = sft.after_opening(row, "<think>\n")
+    assert common.extract_program(row, "<think>\n" + written) == PROGRAM
+
+
 def test_nucleus_sampling_draws_from_the_likeliest_tokens_by_their_own_log_probs():
     probs = torch.tensor([0.1, 0.4, 0.2, 0.3])
     uniform = torch.linspace(0, 1, 2001, dtype=torch.float64)[:-1]

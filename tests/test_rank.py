@@ -188,6 +188,80 @@ def test_gold_writes_prm_rows_of_samples_and_does_not_replace_others(tasks, tmp_
         run(gold, **flags | {"num_samples": 1})
 
 
+FUTURE = "from __future__ import annotations\n"
+HEAD = "from math import pi\n\n\ndef f(xs):\n"
+RIGHT = "def f(xs):\n    xs = xs[::-1]\n    return xs\n"
+
+
+@pytest.mark.parametrize(
+    ("completion", "prefix", "expected"),
+    [
+        (RIGHT, "", [1, 1, 1]),
+        (RIGHT.replace("xs[::-1]", "[]"), "", [1, -1, 1]),
+        ("from math import pi\n" + RIGHT, "", None),  # written by the policy: a line of its own
+        (f"So:\n```python\n{RIGHT}```", "", [None, None, 1, 1, 1, None]),
+        ("    xs = xs[::-1]\n    return xs\n", HEAD, [1, 1]),  # the prefix has the preamble
+    ],
+)
+def test_the_preamble_that_eval_puts_before_a_program_is_no_line_of_the_sample(
+    tmp_path, completion, prefix, expected
+):
+    reference = HEAD + RIGHT.partition("\n")[2] if prefix else RIGHT
+    task = REVERSED | {"preamble": "from math import pi", "prefix": prefix, "solution": reference}
+    program = common.extract_program(task, completion)
+    assert (common.standalone(task, program) == program) == bool(prefix)
+    sample = {"task_id": "t", "completion": completion, "status": "passed"}
+    for name, rows in (
+        ("tasks", [task]),
+        ("samples", [sample | {"solution": common.standalone(task, program)}]),
+        ("bare", [sample]),
+    ):
+        common.write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    (judged,), (bare,) = (
+        run(
+            gold,
+            tasks=str(tmp_path / "tasks.jsonl"),
+            samples=str(tmp_path / f"{name}.jsonl"),
+            output_file=str(tmp_path / f"gold-{name}.jsonl"),
+        )
+        for name in ("samples", "bare")
+    )
+    assert judged == bare and (expected is None or judged["labels"] == expected)
+
+
+def test_a_preamble_behind_future_imports_is_found():
+    task = REVERSED | {"preamble": "from math import pi"}
+    program = FUTURE + RIGHT
+    assert gold.without_preamble(task, common.standalone(task, program)) == program
+    assert gold.without_preamble(REVERSED, program) == program
+
+
+@pytest.mark.parametrize("module", [gold, rank])
+def test_a_task_that_occurs_twice_is_refused(tmp_path, module):
+    common.write_jsonl(tmp_path / "tasks.jsonl", [REVERSED, REVERSED])
+    common.write_jsonl(
+        tmp_path / "samples.jsonl", [{"task_id": "t", "completion": "a", "status": "passed"}]
+    )
+    flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
+    flags |= {"rank_by": "tests"} if module is rank else {}
+    with pytest.raises(InputError, match="a task_id occurs twice"):
+        run(module, output_file=str(tmp_path / "out.jsonl"), **flags)
+
+
+def test_the_program_of_a_sample_is_looked_for_behind_what_the_prompt_opened(tmp_path, monkeypatch):
+    """Thinking that never ends is no program, whatever fence stands in it: every line counts."""
+    text = "So:\n```python\nx = 1\n```\n"
+    monkeypatch.setattr(common, "score_text_lines", lambda *_, **__: [[1.0, 2.0, 3.0, 4.0]])
+    for opening, score in (("", 3.0), ("<think>\n", 2.5)):
+        sample = {"task_id": "t", "completion": text} | ({"opening": opening} if opening else {})
+        config = rank.Config("", aggregate="mean")
+        assert rank.prm_scores(None, None, [REVERSED], [sample], config) == [score]
+        common.write_jsonl(tmp_path / "samples.jsonl", [sample])
+        config = gold.Config("", str(tmp_path / "samples.jsonl"), "")
+        (read,) = gold.read_samples(config, {"t": REVERSED})
+        assert read["solution"] == (opening + text if opening else "x = 1\n")
+
+
 @pytest.mark.parametrize("min_margin", [None, 0.0, 0.3])
 def test_best_pairs_are_the_widest_and_never_tie(min_margin):
     rng = random.Random(0)

@@ -21,6 +21,7 @@ from prm_data.prefix_search import (
     exhaustive_search,
     label_responses,
     linear_search,
+    program_kinds,
 )
 from sandbox import Sandbox
 
@@ -379,6 +380,145 @@ def test_completions_without_a_verdict_count_nowhere(random_policy, responses):
         if labels:
             share = [passing / count for _, passing, count in result.probes[1:]]
             assert all(x in (0, p) for x, p in zip(labels, share, strict=True)) and max(share) <= 1
+
+
+PROSE = [("Tricky :( so:\n```python\n", "```\nDone."), ("1) read\n<answer>\n", "</answer>")]
+DOCUMENTED = """def f(x):
+    '''doc'''
+    y = g(
+        'abc'
+    )
+    {line}
+    return y
+"""
+KINDS = [CODE, DOCSTRING, CODE, CODE, CODE, CODE, CODE]
+
+
+class Judge(Runner):
+    """Stands in for the sandbox: a program passes where `passes(program)`."""
+
+    def __init__(self, passes):
+        self.passes = passes
+
+    def submit(self, task, program):
+        future = Future()
+        future.set_result({"status": "passed" if self.passes(program) else "failed"})
+        return future
+
+
+def label_texts(monkeypatch, texts, passes, **flags):
+    """Labels of texts whose prefixes are completed by nothing; and the prefixes' texts."""
+    tokenizer = common.new_tokenizer([*texts, "p\n"], 300)
+    task, asked = {"task_id": "t", "prompt": "p", "entry_point": "f"}, []
+    prompt = common.encode_prompt(tokenizer, task)
+
+    def roll_out(model, tokenizer, prompts, num_generations, *_):
+        asked.extend(common.decode(tokenizer, [ids[len(prompt) :] for ids in prompts]))
+        nothing = [[] for _ in range(len(prompts) * num_generations)]
+        return common.Rollout(nothing, nothing, [], None, None, None)
+
+    monkeypatch.setattr(common, "roll_out", roll_out)
+    count, programs = len(texts), [common.extract_program(task, text) for text in texts]
+    found, _ = label_responses(
+        None,
+        tokenizer,
+        masking.line_table(tokenizer),
+        Judge(passes),
+        [task] * count,
+        [prompt] * count,
+        [common.encode_completion(tokenizer, text) for text in texts],
+        list(map(passes, programs)),
+        list(range(count)),
+        **{"num_completions": 2, **flags},
+    )
+    return found, asked
+
+
+@pytest.mark.parametrize(("before", "after"), PROSE)
+@pytest.mark.parametrize("name", ["binary", "linear", "exhaustive"])
+def test_lines_around_the_program_have_no_label_and_are_not_searched(
+    monkeypatch, before, after, name
+):
+    texts = [before + DOCUMENTED.format(line=line) + after for line in ("bad", "good")]
+    outside = before.count("\n")  # lines before the program
+    around = [None] * outside, [None] * (1 + after.count("\n"))
+    (failed, passed), asked = label_texts(
+        monkeypatch, texts, lambda program: "def" in program and "bad" not in program, search=name
+    )
+    assert "".join(failed.lines) == texts[0] and failed.first_bad == outside + 6
+    assert failed.kinds == passed.kinds == [*around[0], *KINDS, *around[1]]
+    assert failed.labels() == [*around[0], 1, 0, 1, 1, 1, -1, -1, *around[1]]
+    assert passed.labels() == [*around[0], 1, 0, 1, 1, 1, 1, 1, *around[1]]
+    assert failed.labels(neutral_comments=False)[outside + 1] == 1
+    assert {line for line, _, _ in failed.probes} <= set(range(outside + 1, outside + 8))
+    assert asked and all(texts[0].startswith(text) and before in text for text in asked)
+    assert failed.revised and failed.labels(mask_after_first_error=True)[outside + 6 :] == [
+        None
+    ] * (1 + len(around[1]))
+
+
+def test_prose_before_the_program_is_no_recovered_prefix(monkeypatch):
+    """A response lost in its program's first line is not revised. Completions that are shared move
+    its first bad line through the program alone."""
+    before, after = PROSE[0]
+    texts = [before + DOCUMENTED.format(line=line) + after for line in ("bad", "good")]
+    passes = lambda program: "good" in program  # noqa: E731
+    for shared, first_bad in ((False, 3), (True, 8)):
+        (failed, _), _ = label_texts(monkeypatch, texts, passes, share_completions=shared)
+        assert failed.first_bad == first_bad and failed.revised == shared
+
+
+def test_shares_change_from_one_line_of_the_program_to_the_next(monkeypatch):
+    before, after = PROSE[0]
+    (found,), asked = label_texts(
+        monkeypatch,
+        [before + DOCUMENTED.format(line="bad") + after],
+        lambda program: "bad" not in program,  # the prompt alone can be completed
+        search="exhaustive",
+        shares=True,
+    )
+    assert [line for line, _, _ in found.probes] == [0, *range(3, 10)] and "" in asked
+    nothing = [None, None]
+    assert found.labels("soft") == [*nothing, 1, 0, 1, 1, 1, 0, 0, *nothing]
+    assert found.labels("marginal") == [*nothing, 0, 0, 0, 0, 0, -1, 0, *nothing]
+
+
+def test_a_token_that_goes_from_the_fence_into_the_program_moves_no_kind():
+    """The program's first token begins in the line before: "\\n " ends the fence's line."""
+    text = "So :(\n```\n 'doc'\n return x\n```"
+    vocabulary = {c: i for i, c in enumerate(["<pad>", "<eos>", "\n ", *sorted(set(text))])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("\n", " ")]))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
+    )
+    ids = common.pad([tokenizer(text).input_ids])
+    assert vocabulary["\n "] in ids[0]
+    task = {"entry_point": "f", "prefix": "def f(x):\n"}
+    (kinds,) = program_kinds(
+        ids,
+        ids >= 0,
+        masking.line_table(tokenizer),
+        [common.extract_program(task, text)],
+        [text],
+    )
+    assert kinds == [None, None, DOCSTRING, CODE, None]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_an_answer_without_its_program_has_no_row(tmp_path, passed):
+    task = {"task_id": "t", "prompt": "p"}
+    lost = Labelled(["So:\n", "```\n", "```"], [None] * 3, passed, None, [], True)
+    found = Labelled(["So:\n", "a\n", "```"], [None, CODE, None], False, 2, [], True)
+    responses = [{"task_id": "t", **result._asdict()} for result in (lost, found)]
+    chunk = {"policy": 0, "responses": responses, "cost": {}}
+    labelled, report = search.rows_and_report(
+        search.Config("", [], str(tmp_path / "prm.jsonl")), [task], [chunk]
+    )
+    assert [row["labels"] for row in labelled] == [[None, -1.0, None]]
+    assert report["passed"] == passed and report["first_bad"] == {"2": 1}
+    assert report["first_bad_before_last_line"] == 0  # prose may follow
+    common.check_prm_row(labelled[0])
 
 
 @pytest.fixture

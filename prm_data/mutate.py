@@ -25,9 +25,11 @@
                   packing: a row of program packing holds one changed block at most, with
                   probability --shift_rate.
 
---packing prefix  is the paper's: one row a changed line, which ends there (the rest is masked).
-                  Only that line has a label, so that no reference line counts twice. One more row
-                  has the labels of the reference itself.
+--packing prefix  is the paper's: one row a changed line, which alone has a label (the rest is
+                  masked), so that no reference line counts twice. The row holds the whole changed
+                  program: a tokenizer may merge the newline that ends a line with the indentation
+                  of the next line, and the token that is labelled must be the one that a reward
+                  model reads in use. One more row has the labels of the reference itself.
 --packing program puts many verified changes into one row (ours, for speed): each statement is
                   replaced with probability --change_rate by one of its verified variants. Each
                   label was verified alone, with the rest of the program as in the reference: the

@@ -400,6 +400,84 @@ def test_an_equivalent_deletion_above_a_wrong_line_leaves_that_line_wrong():
             assert row["labels"] == [1.0, label, 1.0]
 
 
+ADD_ONE = {
+    "prompt": "p",
+    "entry_point": "f",
+    "solution": "def f(x):\n    return x + 1\n",
+    "style": "call",
+    "tests": [{"args": [1], "output": 2}, {"args": [5], "output": 6}],
+    "meta": {},
+}
+
+
+def test_tasks_without_a_result_run_though_all_other_results_are_whole(tmp_path, capsys):
+    tasks = [ADD_ONE | {"task_id": name} for name in "abc"]
+    config = mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl"))
+    common.write_jsonl(config.tasks, tasks[:2])
+    mutate.main(config)
+    rows, progress = Path(config.output_file), Path(config.output_file + ".progress")
+    whole, lines = rows.read_bytes(), progress.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+
+    # A run that asks again for what the second task lacks is killed before the task has a result.
+    progress.write_text("".join(lines[:2]))
+    rows.write_text("")
+    mutate.main(config)
+    assert rows.read_bytes() == whole and len(progress.read_text().splitlines()) == 3
+    assert "nothing to do" not in capsys.readouterr().out
+    mutate.main(config)
+    assert "nothing to do" in capsys.readouterr().out
+
+    for now in (tasks, tasks[1:]):  # a task comes to the file, a task goes
+        common.write_jsonl(config.tasks, now)
+        mutate.main(config)
+        labelled = {row["task_id"] for row in common.read_jsonl(rows, {"task_id": str})}
+        assert labelled == {task["task_id"] for task in now}
+        assert "nothing to do" not in capsys.readouterr().out
+        mutate.main(config)
+        assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_changed_program_has_its_own_limit_also_where_the_task_limits_its_tests(
+    tmp_path, monkeypatch
+):
+    task = ADD_ONE | {"task_id": "t", "test_timeout": 5}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [task])
+    limits, submit = {}, Sandbox.submit
+
+    def noted(self, task, program):
+        limits[program] = task["test_timeout"], self.limit(task)
+        return submit(self, task, program)
+
+    monkeypatch.setattr(Sandbox, "submit", noted)
+    mutate.main(mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl")))
+    assert limits.pop(task["solution"]) == (5, 2 * 5)
+    assert len(limits) > 3 and set(limits.values()) == {(1.0, 2 * 1.0)}
+
+
+def test_answers_that_a_local_model_never_gives_are_not_asked_for_again(tmp_path, capsys):
+    common.write_jsonl(tmp_path / "tasks.jsonl", [ADD_ONE | {"task_id": "t"}])
+    tokenizer = common.new_tokenizer([ADD_ONE["solution"]], 300)
+    (tmp_path / "model").mkdir()
+    model = common.new_model(tokenizer, 32, 1, 0)
+    common.save_model(model, tokenizer, tmp_path / "model")
+    config = mutate.Config(
+        str(tmp_path / "tasks.jsonl"),
+        str(tmp_path / "prm.jsonl"),
+        teacher=str(tmp_path / "model"),
+        teacher_max_new_tokens=model.config.max_position_embeddings,  # no prompt is short enough
+    )
+    mutate.main(config)
+    report = json.loads((tmp_path / "prm.report.json").read_text())
+    assert report["teacher"]["missing"] == 4
+    assert "asks for them again" not in capsys.readouterr().err
+    mutate.main(config)
+    assert "nothing to do" in capsys.readouterr().out
+    lacks = {"reference": "passed", "variants": [], "dropped": {"missing": 4}}
+    endpoint = mutate.Config("", "", teacher="https://127.0.0.1/v1")
+    assert mutate.lacking(lacks, endpoint) == 4 and mutate.lacking(lacks, config) == 0
+
+
 def test_without_the_misconceptions_no_version_writes_one_and_the_others_stay():
     config = micro.Config("", num_sft_tasks=1, num_train_tasks=8, num_test_tasks=1)
     tasks = micro.make(config)["train"]

@@ -251,6 +251,7 @@ def main(config: Config) -> None:
         table = common.line_table(tokenizer)
     if config.objective in LINE_WISE:
         common.check_lines_have_tokens(config.data, examples, table)
+        common.cut_changed_programs(examples, table)
     held_out_tasks = common.held_out_tasks(examples, config.eval_fraction, config.seed)
     fits = [row for row in examples if common.example_length(row) <= config.max_length]
     train = units_of(config, [row for row in fits if row["task_id"] not in held_out_tasks])

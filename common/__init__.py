@@ -130,6 +130,7 @@ from common.examples import (
     check_classification_row,
     check_lines_have_tokens,
     check_prm_row,
+    cut_changed_programs,
     encode_examples,
     example_length,
     fence_labelled_lines,

@@ -7,6 +7,7 @@ pair with any other text of the group.
 """
 
 import re
+from collections.abc import Iterator
 
 import sandbox
 from common.batches import pad
@@ -56,22 +57,45 @@ def check_classification_row(row: dict) -> None:
             )
 
 
-def check_lines_have_tokens(path: str, examples: list[dict], table: masking.LineTable) -> None:
-    """Raises InputError where a labelled line of an encoded example ends in no token, since the
-    tokenizer does not keep newlines. path: of their prm.jsonl; table: common.line_table."""
+def _labelled_ends(
+    examples: list[dict], table: masking.LineTable
+) -> Iterator[tuple[dict, dict[int, int]]]:
+    """Each encoded example, and the places among its `text_ids` in which its labelled lines end, by
+    the line's index; -1 for a line that ends in no token."""
     for start in range(0, len(examples), 256):
         part = examples[start : start + 256]
         ids = pad([row["text_ids"] for row in part])
         mask = pad([[1] * len(row["text_ids"]) for row in part]).bool()
         num_lines = max(len(row["labels"]) for row in part)
         ends = masking.line_end_positions(ids, mask, table, num_lines).tolist()
-        for number, (row, positions) in enumerate(zip(part, ends, strict=True), start + 1):
-            for line, label in enumerate(row["labels"]):
-                if label is not None and positions[line] < 0:
-                    raise InputError(
-                        f"{path}:{number}: line {line} of field 'completions' ends in no token; "
-                        "does this tokenizer keep newlines?"
-                    )
+        for row, places in zip(part, ends, strict=True):
+            yield row, {i: places[i] for i, x in enumerate(row["labels"]) if x is not None}
+
+
+def check_lines_have_tokens(path: str, examples: list[dict], table: masking.LineTable) -> None:
+    """Raises InputError where a labelled line of an encoded example ends in no token, since the
+    tokenizer does not keep newlines. path: of their prm.jsonl; table: common.line_table."""
+    for number, (_, ends) in enumerate(_labelled_ends(examples, table), 1):
+        for line, place in ends.items():
+            if place < 0:
+                raise InputError(
+                    f"{path}:{number}: line {line} of field 'completions' ends in no token; "
+                    "does this tokenizer keep newlines?"
+                )
+
+
+def cut_changed_programs(examples: list[dict], table: masking.LineTable) -> None:
+    """Cuts off what follows the last labelled line from the `text_ids` of changed programs (rows of
+    --method mutate), once check_lines_have_tokens has passed.
+
+    A causal model's loss does not read those tokens. They are cut off here, after the whole text
+    was encoded, and not in the text: a tokenizer may merge the newline of the labelled line with
+    the indentation of the next line. Rows of other methods stay whole: shorter rows would fall in
+    other micro-batches, and sums have another order there. table: common.line_table.
+    """
+    for row, ends in _labelled_ends(examples, table):
+        if row.get("origin") in ("mutate", "refactor"):
+            row["text_ids"] = row["text_ids"][: max(ends.values()) + 1]
 
 
 def check_rated_row(row: dict) -> None:

@@ -25,9 +25,11 @@
                   packing: a row of program packing holds one changed block at most, with
                   probability --shift_rate.
 
---packing prefix  is the paper's: one row a changed line, which ends there (the rest is masked).
-                  Only that line has a label, so that no reference line counts twice. One more row
-                  has the labels of the reference itself.
+--packing prefix  is the paper's: one row a changed line, which alone has a label (the rest is
+                  masked), so that no reference line counts twice. The row holds the whole changed
+                  program: a tokenizer may merge the newline that ends a line with the indentation
+                  of the next line, and the token that is labelled must be the one that a reward
+                  model reads in use. One more row has the labels of the reference itself.
 --packing program puts many verified changes into one row (ours, for speed): each statement is
                   replaced with probability --change_rate by one of its verified variants. Each
                   label was verified alone, with the rest of the program as in the reference: the
@@ -115,7 +117,8 @@ class Config:
     shift_rate: UnitFloat = 0.15  # program packing: rows with a deleted, added or moved line
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a reference, where the task sets none
-    # CPU seconds a changed program; ten times its reference's where that is more
+    # CPU seconds a changed program (a test, where the task limits tests); ten times its reference's
+    # where that is more
     variant_timeout: PositiveFloat = 1.0
     balance: bool = False  # leave out, at random, changes whose label is the more frequent one
     outcomes_file: OutputFile | None = None  # all programs with verdicts, for outcome reward models
@@ -154,9 +157,13 @@ def counts_of(result: dict) -> tuple[int, int]:
     return len(statuses), statuses.count("harness_error")
 
 
-def is_whole(result: dict | None) -> bool:
-    """Whether a task's line of the progress file is not damaged, and lacks no verdict or answer."""
-    return bool(result) and not counts_of(result)[1] and not result["dropped"].get("missing")
+def lacking(result: dict, config: Config) -> int:
+    """The verdicts and answers that a task's result lacks, and that another run may bring.
+
+    A local model's answer that is missing stays missing: the same prompt has the same answer again.
+    """
+    is_local = not config.teacher.startswith(("http://", "https://"))
+    return counts_of(result)[1] + (0 if is_local else result["dropped"].get("missing", 0))
 
 
 def execute(
@@ -214,12 +221,15 @@ def execute(
                 continue
             # Mutations often make endless loops, which need not get a slow right program's seconds.
             limit = max(config.variant_timeout, 10 * verdict["seconds"])
+            limits = {"timeout": limit}
+            if task.get("test_timeout"):
+                limits["test_timeout"] = min(limit, task["test_timeout"])
             if teacher:
                 variants, dropped = answered[task["task_id"]]
             else:
                 variants, dropped = rule_variants(task, tasks, config), {}
             programs = [variant.apply(task["solution"]) for variant in variants]
-            futures = [runner.submit(task | {"timeout": limit}, program) for program in programs]
+            futures = [runner.submit(task | limits, program) for program in programs]
             waiting.append((task, variants, dropped, futures))
             if len(waiting) > 8:
                 collect()
@@ -370,9 +380,12 @@ def main(config: Config) -> None:
     flags = dataclasses.asdict(config)
     flags = {name: flags[name] for name in flags if name not in OPERATIONAL}
     found = rows.read_progress(config, flags, config.outcomes_file)
-    whole = [result for result in found if is_whole(result)]  # the other tasks run again
+    names = {task["task_id"] for task in tasks}
+    # Results that are not damaged and lack nothing; the other tasks run again.
+    whole = [r for r in found if r and r["task_id"] in names and not lacking(r, config)]
     outputs = [output, *([Path(config.outcomes_file)] if config.outcomes_file else [])]
-    if len(whole) == len(found) and all(path.is_file() for path in outputs):
+    complete = len(whole) == len(found) and {result["task_id"] for result in whole} == names
+    if complete and all(path.is_file() for path in outputs):
         print(f"{output} is complete; nothing to do")
         return
     teacher = None
@@ -411,5 +424,4 @@ def main(config: Config) -> None:
         common.write_jsonl(config.outcomes_file, mutate_rows.outcome_rows(tasks, results))
     common.write_text(output.with_suffix(".report.json"), json.dumps(report, indent=2) + "\n")
     common.write_jsonl(output, labelled)
-    missing = sum(result["dropped"].get("missing", 0) for result in results.values())
-    rows.warn_of_lacking(output, sum(unjudged for _, unjudged in counts) + missing)
+    rows.warn_of_lacking(output, sum(lacking(result, config) for result in results.values()))

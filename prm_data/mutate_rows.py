@@ -16,17 +16,25 @@ def labelled_lines(source: str) -> set[int]:
 
 
 def prefix_rows(task: dict, verified: list[tuple[Variant, float]]) -> list[dict]:
-    """The paper's rows of a task: the reference, and each changed line at the end of its prefix."""
+    """The paper's rows of a task: the reference, and a row for each changed line.
+
+    The row of a changed line holds the whole changed program, in which that line alone has a label.
+    A change that does not show up to the line of its label has no row: of two equal lines that
+    follow each other either may be deleted, and the reference says +1 there.
+    """
     reference = task["solution"]
     lines, marked = source_lines(reference), labelled_lines(reference)
     labels = [1.0 if i in marked else None for i in range(len(lines))]
     packed = [row_of(task, lines, labels, "reference", [], [])]
     for variant, label in verified:
         index = variant.label_line(reference)
-        if index is not None:
-            prefix = source_lines(variant.apply(reference))[: index + 1]
-            labels = [None] * index + [label]
-            packed.append(row_of(task, prefix, labels, variant.intent, [index], [variant.operator]))
+        if index is None:
+            continue
+        program = source_lines(variant.apply(reference))
+        if program[: index + 1] != lines[: index + 1]:
+            labels = [label if i == index else None for i in range(len(program))]
+            operators = [variant.operator]
+            packed.append(row_of(task, program, labels, variant.intent, [index], operators))
     return packed
 
 
@@ -61,7 +69,8 @@ def program_rows(task: dict, verified: list[tuple[Variant, float]], config) -> l
             out[first:last] = new
             labels[first:last] = [None] * len(new)
             index = variant.label_line(task["solution"])
-            labels[index] = label
+            if labels[index] is None or label < labels[index]:  # a wrong line stays wrong
+                labels[index] = label
             moved = len(new) - (last - first)
             changed = [i for i in changed if i < first] + [i + moved for i in changed if i >= last]
             changed = sorted({*changed, index})

@@ -14,7 +14,11 @@ its pairs are made. Both likely ways are here:
 --pairs step      The reference's line against a changed line that failed the tests, after the same
                   lines: from the prm.jsonl of --method mutate with --packing prefix (as the steps
                   of Lai et al., 2024, Step-DPO). Both texts end in mid-program and say so
-                  (`"complete": false`): no end of sequence is learned there.
+                  (`"complete": false`): no end of sequence is learned there. They end with the
+                  newline of their line, so that a line differs from a longer one that begins alike.
+                  Where a tokenizer merges that newline with the indentation of the next line
+                  (SmolLM2), the last token of both texts is not the one of the whole programs; all
+                  other tokens are. Where it does not (Qwen2.5-Coder, the micro benchmark), all are.
 
 Identical completions are never paired. Neither is a sample that was cut off at its length limit
 (`terminated` is false), a sample without a verdict (--rank_by tests), or one without a line
@@ -150,14 +154,17 @@ def response_pairs(config: Config) -> tuple[list[dict], int]:
 
 def step_pairs(config: Config) -> list[dict]:
     """Rows of pairs.jsonl from the labelled lines of --method mutate."""
-    fields = {**common.PROMPT_FIELDS, "completions": list, "labels": list, "origin": str}
-    labelled = common.read_jsonl(config.data, fields)
+    labelled = common.read_jsonl(config.data, {**common.PRM_FIELDS, "origin": str}, check_changed)
     references = {row["task_id"]: row for row in labelled if row["origin"] == "reference"}
     by_task, left_out, seen = defaultdict(list), 0, set()
     for row in labelled:
-        if row["origin"] == "reference" or row["labels"][-1] is None or row["labels"][-1] > 0:
+        changed = row["meta"]["changed"]
+        if row["origin"] == "reference" or len(changed) != 1:
             continue
-        *before, line = row["completions"]
+        (number,) = changed
+        if row["labels"][number] is None or row["labels"][number] > 0:
+            continue
+        before, line = row["completions"][:number], row["completions"][number]
         right = line_after(before, references.get(row["task_id"]))
         if right is None:
             left_out += 1
@@ -165,7 +172,7 @@ def step_pairs(config: Config) -> list[dict]:
         chosen, rejected = "".join([*before, right]), "".join([*before, line])
         if chosen != rejected and (row["task_id"], rejected) not in seen:
             seen.add((row["task_id"], rejected))
-            meta = {"line": len(before), "operators": row.get("meta", {}).get("operators")}
+            meta = {"line": number, "operators": row["meta"].get("operators")}
             by_task[row["task_id"]].append(pair_of(row, chosen, rejected, "step", meta))
     print(
         f"{sum(map(len, by_task.values()))} verified negative lines have a reference line "
@@ -176,6 +183,16 @@ def step_pairs(config: Config) -> list[dict]:
         drawn = common.shuffled(len(found), common.seed_of(config.seed, "rank", name), "step pairs")
         pairs += [found[i] for i in sorted(drawn[: config.max_pairs_per_task])]
     return pairs
+
+
+def check_changed(row: dict) -> None:
+    """Raises ValueError for a row of prm.jsonl that does not say which of its lines are changed."""
+    common.check_prm_row(row)
+    meta = row.get("meta")
+    changed = meta.get("changed") if isinstance(meta, dict) else None
+    places = range(len(row["labels"]))
+    if not isinstance(changed, list) or not all(type(i) is int and i in places for i in changed):
+        raise ValueError("field 'meta' must hold 'changed', a list of indices of lines")
 
 
 def line_after(before: list[str], reference: dict | None) -> str | None:

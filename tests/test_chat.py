@@ -417,9 +417,9 @@ def test_an_endpoint_s_versions_are_labelled_by_execution_and_a_killed_run_pays_
     mutate.main(config)
     rows = [json.loads(line) for line in open(output)]
     changed = [
-        (row["completions"][-1].strip(), row["origin"], row["labels"][-1])
+        (row["completions"][line].strip(), row["origin"], row["labels"][line])
         for row in rows
-        if row["meta"]["changed"]
+        for line in row["meta"]["changed"]
     ]
     assert changed == [
         ("total = 1", "mutate", -1.0),

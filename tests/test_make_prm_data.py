@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from small_tokenizers import TOKENIZERS
 
 import common
 from benchmarks import micro
@@ -131,7 +134,7 @@ def test_each_label_of_a_row_holds_when_its_line_is_run_in_the_reference(labelle
     )  # a swap changes two lines; alone, one of them may pass
 
 
-def test_prefix_rows_end_at_the_changed_line_which_alone_has_a_label(labelled):
+def test_a_prefix_row_is_the_changed_program_whose_changed_line_alone_has_a_label(labelled):
     tasks, folder, _ = labelled
     by_id = {task["task_id"]: task for task in tasks}
     rows = [json.loads(line) for line in open(folder / "prefix.jsonl")]
@@ -142,13 +145,69 @@ def test_prefix_rows_end_at_the_changed_line_which_alone_has_a_label(labelled):
             row["labels"]
         ) == {1.0}
     changed = [row for row in rows if row["origin"] != "reference"]
+    executed = common.read_jsonl(folder / "prefix.outcomes.jsonl", {})
+    programs = {(row["task_id"], row["completion"]) for row in executed}
     for row in changed:
-        assert row["meta"]["changed"] == [len(row["labels"]) - 1] and row["labels"][-1] in (
-            1.0,
-            -1.0,
-        )
-        assert set(row["labels"][:-1]) <= {None}
+        (line,) = row["meta"]["changed"]
+        assert row["labels"].pop(line) in (1.0, -1.0) and set(row["labels"]) <= {None}
+        assert (row["task_id"], "".join(row["completions"])) in programs
     assert {row["origin"] for row in changed} == {"mutate", "refactor"}
+
+
+class TokenScorer(torch.nn.Module):
+    """The score of a token is the token's place in the row and its id, as one number."""
+
+    config = transformers.PretrainedConfig()
+
+    def forward(self, input_ids):
+        scores = torch.arange(input_ids.shape[1]) * 1000.0 + input_ids
+        return transformers.modeling_outputs.TokenClassifierOutput(logits=scores[..., None])
+
+
+@pytest.mark.parametrize("kind", ["byte_level_bpe", "merging_bpe"])
+@pytest.mark.parametrize("fence", [False, True])
+def test_a_labelled_token_is_the_one_that_is_read_in_the_whole_changed_program(
+    labelled, tmp_path, kind, fence
+):
+    tokenizer, scorer = TOKENIZERS[kind](), TokenScorer()
+    table, path = common.line_table(tokenizer), labelled[1] / "prefix.jsonl"
+    tasks = {task["task_id"]: task for task in labelled[0]}
+    examples = common.read_labelled_lines(path, fence=fence)
+    common.encode_examples(tokenizer, examples)
+    whole_lengths = [len(row["text_ids"]) for row in examples]
+    common.check_lines_have_tokens(path, examples, table)
+    common.cut_changed_programs(examples, table)
+    logits = common.logits_at(scorer, examples, table)[..., 0].tolist()
+    # In use the PRM reads the programs that were executed.
+    executed = {
+        (row["task_id"], row["completion"])
+        for row in common.read_jsonl(labelled[1] / "prefix.outcomes.jsonl", {})
+    }
+    rows = common.read_labelled_lines(path)
+    texts = [row["text"] for row in rows]
+    assert {(row["task_id"], row["text"]) for row in rows} <= executed
+    if fence:
+        texts = [common.fenced(text) for text in texts]
+    in_use = [tasks[row["task_id"]] for row in rows]
+    scores = common.score_text_lines(scorer, tokenizer, in_use, texts, batch_size=64)
+    goes_on = 0
+    for row, trained, read in zip(examples, logits, scores, strict=True):
+        for line, label in enumerate(row["labels"]):
+            if label is not None:
+                assert trained[line] == read[line]
+                goes_on += not tokenizer.decode(int(read[line] % 1000)).endswith("\n")
+    assert goes_on > 100  # tokens that hold a newline and the indentation after it
+    # What follows the changed line is cut off: a row ends with its labelled token.
+    shorter = 0
+    for row, length, trained in zip(examples, whole_lengths, logits, strict=True):
+        if row["origin"] == "reference":
+            assert len(row["text_ids"]) == length
+        else:
+            (line,) = row["meta"]["changed"]
+            last = len(row["prompt_ids"]) + len(row["text_ids"]) - 1
+            assert trained[line] // 1000 == last and row["labels"][line] is not None
+            shorter += len(row["text_ids"]) < length
+    assert shorter > 100
 
 
 def test_the_counts_that_are_printed_are_those_of_the_file(labelled):
@@ -310,8 +369,113 @@ def test_lines_that_the_task_gives_away_are_no_part_of_the_completion():
     rows = [row for row in rows if any(label is not None for label in row["labels"])]
     assert [(row["completions"], row["labels"], row["meta"]["changed"]) for row in rows] == [
         (["    x += 1\n", "    return x\n"], [1.0, 1.0], []),
-        (["    x -= 1\n"], [-1.0], [0]),
+        (["    x -= 1\n", "    return x\n"], [-1.0, None], [0]),
     ]
+
+
+def test_a_change_that_the_reference_shares_up_to_its_label_has_no_row_of_its_own():
+    source = "def f(x):\n    x = x * 2\n    x = x * 2\n    return x\n"
+    task = {"task_id": "t", "prompt": "p", "solution": source}
+    deletions = [Variant(line, line, "", "delete", "mutate") for line in (2, 3)]
+    programs = [change.apply(source) for change in deletions]
+    assert programs[0] == programs[1]  # the reference's `x = x * 2` is right, and there is one
+    rows = mutate_rows.prefix_rows(task, [(change, -1.0) for change in deletions])
+    assert [(row["origin"], row["labels"]) for row in rows] == [
+        ("reference", [1.0, 1.0, 1.0, 1.0]),
+        ("mutate", [None, None, -1.0]),
+    ]
+
+
+def test_an_equivalent_deletion_above_a_wrong_line_leaves_that_line_wrong():
+    source = "def f(x):\n    x = x + 0\n    y = x + 1\n    return y\n"
+    task = {"task_id": "t", "prompt": "p", "solution": source}
+    wrong = (Variant(3, 3, "    y = x + 2\n", "o", "mutate"), -1.0)
+    for label in (1.0, -1.0):
+        deletion = (Variant(2, 2, "", "delete", "mutate"), label)
+        config = mutate.Config("", "", change_rate=1.0, shift_rate=1.0)
+        for row in mutate_rows.program_rows(task, [deletion, wrong], config):
+            assert row["completions"][1] == "    y = x + 2\n"
+            assert row["labels"] == [1.0, -1.0, 1.0] and row["meta"]["changed"] == [1]
+        for row in mutate_rows.program_rows(task, [deletion], config):
+            assert row["labels"] == [1.0, label, 1.0]
+
+
+ADD_ONE = {
+    "prompt": "p",
+    "entry_point": "f",
+    "solution": "def f(x):\n    return x + 1\n",
+    "style": "call",
+    "tests": [{"args": [1], "output": 2}, {"args": [5], "output": 6}],
+    "meta": {},
+}
+
+
+def test_tasks_without_a_result_run_though_all_other_results_are_whole(tmp_path, capsys):
+    tasks = [ADD_ONE | {"task_id": name} for name in "abc"]
+    config = mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl"))
+    common.write_jsonl(config.tasks, tasks[:2])
+    mutate.main(config)
+    rows, progress = Path(config.output_file), Path(config.output_file + ".progress")
+    whole, lines = rows.read_bytes(), progress.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+
+    # A run that asks again for what the second task lacks is killed before the task has a result.
+    progress.write_text("".join(lines[:2]))
+    rows.write_text("")
+    mutate.main(config)
+    assert rows.read_bytes() == whole and len(progress.read_text().splitlines()) == 3
+    assert "nothing to do" not in capsys.readouterr().out
+    mutate.main(config)
+    assert "nothing to do" in capsys.readouterr().out
+
+    for now in (tasks, tasks[1:]):  # a task comes to the file, a task goes
+        common.write_jsonl(config.tasks, now)
+        mutate.main(config)
+        labelled = {row["task_id"] for row in common.read_jsonl(rows, {"task_id": str})}
+        assert labelled == {task["task_id"] for task in now}
+        assert "nothing to do" not in capsys.readouterr().out
+        mutate.main(config)
+        assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_changed_program_has_its_own_limit_also_where_the_task_limits_its_tests(
+    tmp_path, monkeypatch
+):
+    task = ADD_ONE | {"task_id": "t", "test_timeout": 5}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [task])
+    limits, submit = {}, Sandbox.submit
+
+    def noted(self, task, program):
+        limits[program] = task["test_timeout"], self.limit(task)
+        return submit(self, task, program)
+
+    monkeypatch.setattr(Sandbox, "submit", noted)
+    mutate.main(mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl")))
+    assert limits.pop(task["solution"]) == (5, 2 * 5)
+    assert len(limits) > 3 and set(limits.values()) == {(1.0, 2 * 1.0)}
+
+
+def test_answers_that_a_local_model_never_gives_are_not_asked_for_again(tmp_path, capsys):
+    common.write_jsonl(tmp_path / "tasks.jsonl", [ADD_ONE | {"task_id": "t"}])
+    tokenizer = common.new_tokenizer([ADD_ONE["solution"]], 300)
+    (tmp_path / "model").mkdir()
+    model = common.new_model(tokenizer, 32, 1, 0)
+    common.save_model(model, tokenizer, tmp_path / "model")
+    config = mutate.Config(
+        str(tmp_path / "tasks.jsonl"),
+        str(tmp_path / "prm.jsonl"),
+        teacher=str(tmp_path / "model"),
+        teacher_max_new_tokens=model.config.max_position_embeddings,  # no prompt is short enough
+    )
+    mutate.main(config)
+    report = json.loads((tmp_path / "prm.report.json").read_text())
+    assert report["teacher"]["missing"] == 4
+    assert "asks for them again" not in capsys.readouterr().err
+    mutate.main(config)
+    assert "nothing to do" in capsys.readouterr().out
+    lacks = {"reference": "passed", "variants": [], "dropped": {"missing": 4}}
+    endpoint = mutate.Config("", "", teacher="https://127.0.0.1/v1")
+    assert mutate.lacking(lacks, endpoint) == 4 and mutate.lacking(lacks, config) == 0
 
 
 def test_without_the_misconceptions_no_version_writes_one_and_the_others_stay():

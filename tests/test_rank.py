@@ -375,9 +375,13 @@ def test_step_pairs_differ_in_one_verified_line_after_the_reference_s_lines(task
         data=data,
         max_pairs_per_task=9,
     )
-    negative = {
-        (row["task_id"], "".join(row["completions"])) for row in rows if row["labels"][-1] == -1
-    }
+    negative, goes_on = set(), 0  # goes_on: rows whose program goes on after the changed line
+    for row in rows:
+        for line in row["meta"]["changed"]:
+            if row["labels"][line] == -1:
+                negative.add((row["task_id"], "".join(row["completions"][: line + 1])))
+                goes_on += line + 1 < len(row["completions"])
+    assert goes_on > 40
     solutions = {task["task_id"]: task["solution"] for task in tasks}
     for pair in pairs:
         chosen, rejected = lines_of(pair["chosen"]), lines_of(pair["rejected"])
@@ -393,6 +397,23 @@ def test_step_pairs_differ_in_one_verified_line_after_the_reference_s_lines(task
     of_task = [pair["task_id"] for pair in pairs]
     assert len({(pair["task_id"], pair["rejected"]) for pair in pairs}) == len(pairs) > 40
     assert max(of_task.count(name) for name in of_task) == 9
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"labels": []}, "field 'labels' has 0 labels for the 2 lines"),
+        ({"meta": None}, "field 'meta' must hold 'changed'"),
+        ({"meta": {"changed": [2]}}, "field 'meta' must hold 'changed'"),
+    ],
+)
+def test_step_pairs_of_rows_that_do_not_say_what_is_changed_are_refused(tmp_path, broken, message):
+    row = {"task_id": "t", "prompt": "p", "completions": ["a\n", "b\n"], "labels": [1, -1]}
+    row |= {"origin": "mutate", "meta": {"changed": [1]}}
+    data, output = str(tmp_path / "prm.jsonl"), str(tmp_path / "pairs.jsonl")
+    common.write_jsonl(data, [row | broken])
+    with pytest.raises(InputError, match=f"prm.jsonl:1: {message}"):
+        run(rank, output_file=output, pairs="step", data=data)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ class Config:
     # auto: as the reward model's config.json says, or by the chat template, if there is one
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
     batch_size: PositiveInt = 64  # rows a forward pass; questions to the judge at a time
+    max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     seed: int = 0
 
@@ -118,10 +119,16 @@ def load_prm(config: Config) -> tuple:
     return model, tokenizer
 
 
+def limits_of(config: Config, path: str) -> dict:
+    """What a forward pass of the model from path may have: arguments of common.score_texts."""
+    most = config.max_tokens_per_forward
+    return {"batch_size": config.batch_size, "max_tokens": most, "path": path}
+
+
 def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     """Report of a line reward model on labelled rows."""
-    texts, size = [row["text"] for row in rows], config.batch_size
-    scores = common.score_text_lines(*load_prm(config), rows, texts, size, "rows")
+    texts, limits = [row["text"] for row in rows], limits_of(config, config.prm)
+    scores = common.score_text_lines(*load_prm(config), rows, texts, title="rows", **limits)
     report = common.line_report(rows, scores)
     common.print_report(report)
     return report
@@ -155,12 +162,13 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
 
 def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) -> dict:
     """Report of rankers on the samples that have a verdict: common.best_of_n_report."""
-    rankers, size, found = {}, config.batch_size, len(samples)
+    rankers, found = {}, len(samples)
     samples = [row for row in samples if row["status"] != "harness_error"]
     unjudged = found - len(samples)
     asked, texts = [tasks[row["task_id"]] for row in samples], [row["text"] for row in samples]
     if config.prm is not None:
-        lines = common.score_text_lines(*load_prm(config), asked, texts, size, "prm")
+        limits = limits_of(config, config.prm)
+        lines = common.score_text_lines(*load_prm(config), asked, texts, title="prm", **limits)
         if not config.score_prose:
             programs = [row["program"] for row in samples]
             lines = common.of_program_lines(lines, programs, texts)
@@ -169,7 +177,8 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
     if config.orm is not None:
         model, tokenizer = load_model(config, config.orm)
         ended = [row.get("terminated", True) for row in samples]
-        scores = common.score_texts(model, tokenizer, asked, texts, size, ended)
+        limits = limits_of(config, config.orm)
+        scores = common.score_texts(model, tokenizer, asked, texts, ended=ended, **limits)
         rankers["orm"] = scores.tolist()
     if config.agreement:
         limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
@@ -193,8 +202,9 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
 def preferred_by_model(config: Config, rows: list[dict]) -> list[float]:
     """1 for each pair whose chosen text has the higher score, else 0."""
     model, tokenizer = load_model(config, config.reasoning_rm)
+    limits = limits_of(config, config.reasoning_rm)
     chosen, rejected = (
-        common.score_texts(model, tokenizer, rows, [row[side] for row in rows], config.batch_size)
+        common.score_texts(model, tokenizer, rows, [row[side] for row in rows], **limits)
         for side in ("chosen", "rejected")
     )
     return (chosen > rejected).float().tolist()

@@ -91,6 +91,7 @@ class Config:
     score_prose: bool = False  # lines around the program have scores too
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     judge_model: str | None = None  # which model of the endpoint
     temperature: NonNegativeFloat = 1.0  # of the judge; 0: greedy
     max_completion_length: PositiveInt = 128  # tokens of a judge's answer
@@ -182,7 +183,7 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
         rankers["orm"] = scores.tolist()
     if config.agreement:
         limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
-        with sandbox.Sandbox(**limits) as runner:
+        with sandbox.Sandbox(**limits, packages=config.packages) as runner:
             rankers["agreement"], failures = common.agreement_of(runner, tasks, samples)
         unjudged += failures
     report = common.best_of_n_report(samples, rankers) | {"unjudged": unjudged}
@@ -277,6 +278,8 @@ def main(config: Config) -> None:
         if config.prm is None and config.orm is None and not config.agreement:
             raise InputError("--samples needs a ranker: --prm, --orm or --agreement")
         tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+        if config.agreement:
+            common.check_packages(config, tasks)
         tasks = {task["task_id"]: task for task in tasks}
         rows = read_samples(config, tasks)
     elif config.orm is not None or config.agreement:

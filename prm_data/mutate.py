@@ -115,6 +115,7 @@ class Config:
     shift_rate: UnitFloat = 0.15  # program packing: rows with a deleted, added or moved line
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a reference, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     # CPU seconds a changed program; ten times its reference's where that is more
     variant_timeout: PositiveFloat = 1.0
     balance: bool = False  # leave out, at random, changes whose label is the more frequent one
@@ -197,7 +198,8 @@ def execute(
         ]
         note(task, "passed", executed, dropped)
 
-    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+    limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
+    with sandbox.Sandbox(**limits, packages=config.packages) as runner:
         references = [runner.submit(task, task["solution"]) for task in left]
         verdicts = common.verdicts_of(references).rows
         if teacher:
@@ -346,6 +348,7 @@ def read_tasks(config: Config) -> list[dict]:
 
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
     rows.check_unique(tasks, config.tasks)
+    common.check_packages(config, tasks)
     for task in tasks:
         task["solution"] = common.unix(task["solution"]).rstrip("\n") + "\n"
         if task.get("prefix"):

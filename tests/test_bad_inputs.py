@@ -5,10 +5,12 @@ must have, so that a new flag or field is covered by itself. A case runs the sta
 point in a forked process, in a folder of its own.
 """
 
+import ast
 import dataclasses
 import json
 import subprocess
 import sys
+import types
 import typing
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +25,7 @@ import eval_prm
 import grpo
 import plot
 import ppo
+import sandbox
 import sft
 import train_prm
 from benchmarks import (
@@ -332,6 +335,64 @@ def test_flags_that_contradict_each_other_are_refused_and_leave_nothing(number, 
     (folder / "rows.jsonl").write_text(json.dumps(TASK) + "\n")
     problem = check_refused(stage, flags, message, folder)
     assert problem is None, problem
+
+
+RUNS_PROGRAMS = {  # stages that run programs, and the flags with which they do
+    "ppo": {},
+    "grpo": {},
+    "eval": MODEL | {"tasks": ["rows.jsonl"], "output_dir": ["out"]},
+    "eval_prm": {"samples": ["other.jsonl"], "tasks": ["rows.jsonl"], "agreement": ["true"]},
+    "mutate": {},
+    "search": {},
+    "gold": {"samples": ["other.jsonl"]},
+}
+
+
+@pytest.mark.parametrize("stage", RUNS_PROGRAMS)
+def test_tasks_that_need_packages_ask_for_the_flag_in_one_line(stage, folder):
+    task = TASK | {"packages": ["scipy", "numpy"]}
+    (folder / "rows.jsonl").write_text(json.dumps(task) + "\n")
+    (folder / "other.jsonl").write_text(json.dumps(OUTCOME) + "\n")
+    for flags, missing in (({}, "numpy scipy"), ({"packages": ["scipy"]}, "numpy")):
+        expected = f"rows.jsonl: its tasks need --packages {missing}"
+        problem = check_refused(stage, RUNS_PROGRAMS[stage] | flags, expected, folder)
+        assert problem is None, problem
+
+
+def test_programs_of_every_stage_may_import_the_packages_of_the_flag(tmp_path):
+    program = "import numpy\n\n\ndef f():\n    return int(numpy.square(1))\n"
+    task = TASK | {"packages": ["numpy"], "solution": program}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [task])
+    common.write_jsonl(tmp_path / "samples.jsonl", [{"task_id": "a", "solution": program}])
+    tasks, packages = str(tmp_path / "tasks.jsonl"), ["numpy"]
+    mutate.main(
+        mutate.Config(
+            tasks, str(tmp_path / "mutate.jsonl"), packages=packages, max_variants_per_line=1
+        )
+    )
+    samples, output = str(tmp_path / "samples.jsonl"), str(tmp_path / "gold.jsonl")
+    gold.main(gold.Config(tasks, samples, output, packages=packages))
+    (row,) = common.read_jsonl(output, {})
+    assert row["labels"] == [1.0, None, None, 1.0, 1.0]
+    for stage in RUNS_PROGRAMS.keys() - {"eval"}:  # eval's sandbox is that of its VerdictLog
+        tree = ast.parse(Path(STAGES[stage].__file__).read_text(encoding="utf-8"))
+        (pool,) = (
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "sandbox.Sandbox"
+        )
+        given = {word.arg: ast.unparse(word.value) for word in pool.keywords}
+        assert given.get("packages") == "config.packages", stage
+
+
+def test_a_task_that_the_sandbox_refuses_is_one_line(folder):
+    def refuse(config):
+        raise sandbox.TaskError("task a: tests: 9 bytes exceed 8")
+
+    stage = types.SimpleNamespace(__name__="gold", main=refuse, Config=gold.Config)
+    argv = ["--tasks", "rows.jsonl", "--samples", "rows.jsonl", "--output_file", "out.jsonl"]
+    code, error = forks.run(stage, argv, folder)
+    assert code == 2 and error == "gold.py: error: task a: tests: 9 bytes exceed 8\n"
 
 
 def test_label_smoothing_is_no_flag_of_ipo(folder):

@@ -207,7 +207,7 @@ def load_reward_model(
         check_line_tokens(path, model, own)
     report = Path(path) / "report.json"
     auc = json.loads(report.read_text()).get("eval_auc") if report.is_file() else None
-    if rank() == 0 and (auc or 1) < 0.95:
+    if rank() == 0 and auc is not None and auc < 0.95:
         print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
     if rank() == 0 and not reads_ids:
         print(f"{path} reads completions as text, with its own tokenizer and prompt format")

@@ -256,6 +256,22 @@ def test_a_report_of_one_class_or_of_neutral_lines_alone_has_no_nan():
         common.print_report(report)
 
 
+def test_where_no_label_is_below_0_a_label_of_0_is_wrong_and_half_divides_labels_and_scores():
+    report = common.line_report([row([1, 0.6, 0, None, 0], [2])], [[0.9, 0.5, 0.8, 0, 0.9]])
+    assert report["eval_lines"] == 4 and report["eval_accuracy"] == 1 / 4
+    assert report["eval_auc"] == pytest.approx(1.5 / 4)
+    assert report["eval_changed_lines"] == 1 and report["eval_changed_accuracy"] == 0
+    squares = [0.1**2, 0.1**2, 0.8**2, 0.9**2]
+    assert report["eval_loss"] == pytest.approx(sum(squares) / 4)
+    assert report["first_error_found"] == 0  # the second line is the first that scores half or less
+    assert report["to_first_error"]["count"] == 3
+    found = common.line_report([row([1, 1, 0])], [[0.9, 0.8, 0.2]])
+    assert found["first_error_found"] == found["eval_accuracy"] == found["eval_auc"] == 1
+    assert found["eval_ece"] == pytest.approx((0.1 + 0.2 + 0.2) / 3)  # 0.9, 0.8, 0.2 as chances
+    hard = common.line_report([row([1, 0, -1])], [[0.9, 0.3, 0.2]])
+    assert hard["eval_lines"] == 2 and hard["eval_accuracy"] == 0.5
+
+
 def test_the_outcome_report_counts_true_against_predicted_classes():
     torch.manual_seed(0)
     logits, outcomes = torch.randn(60, 4), torch.randint(4, (60,))

@@ -150,7 +150,7 @@ def response_pairs(config: Config) -> tuple[list[dict], int]:
 def step_pairs(config: Config) -> list[dict]:
     """Rows of pairs.jsonl from the labelled lines of --method mutate."""
     fields = {**common.PROMPT_FIELDS, "completions": list, "labels": list, "origin": str}
-    labelled = common.read_jsonl(config.data, fields)
+    labelled = common.read_jsonl(config.data, fields, common.check_prm_row)
     references = {row["task_id"]: row for row in labelled if row["origin"] == "reference"}
     by_task, left_out, seen = defaultdict(list), 0, set()
     for row in labelled:

@@ -255,6 +255,10 @@ def bad_lines(row: dict, fields: dict) -> dict[bytes, str]:
         lines[line({}, without=name)] = f"2: field '{name}' is missing"
         for value in (3, None, {}, [] if kind is str else "x"):
             lines[line({name: value})] = f"2: field '{name}' must be {kind.__name__}"
+    lines[line({"prefix": 3})] = "2: field 'prefix' must be str"
+    lines[line({"meta": [1]})] = "2: field 'meta' must be dict"
+    if row is PRM_ROW:
+        lines[line({"completions": [], "labels": []})] = "2: field 'labels' has no label"
     if row is TASK:
         for changes, message in (
             ({"style": "other"}, "style: 'other' is not one of"),
@@ -287,6 +291,28 @@ def test_a_bad_row_is_named_by_file_line_and_field_and_leaves_nothing(number, fo
         problem = check_refused(stage, flags, expected, folder)
         wrong += [f"{line[:80]!r}: {problem}"] if problem else []
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_null_prefix_or_meta_is_an_absent_one(folder, tmp_path):
+    """As in rows that an encoder with all fields has written."""
+    nothing = {"prefix": None, "meta": None}
+    task = {name: value for name, value in TASK.items() if name != "meta"}
+    for fields, name in (({}, "absent"), (nothing, "null")):
+        common.write_jsonl(tmp_path / f"{name}.jsonl", [task | fields])
+        common.write_jsonl(tmp_path / f"{name}-prm.jsonl", [PRM_ROW | fields])
+        common.write_jsonl(tmp_path / f"{name}-samples.jsonl", [OUTCOME | fields])
+    labelled = common.read_labelled_lines(tmp_path / "null-prm.jsonl")
+    assert common.line_report(labelled, [[0.5]])["eval_lines"] == 1
+    made = []
+    for name in ("absent", "null"):
+        tasks, samples = str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}-samples.jsonl")
+        output = str(tmp_path / f"{name}-mutate.jsonl")
+        mutate.main(mutate.Config(tasks, output, max_variants_per_line=1, packing="program"))
+        made.append((common.read_jsonl(output, {}), sft.read_rows(tasks)))
+        eval_stage.main(
+            eval_stage.Config(tasks=tasks, samples=samples, output_dir=str(tmp_path / name))
+        )
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("number", range(len(FILES)))

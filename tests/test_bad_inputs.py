@@ -293,6 +293,20 @@ def test_a_bad_row_is_named_by_file_line_and_field_and_leaves_nothing(number, fo
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize(
+    "text, whole", [("s = 1\n", True), ("s = 1\r\n", True), ("'a\rb'\n", False)]
+)
+def test_a_labelled_line_has_no_line_end_inside(text, whole):
+    """A reward model's lines end at each carriage return too: later labels would move up."""
+    row = PRM_ROW | {"completions": [text, "b = 2\n"], "labels": [1, -1]}
+    assert len(common.lines_of(text)) == (1 if whole else 2)
+    if whole:
+        common.check_prm_row(row)
+    else:
+        with pytest.raises(ValueError, match="'completions': item 0 must be one line of text"):
+            common.check_prm_row(row)
+
+
 def test_a_null_prefix_or_meta_is_an_absent_one(folder, tmp_path):
     """As in rows that an encoder with all fields has written."""
     nothing = {"prefix": None, "meta": None}

@@ -130,7 +130,7 @@ def labels_are_shares(rows: list[dict]) -> bool:
 def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     """Report of a line PRM on rows of prm.jsonl, given a score for each of their lines.
 
-    `eval_loss` is the mean squared error over labelled lines. Where labels are shares, 2 x - 1
+    `eval_squared_error` is the mean over labelled lines. Where labels are shares, 2 x - 1
     stands below for a label or score x, and 2 x - 1 = 0 is negative. Accuracy, AUC, calibration and
     histogram are over lines with a positive or negative label. Accuracy and AUC come again over the
     lines of `meta.changed`; over the lines up to and including the first negative one; by position
@@ -178,7 +178,7 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     fit = calibration(score, positive)
     has_steps = set(steps) - {"None"}
     return {
-        "eval_loss": mean(torch.tensor(squares)),
+        "eval_squared_error": mean(torch.tensor(squares)),
         "eval_lines": whole.pop("count"),
         **{f"eval_{name}": value for name, value in whole.items() if name != "confusion"},
         "eval_position_auc": auc(place, positive),

@@ -56,7 +56,7 @@ def test_a_prm_is_read_at_line_ends_as_in_reinforcement_learning(tmp_path, activ
                 squares.append((score - label) ** 2)
     assert report["eval_lines"] == len(right) == 8
     assert report["eval_accuracy"] == pytest.approx(sum(right) / 8)
-    assert report["eval_loss"] == pytest.approx(sum(squares) / 8, abs=1e-5)
+    assert report["eval_squared_error"] == pytest.approx(sum(squares) / 8, abs=1e-5)
     assert {name: part["count"] for name, part in report["by_steps"].items()} == {
         "1": 1,
         "2": 1,

@@ -208,7 +208,10 @@ def test_the_line_report_compares_with_the_majority_over_all_and_over_changed_li
         "eval_changed_auc"
     ] == pytest.approx(1 / 2)
     squares = [0.1**2, 0.2**2, 1.1**2, 1.2**2, 0.5**2]
-    assert report["eval_loss"] == pytest.approx(sum(squares) / 5) and report["eval_lines"] == 5
+    assert (
+        report["eval_squared_error"] == pytest.approx(sum(squares) / 5)
+        and report["eval_lines"] == 5
+    )
     assert report["by_steps"] == {}
 
 
@@ -262,7 +265,7 @@ def test_where_no_label_is_below_0_a_label_of_0_is_wrong_and_half_divides_labels
     assert report["eval_auc"] == pytest.approx(1.5 / 4)
     assert report["eval_changed_lines"] == 1 and report["eval_changed_accuracy"] == 0
     squares = [0.1**2, 0.1**2, 0.8**2, 0.9**2]
-    assert report["eval_loss"] == pytest.approx(sum(squares) / 4)
+    assert report["eval_squared_error"] == pytest.approx(sum(squares) / 4)
     assert report["first_error_found"] == 0  # the second line is the first that scores half or less
     assert report["to_first_error"]["count"] == 3
     found = common.line_report([row([1, 1, 0])], [[0.9, 0.8, 0.2]])

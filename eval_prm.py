@@ -149,10 +149,11 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
         counts[row["task_id"]] += 1
         if config.n is not None and counts[row["task_id"]] > config.n:
             continue
-        text = row.get("completion", row.get("solution"))
-        program = row.get("solution")
+        task, program = tasks[row["task_id"]], row.get("solution")
+        given = task.get("prefix", "")  # the prompt ends with it
+        text = row["completion"] if "completion" in row else program.removeprefix(given)
         if program is None:
-            program = common.extract_program(tasks[row["task_id"]], text)
+            program = common.extract_program(task, text)
         samples.append(row | {"text": text, "program": program})
     if max(counts.values()) < (config.n or 1):
         raise InputError(f"{config.samples}: no task has {config.n} samples (--n)")

@@ -287,9 +287,7 @@ def main(config: Config) -> None:
     else:
         rows = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
         tasks, unknown = {task["task_id"]: task for task in rows}, {}
-        missing = {name for row in rows for name in row.get("packages") or []}
-        if missing := " ".join(sorted(missing - set(config.packages))):
-            raise InputError(f"{config.tasks}: its tasks need --packages {missing}")
+        common.check_packages(config, rows)
         if len(tasks) < len(rows):
             raise InputError(f"{config.tasks}: a task_id occurs twice")
         if (config.model_name_or_path is None) == (config.samples is None):

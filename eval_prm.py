@@ -91,12 +91,14 @@ class Config:
     score_prose: bool = False  # lines around the program have scores too
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     judge_model: str | None = None  # which model of the endpoint
     temperature: NonNegativeFloat = 1.0  # of the judge; 0: greedy
     max_completion_length: PositiveInt = 128  # tokens of a judge's answer
     # auto: as the reward model's config.json says, or by the chat template, if there is one
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
     batch_size: PositiveInt = 64  # rows a forward pass; questions to the judge at a time
+    max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     seed: int = 0
 
@@ -118,10 +120,16 @@ def load_prm(config: Config) -> tuple:
     return model, tokenizer
 
 
+def limits_of(config: Config, path: str) -> dict:
+    """What a forward pass of the model from path may have: arguments of common.score_texts."""
+    most = config.max_tokens_per_forward
+    return {"batch_size": config.batch_size, "max_tokens": most, "path": path}
+
+
 def evaluate_prm(config: Config, rows: list[dict]) -> dict:
     """Report of a line reward model on labelled rows."""
-    texts, size = [row["text"] for row in rows], config.batch_size
-    scores = common.score_text_lines(*load_prm(config), rows, texts, size, "rows")
+    texts, limits = [row["text"] for row in rows], limits_of(config, config.prm)
+    scores = common.score_text_lines(*load_prm(config), rows, texts, title="rows", **limits)
     report = common.line_report(rows, scores)
     common.print_report(report)
     return report
@@ -141,10 +149,11 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
         counts[row["task_id"]] += 1
         if config.n is not None and counts[row["task_id"]] > config.n:
             continue
-        text = row.get("completion", row.get("solution"))
-        program = row.get("solution")
+        task, program = tasks[row["task_id"]], row.get("solution")
+        given = task.get("prefix", "")  # the prompt ends with it
+        text = row["completion"] if "completion" in row else program.removeprefix(given)
         if program is None:
-            program = common.extract_program(tasks[row["task_id"]], text)
+            program = common.extract_program(task, text)
         samples.append(row | {"text": text, "program": program})
     if max(counts.values()) < (config.n or 1):
         raise InputError(f"{config.samples}: no task has {config.n} samples (--n)")
@@ -155,12 +164,13 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
 
 def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) -> dict:
     """Report of rankers on the samples that have a verdict: common.best_of_n_report."""
-    rankers, size, found = {}, config.batch_size, len(samples)
+    rankers, found = {}, len(samples)
     samples = [row for row in samples if row["status"] != "harness_error"]
     unjudged = found - len(samples)
     asked, texts = [tasks[row["task_id"]] for row in samples], [row["text"] for row in samples]
     if config.prm is not None:
-        lines = common.score_text_lines(*load_prm(config), asked, texts, size, "prm")
+        limits = limits_of(config, config.prm)
+        lines = common.score_text_lines(*load_prm(config), asked, texts, title="prm", **limits)
         if not config.score_prose:
             programs = [row["program"] for row in samples]
             lines = common.of_program_lines(lines, programs, texts)
@@ -169,11 +179,12 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
     if config.orm is not None:
         model, tokenizer = load_model(config, config.orm)
         ended = [row.get("terminated", True) for row in samples]
-        scores = common.score_texts(model, tokenizer, asked, texts, size, ended)
+        limits = limits_of(config, config.orm)
+        scores = common.score_texts(model, tokenizer, asked, texts, ended=ended, **limits)
         rankers["orm"] = scores.tolist()
     if config.agreement:
         limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
-        with sandbox.Sandbox(**limits) as runner:
+        with sandbox.Sandbox(**limits, packages=config.packages) as runner:
             rankers["agreement"], failures = common.agreement_of(runner, tasks, samples)
         unjudged += failures
     report = common.best_of_n_report(samples, rankers) | {"unjudged": unjudged}
@@ -193,8 +204,9 @@ def rank_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) ->
 def preferred_by_model(config: Config, rows: list[dict]) -> list[float]:
     """1 for each pair whose chosen text has the higher score, else 0."""
     model, tokenizer = load_model(config, config.reasoning_rm)
+    limits = limits_of(config, config.reasoning_rm)
     chosen, rejected = (
-        common.score_texts(model, tokenizer, rows, [row[side] for row in rows], config.batch_size)
+        common.score_texts(model, tokenizer, rows, [row[side] for row in rows], **limits)
         for side in ("chosen", "rejected")
     )
     return (chosen > rejected).float().tolist()
@@ -267,6 +279,8 @@ def main(config: Config) -> None:
         if config.prm is None and config.orm is None and not config.agreement:
             raise InputError("--samples needs a ranker: --prm, --orm or --agreement")
         tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+        if config.agreement:
+            common.check_packages(config, tasks)
         tasks = {task["task_id"]: task for task in tasks}
         rows = read_samples(config, tasks)
     elif config.orm is not None or config.agreement:

@@ -26,7 +26,7 @@ A sample without a verdict (a failure of the sandbox) counts nowhere, nor in its
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -77,6 +77,7 @@ class Config:
     beta: NonNegativeFloat = 0.0  # weight of the KL term in the loss; 0: no reference policy
     sandbox_workers: PositiveInt = 1  # processes that run programs, a training process
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     save_steps: PositiveInt = 20  # batches between checkpoints
     save_total_limit: NonNegativeInt = 2  # how many checkpoints stay; 0: all
     seed: int = 0
@@ -133,6 +134,7 @@ def kl_term(logprobs, old_logprobs, ref_logprobs, mask):
 def main(config: Config) -> None:
     check_flags(config)
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+    common.check_packages(config, tasks)
     paths = {"policy": config.model_name_or_path, "reasoning_rm": config.reasoning_rm}
     for kind, path in paths.items():
         common.check_model(kind, path, config.max_completion_length, tasks)
@@ -152,7 +154,8 @@ def main(config: Config) -> None:
     common.check_sampling(policy)
     common.begin_run(config, checkpoint)
 
-    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+    limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
+    with sandbox.Sandbox(**limits, packages=config.packages) as runner:
         bar = common.progress_bar("grpo", config.max_steps, first_step)
         for step in range(first_step, config.max_steps):
             started = time.perf_counter()

@@ -101,10 +101,12 @@ def read_pass_at_k(folder: str) -> dict[int, float]:
 
 
 def read_steps(folder: str) -> dict[int, tuple[float, float, float]]:
-    """Number of steps -> pass@1 and its interval (low, high); empty where tasks have none."""
+    """Number of steps -> pass@1 and its interval (low, high), where there are verdicts; empty where
+    tasks have no steps."""
     report = read_report(Path(folder) / "report.json", "pass@1")
     steps = report.get("by_steps", {}).items()
-    return {int(n): (row["pass@1"], row["low"], row["high"]) for n, row in steps if n.isdigit()}
+    steps = ((n, row) for n, row in steps if n.isdigit() and row["pass@1"] is not None)
+    return {int(n): (row["pass@1"], row["low"], row["high"]) for n, row in steps}
 
 
 def read_report(path: Path, name: str) -> dict:

@@ -27,7 +27,7 @@ at the length limit is at its end there: no value is bootstrapped.
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -90,6 +90,7 @@ class Config:
     lam: UnitFloat = 0.95  # lambda of GAE
     sandbox_workers: PositiveInt = 1  # processes that run programs, a training process
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     save_steps: PositiveInt = 20  # batches between checkpoints
     save_total_limit: NonNegativeInt = 2  # how many checkpoints stay; 0: all
     seed: int = 0
@@ -166,6 +167,7 @@ def value_loss(values, old_values, returns, mask, cliprange: float):
 def main(config: Config) -> None:
     check_flags(config)
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+    common.check_packages(config, tasks)
     paths = {"policy": config.model_name_or_path, "prm": config.prm, "orm": config.orm}
     for kind, path in paths.items():
         common.check_model(kind, path, config.max_completion_length, tasks)
@@ -188,7 +190,8 @@ def main(config: Config) -> None:
     common.begin_run(config, checkpoint)
     line_table = common.line_table(tokenizer)
 
-    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+    limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
+    with sandbox.Sandbox(**limits, packages=config.packages) as runner:
         bar = common.progress_bar("ppo", config.max_steps, first_step)
         for step in range(first_step, config.max_steps):
             started = time.perf_counter()

@@ -153,7 +153,7 @@ def evaluate(model, config: Config, examples: list[dict], table) -> dict:
             for row_logits, row in zip(logits, examples, strict=True)
         ]
         report = common.line_report(examples, [row.tolist() for row in scores])
-        return report | {"eval_loss": float(torch.cat(terms).mean())}
+        return {"eval_loss": float(torch.cat(terms).mean()), **report}
     logits, scores = torch.stack(logits), torch.cat(scores)  # (N, 1, C), (N,)
     if config.objective == "outcome":
         loss = float(loss_terms("outcome", logits, examples).mean())

@@ -102,8 +102,8 @@ from common.sharding import (
     unshard,
 )
 
-# checks: what can be told of a model before a run.
-from common.checks import check_length, check_model, position_limit
+# checks: what can be told of models and tasks before a run.
+from common.checks import check_length, check_model, check_packages, position_limit
 
 # batches: padding, rollouts, verdicts, mini-batches.
 from common.batches import (

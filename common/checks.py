@@ -1,4 +1,7 @@
-"""What is checked of a model before a run writes its first file: from headers, without weights."""
+"""What is checked of models and tasks before a run writes its first file.
+
+A model is checked from headers, without weights.
+"""
 
 from pathlib import Path
 
@@ -34,6 +37,16 @@ def check_model(
     if position_limit(model)[0] is not None:  # prompts take a while to encode
         longest = max((len(encode_prompt(tokenizer, task)) for task in tasks), default=0)
         check_length(path, model, longest + num_tokens)
+
+
+def check_packages(config, tasks: list[dict]) -> None:
+    """Raises InputError where the tasks of config.tasks need packages that --packages lacks.
+
+    What untrusted programs may import, and read, the user says, and not a file of tasks.
+    """
+    needed = {name for task in tasks for name in task.get("packages") or []}
+    if missing := " ".join(sorted(needed - set(config.packages))):
+        raise InputError(f"{config.tasks}: its tasks need --packages {missing}")
 
 
 def check_length(path: str | Path, model, num_tokens: int) -> None:

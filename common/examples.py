@@ -13,6 +13,7 @@ import sandbox
 from common.batches import pad
 from common.files import read_jsonl
 from common.flags import InputError
+from common.lines import lines_of
 from common.reward_models import OUTCOME_REWARDS
 from common.texts import AUTO_FORMAT, PROMPT_FIELDS, PromptFormat, encode_prompt, encode_text
 from kernels import masking
@@ -36,7 +37,7 @@ def check_prm_row(row: dict) -> None:
         )
     for index, (line, label) in enumerate(zip(lines, labels, strict=True)):
         last = index == len(lines) - 1  # the last line alone may lack its newline
-        one_line = isinstance(line, str) and line and "\n" not in line[:-1]
+        one_line = isinstance(line, str) and lines_of(line) == [line]
         if not one_line or not (last or line.endswith("\n")):
             raise ValueError(
                 f"field 'completions': item {index} must be one line of text with its newline"

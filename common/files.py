@@ -14,6 +14,7 @@ from common.flags import InputError
 
 DIGESTS = "digests.json"  # of a folder's files
 LOCKS = {}  # lock files that this process holds; an flock ends with the open file
+OPTIONAL = {"prefix": str, "meta": dict}  # fields that a row of any file may have
 
 
 def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:
@@ -25,8 +26,8 @@ def iter_jsonl(path: str | Path, fields: dict, check=None) -> Iterator[dict]:
     """Rows of a JSONL file, one after the other; a file that ends in .gz is unpacked.
 
     `fields` maps a required field to its type or a tuple of types; type(None) allows null.
-    `check(row)` may raise ValueError with more. Raises InputError with file, line and field; a file
-    without rows is an error.
+    `check(row)` may raise ValueError with more. A field of OPTIONAL that is null counts as absent.
+    Raises InputError with file, line and field; a file without rows is an error.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
@@ -49,8 +50,9 @@ def _row_of(line: bytes, place: str, fields: dict, check) -> dict:
         raise InputError(f"{place}: not a JSON object: {error}") from None
     if not isinstance(row, dict):
         raise InputError(f"{place}: not a JSON object but {type(row).__name__}")
+    row = {name: x for name, x in row.items() if x is not None or name not in OPTIONAL}
     try:
-        check_fields(row, fields)
+        check_fields(row, fields | {name: kind for name, kind in OPTIONAL.items() if name in row})
         if check is not None:
             check(row)
     except ValueError as error:

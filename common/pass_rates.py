@@ -157,12 +157,13 @@ def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) ->
     tasks: every task of the evaluation. verdicts: rows with task_id, status and the sample's text;
     they are read once. pass@1 comes again by the tasks' `meta.steps`, `meta.difficulty` and month
     of `meta.date`, and by the completions' lines and tokens, as far as tasks and samples have them.
-    `base`: the same rates with the benchmark's own tests alone (`base_status`). `truncated`:
-    samples that ended at their length limit, null where no sample says how it ended.
-    `missing_packages`: samples that failed since they import a package that is not there.
+    `base`: the same rates with the benchmark's own tests alone (`base_status`), where any task has
+    more; a sample of a task that has no more counts by its `status`. `truncated`: samples that
+    ended at their length limit, null where no sample says how it ended. `missing_packages`: samples
+    that failed since they import a package that is not there.
     """
     by_task = {task["task_id"]: [0, 0] for task in tasks}  # [samples, passing] with a verdict
-    base = {name: [0, 0] for name in by_task}
+    base, has_base = {name: [0, 0] for name in by_task}, False
     by_size = {
         unit: defaultdict(lambda: defaultdict(lambda: [0, 0])) for unit in ("lines", "tokens")
     }
@@ -183,15 +184,16 @@ def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) ->
         for count in counts:
             count[0] += 1
             count[1] += status == "passed"
-        if verdict.get("base_status", "harness_error") != "harness_error":
-            base[name][0] += 1
-            base[name][1] += verdict["base_status"] == "passed"
+        has_base |= "base_status" in verdict
+        own = verdict.get("base_status", status)
+        base[name][0] += own != "harness_error"
+        base[name][1] += own == "passed"
 
     judged = [(n, c) for n, c in by_task.values() if n]
     report = {"tasks": len(tasks), "samples": statuses.total()} | interval_of(judged)
     report |= pass_at_ks(judged, ks)
     report["solved"] = sum(c > 0 for _, c in judged) / len(judged) if judged else None
-    if any(n for n, _ in base.values()):
+    if has_base and any(n for n, _ in base.values()):
         report["base"] = interval_of(base.values()) | pass_at_ks(base.values(), ks)
     report["truncated"] = ended[False] if ended[False] + ended[True] else None
     for title, value_of in TASK_GROUPS.items():

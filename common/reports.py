@@ -2,7 +2,8 @@
 
 Scores are those that reinforcement learning reads (common.scores_of): above 0 is good. As a
 probability a score s is (s + 1) / 2, cut to [0, 1]. A label above 0 is positive, a label below 0 is
-negative; a line labelled 0 (neutral, PSGPO) counts in the squared error alone. A number that is not
+negative; a line labelled 0 (neutral, PSGPO) counts in the squared error alone. Labels of which no
+one is below 0, and which differ, are shares (`labels_are_shares`). A number that is not
 defined, such as the AUC where one class is missing, is None: JSON has no NaN.
 """
 
@@ -119,10 +120,18 @@ def by_group(names: list[str], report, *columns: torch.Tensor) -> dict:
     return groups
 
 
+def labels_are_shares(rows: list[dict]) -> bool:
+    """Whether labels of prm.jsonl are shares in [0, 1], where 0 is wrong and not neutral: `--labels
+    soft` of a search, or right and wrong as 1 and 0."""
+    labels = {label for row in rows for label in row["labels"] if label is not None}
+    return len(labels) > 1 and min(labels) >= 0
+
+
 def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     """Report of a line PRM on rows of prm.jsonl, given a score for each of their lines.
 
-    `eval_loss` is the mean squared error over labelled lines. Accuracy, AUC, calibration and
+    `eval_squared_error` is the mean over labelled lines. Where labels are shares, 2 x - 1
+    stands below for a label or score x, and 2 x - 1 = 0 is negative. Accuracy, AUC, calibration and
     histogram are over lines with a positive or negative label. Accuracy and AUC come again over the
     lines of `meta.changed`; over the lines up to and including the first negative one; by position
     of the line (from 1), by the program's number of lines, by `meta.steps`. `position_auc` is what
@@ -131,12 +140,16 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     and negative lines, is that of the first negative line.
     """
     lines, squares, found = [], [], []  # lines: those with a positive or negative label
+    shares = labels_are_shares(rows)
     for row, row_scores in zip(rows, scores, strict=True):
         labels, meta = row["labels"], row.get("meta", {})
         labelled = [i for i, label in enumerate(labels) if label is not None]
         squares += [(row_scores[i] - labels[i]) ** 2 for i in labelled]
-        signed = [i for i in labelled if labels[i] != 0]
-        first_error = next((i for i in signed if labels[i] < 0), None)
+        if shares:
+            labels = [None if label is None else 2 * label - 1 for label in labels]
+            row_scores = [2 * score - 1 for score in row_scores]
+        signed = [i for i in labelled if shares or labels[i] != 0]
+        first_error = next((i for i in signed if labels[i] <= 0), None)
         if first_error is not None:
             found.append(first_error == next((i for i in signed if row_scores[i] <= 0), None))
         for i in signed:
@@ -165,7 +178,7 @@ def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     fit = calibration(score, positive)
     has_steps = set(steps) - {"None"}
     return {
-        "eval_loss": mean(torch.tensor(squares)),
+        "eval_squared_error": mean(torch.tensor(squares)),
         "eval_lines": whole.pop("count"),
         **{f"eval_{name}": value for name, value in whole.items() if name != "confusion"},
         "eval_position_auc": auc(place, positive),

@@ -44,9 +44,9 @@ OVER_OPTIMISED = "warning: over the last 10 updates the PRM's score rose and the
 def run(main, config_class: type) -> None:
     """Entry point of a stage: flags, process group, main(config), a clean end.
 
-    Bad input (InputError) is one line on stderr and exit code 2, as are a sandbox that cannot start
-    and a disk that is full or cannot be written to. An interrupt (Ctrl-C) is one line and exit code
-    130.
+    Bad input (InputError) is one line on stderr and exit code 2, as are a sandbox that cannot
+    start, a task that it cannot judge, and a disk that is full or cannot be written to. An
+    interrupt (Ctrl-C) is one line and exit code 130.
     """
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a traceback
@@ -57,7 +57,7 @@ def run(main, config_class: type) -> None:
         check_paths(config)
         start_distributed()
         main(config)
-    except (InputError, sandbox.SandboxError) as error:
+    except (InputError, sandbox.SandboxError, sandbox.TaskError) as error:
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from the last checkpoint", 130)

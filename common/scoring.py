@@ -130,13 +130,15 @@ def score_texts(
     batch_size: int,
     ended: list[bool] | None = None,
     max_tokens: float = math.inf,
+    path: str | None = None,
 ) -> torch.Tensor:
     """Scores (N,) of a reward model for texts that follow their tasks' prompts; NaN for None.
 
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
     a score is the mean of those at the ends of the text's lines. Prompts have the format that the
     model was trained with, which its config.json names. ended: the texts that an EOS follows;
-    without the list no text. batch_size, max_tokens, ranks: as in `batches_by_length`.
+    without the list no text. batch_size, max_tokens, ranks: as in `batches_by_length`. path: of the
+    model, for an InputError where a text is too long for the model.
     """
     prompt_format = prompt_format_of(reward_model.config)
     prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
@@ -146,6 +148,8 @@ def score_texts(
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
     lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, rows, strict=True)]
+    if path is not None:
+        check_length(path, reward_model, max(lengths, default=0))
     for micro in batches_by_length(lengths, batch_size, max_tokens):
         ids, mask = pad_pairs([prompts[i] for i in micro], [rows[i] for i in micro])  # (B, L)
         token_scores = scores_of(reward_model, ids)  # (B, L)
@@ -203,7 +207,7 @@ def load_reward_model(
         check_line_tokens(path, model, own)
     report = Path(path) / "report.json"
     auc = json.loads(report.read_text()).get("eval_auc") if report.is_file() else None
-    if rank() == 0 and (auc or 1) < 0.95:
+    if rank() == 0 and auc is not None and auc < 0.95:
         print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
     if rank() == 0 and not reads_ids:
         print(f"{path} reads completions as text, with its own tokenizer and prompt format")

@@ -31,7 +31,7 @@ off, or lacks a verdict, starts again.
 
 from collections import Counter, deque
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import common
@@ -51,6 +51,7 @@ class Config:
     num_samples: PositiveInt | None = None  # samples a task at most, the first ones; none: all
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
 
 
 def submit(runner: sandbox.Sandbox, task: dict, program: str, cache: dict) -> list:
@@ -177,6 +178,7 @@ def main(config: Config) -> None:
 
     read = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
     rows.check_unique(read, config.tasks)
+    common.check_packages(config, read)
     tasks = {task["task_id"]: task for task in read}
     samples = read_samples(config, tasks)
     if rows.is_complete(config):
@@ -189,7 +191,8 @@ def main(config: Config) -> None:
         labelled.append(row_of(tasks[sample["task_id"]], sample, pending, config.labels))
         bar.update()
 
-    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+    limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
+    with sandbox.Sandbox(**limits, packages=config.packages) as runner:
         sampled = dict.fromkeys(sample["task_id"] for sample in samples)
         references = {name: runner.submit(tasks[name], tasks[name]["solution"]) for name in sampled}
         common.verdicts_of(list(references.values()))  # stops where the sandbox is broken

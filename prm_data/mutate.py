@@ -117,6 +117,7 @@ class Config:
     shift_rate: UnitFloat = 0.15  # program packing: rows with a deleted, added or moved line
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a reference, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     # CPU seconds a changed program (a test, where the task limits tests); ten times its reference's
     # where that is more
     variant_timeout: PositiveFloat = 1.0
@@ -204,7 +205,8 @@ def execute(
         ]
         note(task, "passed", executed, dropped)
 
-    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+    limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
+    with sandbox.Sandbox(**limits, packages=config.packages) as runner:
         references = [runner.submit(task, task["solution"]) for task in left]
         verdicts = common.verdicts_of(references).rows
         if teacher:
@@ -356,6 +358,7 @@ def read_tasks(config: Config) -> list[dict]:
 
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
     rows.check_unique(tasks, config.tasks)
+    common.check_packages(config, tasks)
     for task in tasks:
         task["solution"] = common.unix(task["solution"]).rstrip("\n") + "\n"
         if task.get("prefix"):

@@ -80,7 +80,7 @@ import dataclasses
 import json
 import time
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -122,6 +122,7 @@ class Config:
     chunk_size: PositiveInt = 64
     sandbox_workers: PositiveInt = 1  # processes that run programs, a process of the search
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     seed: int = 0
 
 
@@ -225,7 +226,8 @@ def search_all(config: Config, tasks: list[dict], flags: dict, results: list[dic
     if done == total:
         return
     bar = common.progress_bar("chunks searched", total, done)
-    with sandbox.Sandbox(workers=config.sandbox_workers, timeout=config.sandbox_timeout) as runner:
+    limits = {"workers": config.sandbox_workers, "timeout": config.sandbox_timeout}
+    with sandbox.Sandbox(**limits, packages=config.packages) as runner:
         for index, path in enumerate(config.model_name_or_path):
             first = index * len(chunks)  # place of the policy's first chunk in results
             left = [n for n in range(len(chunks)) if not is_whole(results[first + n])]
@@ -329,6 +331,7 @@ def sign_of(label: float | None) -> str:
 def main(config: Config) -> None:
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
     rows.check_unique(tasks, config.tasks)
+    common.check_packages(config, tasks)
     if config.labels != "hard" and config.search != "exhaustive":
         raise InputError(
             f"--labels {config.labels} needs --search exhaustive: a share for every line"

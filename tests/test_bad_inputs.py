@@ -5,10 +5,12 @@ must have, so that a new flag or field is covered by itself. A case runs the sta
 point in a forked process, in a folder of its own.
 """
 
+import ast
 import dataclasses
 import json
 import subprocess
 import sys
+import types
 import typing
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +25,7 @@ import eval_prm
 import grpo
 import plot
 import ppo
+import sandbox
 import sft
 import train_prm
 from benchmarks import (
@@ -252,6 +255,10 @@ def bad_lines(row: dict, fields: dict) -> dict[bytes, str]:
         lines[line({}, without=name)] = f"2: field '{name}' is missing"
         for value in (3, None, {}, [] if kind is str else "x"):
             lines[line({name: value})] = f"2: field '{name}' must be {kind.__name__}"
+    lines[line({"prefix": 3})] = "2: field 'prefix' must be str"
+    lines[line({"meta": [1]})] = "2: field 'meta' must be dict"
+    if row is PRM_ROW:
+        lines[line({"completions": [], "labels": []})] = "2: field 'labels' has no label"
     if row is TASK:
         for changes, message in (
             ({"style": "other"}, "style: 'other' is not one of"),
@@ -284,6 +291,42 @@ def test_a_bad_row_is_named_by_file_line_and_field_and_leaves_nothing(number, fo
         problem = check_refused(stage, flags, expected, folder)
         wrong += [f"{line[:80]!r}: {problem}"] if problem else []
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text, whole", [("s = 1\n", True), ("s = 1\r\n", True), ("'a\rb'\n", False)]
+)
+def test_a_labelled_line_has_no_line_end_inside(text, whole):
+    """A reward model's lines end at each carriage return too: later labels would move up."""
+    row = PRM_ROW | {"completions": [text, "b = 2\n"], "labels": [1, -1]}
+    assert len(common.lines_of(text)) == (1 if whole else 2)
+    if whole:
+        common.check_prm_row(row)
+    else:
+        with pytest.raises(ValueError, match="'completions': item 0 must be one line of text"):
+            common.check_prm_row(row)
+
+
+def test_a_null_prefix_or_meta_is_an_absent_one(folder, tmp_path):
+    """As in rows that an encoder with all fields has written."""
+    nothing = {"prefix": None, "meta": None}
+    task = {name: value for name, value in TASK.items() if name != "meta"}
+    for fields, name in (({}, "absent"), (nothing, "null")):
+        common.write_jsonl(tmp_path / f"{name}.jsonl", [task | fields])
+        common.write_jsonl(tmp_path / f"{name}-prm.jsonl", [PRM_ROW | fields])
+        common.write_jsonl(tmp_path / f"{name}-samples.jsonl", [OUTCOME | fields])
+    labelled = common.read_labelled_lines(tmp_path / "null-prm.jsonl")
+    assert common.line_report(labelled, [[0.5]])["eval_lines"] == 1
+    made = []
+    for name in ("absent", "null"):
+        tasks, samples = str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}-samples.jsonl")
+        output = str(tmp_path / f"{name}-mutate.jsonl")
+        mutate.main(mutate.Config(tasks, output, max_variants_per_line=1, packing="program"))
+        made.append((common.read_jsonl(output, {}), sft.read_rows(tasks)))
+        eval_stage.main(
+            eval_stage.Config(tasks=tasks, samples=samples, output_dir=str(tmp_path / name))
+        )
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("number", range(len(FILES)))
@@ -332,6 +375,64 @@ def test_flags_that_contradict_each_other_are_refused_and_leave_nothing(number, 
     (folder / "rows.jsonl").write_text(json.dumps(TASK) + "\n")
     problem = check_refused(stage, flags, message, folder)
     assert problem is None, problem
+
+
+RUNS_PROGRAMS = {  # stages that run programs, and the flags with which they do
+    "ppo": {},
+    "grpo": {},
+    "eval": MODEL | {"tasks": ["rows.jsonl"], "output_dir": ["out"]},
+    "eval_prm": {"samples": ["other.jsonl"], "tasks": ["rows.jsonl"], "agreement": ["true"]},
+    "mutate": {},
+    "search": {},
+    "gold": {"samples": ["other.jsonl"]},
+}
+
+
+@pytest.mark.parametrize("stage", RUNS_PROGRAMS)
+def test_tasks_that_need_packages_ask_for_the_flag_in_one_line(stage, folder):
+    task = TASK | {"packages": ["scipy", "numpy"]}
+    (folder / "rows.jsonl").write_text(json.dumps(task) + "\n")
+    (folder / "other.jsonl").write_text(json.dumps(OUTCOME) + "\n")
+    for flags, missing in (({}, "numpy scipy"), ({"packages": ["scipy"]}, "numpy")):
+        expected = f"rows.jsonl: its tasks need --packages {missing}"
+        problem = check_refused(stage, RUNS_PROGRAMS[stage] | flags, expected, folder)
+        assert problem is None, problem
+
+
+def test_programs_of_every_stage_may_import_the_packages_of_the_flag(tmp_path):
+    program = "import numpy\n\n\ndef f():\n    return int(numpy.square(1))\n"
+    task = TASK | {"packages": ["numpy"], "solution": program}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [task])
+    common.write_jsonl(tmp_path / "samples.jsonl", [{"task_id": "a", "solution": program}])
+    tasks, packages = str(tmp_path / "tasks.jsonl"), ["numpy"]
+    mutate.main(
+        mutate.Config(
+            tasks, str(tmp_path / "mutate.jsonl"), packages=packages, max_variants_per_line=1
+        )
+    )
+    samples, output = str(tmp_path / "samples.jsonl"), str(tmp_path / "gold.jsonl")
+    gold.main(gold.Config(tasks, samples, output, packages=packages))
+    (row,) = common.read_jsonl(output, {})
+    assert row["labels"] == [1.0, None, None, 1.0, 1.0]
+    for stage in RUNS_PROGRAMS.keys() - {"eval"}:  # eval's sandbox is that of its VerdictLog
+        tree = ast.parse(Path(STAGES[stage].__file__).read_text(encoding="utf-8"))
+        (pool,) = (
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "sandbox.Sandbox"
+        )
+        given = {word.arg: ast.unparse(word.value) for word in pool.keywords}
+        assert given.get("packages") == "config.packages", stage
+
+
+def test_a_task_that_the_sandbox_refuses_is_one_line(folder):
+    def refuse(config):
+        raise sandbox.TaskError("task a: tests: 9 bytes exceed 8")
+
+    stage = types.SimpleNamespace(__name__="gold", main=refuse, Config=gold.Config)
+    argv = ["--tasks", "rows.jsonl", "--samples", "rows.jsonl", "--output_file", "out.jsonl"]
+    code, error = forks.run(stage, argv, folder)
+    assert code == 2 and error == "gold.py: error: task a: tests: 9 bytes exceed 8\n"
 
 
 def test_label_smoothing_is_no_flag_of_ipo(folder):

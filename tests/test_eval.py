@@ -10,6 +10,7 @@ import pytest
 import common
 import eval as evaluation
 import train_prm
+from benchmarks import evalplus
 from common import InputError
 from common.flags import check_paths
 
@@ -313,3 +314,41 @@ def test_an_input_among_the_files_of_the_output_folder_is_refused_and_stays(tmp_
                 evaluation.Config(**flags | {"samples": "verdicts.jsonl", "output_dir": output})
             )
     assert mine.read_text() == "{}\n"
+
+
+def test_the_base_rate_counts_tasks_without_more_tests_by_their_status():
+    verdicts = [
+        {"task_id": "a", "status": "passed", "solution": "x"},  # no more tests than the base's
+        {"task_id": "b", "status": "failed", "base_status": "passed", "solution": "x"},
+        {"task_id": "c", "status": "failed", "base_status": "failed", "solution": "x"},
+        {"task_id": "c", "status": "failed", "base_status": "harness_error", "solution": "x"},
+    ]
+    report = common.policy_report(TASKS, verdicts, [1])
+    assert report["pass@1"] == pytest.approx(1 / 3)
+    assert report["base"]["pass@1"] == pytest.approx(2 / 3)
+    assert report["base"]["pass@1_tasks"] == report["pass@1_tasks"] == 3
+    assert "base" not in common.policy_report(TASKS, verdicts[:1], [1])
+
+
+@pytest.mark.parametrize(
+    "source, name, more, right, rate",
+    [  # Qwen2.5-Coder-0.5B-Instruct: EvalPlus' own figures of docs/results/real_models.md
+        ("humanevalplus", "HumanEvalPlus-NoExtreme.jsonl.gz", 164, 94, 0.573),
+        ("mbppplus", "MbppPlus-NoExtreme.jsonl.gz", 377, 193, 0.511),  # Mbpp/793: no more inputs
+    ],
+)
+def test_the_base_rate_of_a_plus_benchmark_is_over_all_of_its_tasks_as_evalplus_counts(
+    benchmark_data, source, name, more, right, rate
+):
+    path = str(benchmark_data / source / name)
+    tasks = evalplus.make(evalplus.Config(source, "unused", path))["test"]
+    base = evaluation.base_tasks({task["task_id"]: task for task in tasks})
+    assert len(base) == more
+    verdicts = []
+    for number, task in enumerate(sorted(tasks, key=lambda task: task["task_id"] in base)):
+        status = "passed" if number < right else "failed"
+        row = {"task_id": task["task_id"], "status": status, "solution": "x"}
+        verdicts.append(row | ({"base_status": status} if task["task_id"] in base else {}))
+    report = common.policy_report(tasks, verdicts, [1])
+    assert report["base"]["pass@1_tasks"] == len(tasks)
+    assert round(report["base"]["pass@1"], 3) == rate

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from test_chat import reply, serve  # noqa: F401
 
 import common
@@ -55,7 +56,7 @@ def test_a_prm_is_read_at_line_ends_as_in_reinforcement_learning(tmp_path, activ
                 squares.append((score - label) ** 2)
     assert report["eval_lines"] == len(right) == 8
     assert report["eval_accuracy"] == pytest.approx(sum(right) / 8)
-    assert report["eval_loss"] == pytest.approx(sum(squares) / 8, abs=1e-5)
+    assert report["eval_squared_error"] == pytest.approx(sum(squares) / 8, abs=1e-5)
     assert {name: part["count"] for name, part in report["by_steps"].items()} == {
         "1": 1,
         "2": 1,
@@ -244,3 +245,56 @@ def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):
     with pytest.raises(InputError, match="--output_dir is required"):
         common.parse_flags(eval_prm.Config, ["--prm", "x"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_text_that_is_too_long_for_the_reward_model_is_one_line_and_not_an_index_error(tmp_path):
+    lines = [f"    x = {i}\n" for i in range(40)]
+    row = {"task_id": "t", "prompt": "p", "completions": lines, "labels": [1] * 40}
+    common.write_jsonl(tmp_path / "prm.jsonl", [row])
+    pair = {"task_id": "t", "prompt": "p", "chosen": "".join(lines), "rejected": "x"}
+    common.write_jsonl(tmp_path / "pairs.jsonl", [pair])
+    task = {"task_id": "t", "prompt": "p", "style": "assert", "tests": ["x"]}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [task])
+    sample = {"task_id": "t", "completion": "".join(lines), "status": "passed"}
+    common.write_jsonl(tmp_path / "verdicts.jsonl", [sample])
+    tokenizer = common.new_tokenizer(lines, 300)
+    size = {"n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 64}
+    config = transformers.GPT2Config(**size, num_labels=1, vocab_size=len(tokenizer))
+    transformers.GPT2ForTokenClassification(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    model, samples = str(tmp_path / "gpt2"), str(tmp_path / "verdicts.jsonl")
+    for number, flags in enumerate(
+        [
+            {"prm": model, "data": str(tmp_path / "prm.jsonl")},
+            {"prm": model, "samples": samples, "tasks": str(tmp_path / "tasks.jsonl")},
+            {"orm": model, "samples": samples, "tasks": str(tmp_path / "tasks.jsonl")},
+            {"reasoning_rm": model, "pairs": str(tmp_path / "pairs.jsonl")},
+        ]
+    ):
+        with pytest.raises(InputError, match=r"gpt2: a text may have \d+ tokens; beyond 64"):
+            eval_prm.main(eval_prm.Config(output_dir=str(tmp_path / f"run{number}"), **flags))
+
+
+def test_a_forward_pass_has_no_more_padded_tokens_than_asked_for(tmp_path, monkeypatch):
+    shapes, scores_of = [], common.scoring.scores_of
+
+    def noted(model, ids):
+        shapes.append(tuple(ids.shape))
+        return scores_of(model, ids)
+
+    monkeypatch.setattr("common.scoring.scores_of", noted)
+    tokenizer = common.new_tokenizer(["def f(x):\n    return x\n"] * 3, 300)
+    model = common.new_model(tokenizer, 32, 1, seed=0, num_labels=1)
+    (tmp_path / "rm").mkdir()
+    common.save_model(model, tokenizer, tmp_path / "rm")
+    lines = ["def f(x):\n", "    return x\n"]
+    row = {"prompt": "p", "completions": lines, "labels": [1, -1]}
+    common.write_jsonl(tmp_path / "prm.jsonl", [row | {"task_id": f"t{i}"} for i in range(8)])
+    flags = {"prm": str(tmp_path / "rm"), "data": str(tmp_path / "prm.jsonl")}
+    eval_prm.main(eval_prm.Config(output_dir=str(tmp_path / "one"), **flags))
+    ((rows, length),) = shapes
+    assert rows == 8
+    shapes.clear()
+    flags["max_tokens_per_forward"] = 3 * length
+    eval_prm.main(eval_prm.Config(output_dir=str(tmp_path / "many"), **flags))
+    assert [rows for rows, _ in shapes] == [3, 3, 2]

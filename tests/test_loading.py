@@ -419,3 +419,11 @@ def test_an_architecture_without_a_token_classifier_is_reward_model_and_critic_a
         assert all(torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(InputError, match="holds a critic, not a line reward model"):
         common.check_model("prm", tmp_path / "run" / "checkpoint-1" / "critic")
+
+
+@pytest.mark.parametrize("auc, warned", [(0.0, True), (0.94, True), (0.96, False), (None, False)])
+def test_a_prm_of_low_held_out_auc_is_warned_of(models, tokenizer, tmp_path, capsys, auc, warned):
+    shutil.copytree(models / "prm", tmp_path / "prm")
+    (tmp_path / "prm" / "report.json").write_text(json.dumps({"eval_auc": auc}))
+    common.load_reward_model(str(tmp_path / "prm"), tokenizer)
+    assert ("expect it to be over-optimised" in capsys.readouterr().out) == warned

@@ -89,6 +89,7 @@ def test_pass_at_k_is_the_mean_over_tasks_up_to_the_fewest_judged_samples(tmp_pa
 def test_evaluations_are_drawn_by_k_and_by_steps(tmp_path):
     pytest.importorskip("matplotlib")
     steps = {n: {"pass@1": 0.5, "low": 0.4, "high": 0.7} for n in ("2", "10", "None")}
+    steps["12"] = {"pass@1": None, "low": None, "high": None}  # no sample has a verdict
     a = eval_folder(tmp_path / "a", [1, 2], steps)
     b = eval_folder(tmp_path / "b", [2, 3], steps)
     plain = eval_folder(tmp_path / "c", [2, 3])

@@ -223,3 +223,16 @@ def test_samples_that_cannot_be_ranked_are_refused(sampled):
     common.write_jsonl(folder / "verdicts.jsonl", [{"task_id": "t0", "completion": "x"}])
     with pytest.raises(InputError, match=r"verdicts.jsonl:1: .*status"):
         sampled("refused", agreement=True)
+
+
+def test_a_whole_program_is_read_after_its_task_s_prefix_and_not_with_it_again(tmp_path):
+    task = task_of("call", CALLS, prompt="def f(x):\n", prefix="def f(x):\n")
+    rows = [{"task_id": "t", "solution": "def f(x):\n    return 1\n", "status": "passed"}]
+    rows.append({"task_id": "t", "completion": "    return 2\n", "status": "failed"})
+    common.write_jsonl(tmp_path / "verdicts.jsonl", rows)
+    path = str(tmp_path / "verdicts.jsonl")
+    config = eval_prm.Config(str(tmp_path / "out"), samples=path)
+    samples = eval_prm.read_samples(config, {"t": task})
+    assert [row["text"] for row in samples] == ["    return 1\n", "    return 2\n"]
+    programs = [f"def f(x):\n    return {i}\n" for i in (1, 2)]
+    assert [row["program"] for row in samples] == programs

@@ -208,7 +208,10 @@ def test_the_line_report_compares_with_the_majority_over_all_and_over_changed_li
         "eval_changed_auc"
     ] == pytest.approx(1 / 2)
     squares = [0.1**2, 0.2**2, 1.1**2, 1.2**2, 0.5**2]
-    assert report["eval_loss"] == pytest.approx(sum(squares) / 5) and report["eval_lines"] == 5
+    assert (
+        report["eval_squared_error"] == pytest.approx(sum(squares) / 5)
+        and report["eval_lines"] == 5
+    )
     assert report["by_steps"] == {}
 
 
@@ -254,6 +257,22 @@ def test_a_report_of_one_class_or_of_neutral_lines_alone_has_no_nan():
         json.dumps(report, allow_nan=False)
         assert report["eval_auc"] is None
         common.print_report(report)
+
+
+def test_where_no_label_is_below_0_a_label_of_0_is_wrong_and_half_divides_labels_and_scores():
+    report = common.line_report([row([1, 0.6, 0, None, 0], [2])], [[0.9, 0.5, 0.8, 0, 0.9]])
+    assert report["eval_lines"] == 4 and report["eval_accuracy"] == 1 / 4
+    assert report["eval_auc"] == pytest.approx(1.5 / 4)
+    assert report["eval_changed_lines"] == 1 and report["eval_changed_accuracy"] == 0
+    squares = [0.1**2, 0.1**2, 0.8**2, 0.9**2]
+    assert report["eval_squared_error"] == pytest.approx(sum(squares) / 4)
+    assert report["first_error_found"] == 0  # the second line is the first that scores half or less
+    assert report["to_first_error"]["count"] == 3
+    found = common.line_report([row([1, 1, 0])], [[0.9, 0.8, 0.2]])
+    assert found["first_error_found"] == found["eval_accuracy"] == found["eval_auc"] == 1
+    assert found["eval_ece"] == pytest.approx((0.1 + 0.2 + 0.2) / 3)  # 0.9, 0.8, 0.2 as chances
+    hard = common.line_report([row([1, 0, -1])], [[0.9, 0.3, 0.2]])
+    assert hard["eval_lines"] == 2 and hard["eval_accuracy"] == 0.5
 
 
 def test_the_outcome_report_counts_true_against_predicted_classes():

@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file
 
 import common
+import eval_prm
 import train_prm
 from common import InputError
 from kernels import masking
@@ -463,6 +464,25 @@ def test_the_saved_line_prm_says_how_its_scores_are_read(tmp_path, objective, ac
     )
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert {"by_position", "by_num_lines", "calibration", "histogram", "confusion"} <= report.keys()
+
+
+@pytest.mark.parametrize("objective", ["regression", "classification"])
+def test_an_evaluation_says_of_the_held_out_rows_what_training_said_of_them(tmp_path, objective):
+    config = config_for(tmp_path, LINES, objective=objective, **FLAGS | {"max_steps": 4})
+    train_prm.main(config)
+    names = common.held_out_tasks(LINES, config.eval_fraction, config.seed)
+    held_out = str(tmp_path / "held_out.jsonl")
+    common.write_jsonl(held_out, [row for row in LINES if row["task_id"] in names])
+    eval_prm.main(eval_prm.Config(str(tmp_path / "eval"), config.output_dir, held_out))
+    trained, evaluated = (
+        json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("run", "eval")
+    )
+    assert trained.keys() - evaluated.keys() == {"eval_loss"}
+    for name, value in evaluated.items():
+        if isinstance(value, float):
+            assert value == pytest.approx(trained[name], abs=1e-5), name
+    equal = trained["eval_loss"] == pytest.approx(trained["eval_squared_error"])
+    assert equal == (objective == "regression")  # of classification the loss is a cross-entropy
 
 
 def test_another_number_of_outputs_or_an_unknown_activation_is_one_clear_error(tmp_path):

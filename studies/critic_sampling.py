@@ -21,7 +21,7 @@ studies/critic_data.py makes what the critic and the repair model learn from. A 
 
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -64,6 +64,7 @@ class Config:
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     seed: int = 0
 
 
@@ -106,7 +107,7 @@ def judged_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) 
         name: task | {"tests": task["tests"][: config.num_examples]} for name, task in tasks.items()
     }
     workers, timeout = config.sandbox_workers, config.sandbox_timeout
-    with sandbox.Sandbox(workers=workers, timeout=timeout) as runner:
+    with sandbox.Sandbox(workers, timeout=timeout, packages=config.packages) as runner:
         executions = [runner.submit(examples[s["task_id"]], s["solution"]) for s in samples]
         statuses = [execution.result()["status"] for execution in executions]
     critic = common.shard(common.load_scorer(config.critic, run_config=config).eval(), config)
@@ -165,6 +166,7 @@ def complete(config: Config, path: str, wanted: list[tuple[dict, int, Seed]]) ->
 
 def main(config: Config) -> None:
     listed = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+    common.check_packages(config, listed)
     check_whole_programs(listed, config.tasks)
     rows.check_unique(listed, config.tasks)
     for task in listed:

@@ -66,6 +66,7 @@ class Config:
     bf16: bool | None = None  # models in bfloat16; default: on CUDA
     sandbox_workers: PositiveInt = 1  # processes that run programs
     sandbox_timeout: PositiveFloat = 3.0  # CPU seconds a program, where the task sets none
+    packages: list[str] = field(default_factory=list)  # that programs may import, as numpy
     seed: int = 0
 
 
@@ -182,6 +183,7 @@ def grow(trees: list[tuple[dict, Node]], policy, tokenizer, runner, prm, config:
 
 def main(config: Config) -> None:
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
+    common.check_packages(config, tasks)
     if (config.value == "prm") != (config.prm is not None):
         raise InputError("--value prm and --prm go together")
     if common.world_size() > 1:
@@ -200,7 +202,7 @@ def main(config: Config) -> None:
     chosen = [order[(config.first_task + i) % len(order)] for i in range(config.num_tasks)]
     trees = [(tasks[i], Node("")) for i in dict.fromkeys(chosen)]
     workers, timeout = config.sandbox_workers, config.sandbox_timeout
-    with sandbox.Sandbox(workers=workers, timeout=timeout) as runner:
+    with sandbox.Sandbox(workers, timeout=timeout, packages=config.packages) as runner:
         grow(trees, policy, tokenizer, runner, prm, config)
     pairs = []
     for task, root in trees:

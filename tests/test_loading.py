@@ -283,7 +283,7 @@ def test_the_loaders_know_the_kinds_too(models):
     ],
 )
 def test_a_stage_refuses_before_it_writes(models, tmp_path, stage, flags, message, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no retries
     row = {**TASK, "completions": ["y = 1\n"], "labels": [1], "completion": "y = 1\n"}
     common.write_jsonl(tmp_path / "data.jsonl", [row])
     data = "data" if stage in (train_prm, eval_prm) else "tasks"
@@ -297,7 +297,7 @@ def test_a_stage_refuses_before_it_writes(models, tmp_path, stage, flags, messag
 
 
 def test_a_name_that_is_no_folder_and_not_on_the_hub_is_refused(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no retries
     with pytest.raises(
         InputError, match=r"nobody/nothing: no model can be loaded from here \(there"
     ):

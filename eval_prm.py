@@ -139,8 +139,7 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
     """The first --n samples of each task, each with `text` and `program`."""
 
     def check(row):
-        if row["task_id"] not in tasks:
-            raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
+        common.check_known_task(row, tasks)
         if not isinstance(row.get("completion", row.get("solution")), str):
             raise ValueError("field 'completion' or 'solution' must be str")
 

@@ -218,7 +218,7 @@ from common.ranking import (
 )
 
 # verdicts: samples and their verdicts, kept as they come.
-from common.verdicts import VerdictLog, read_samples, unknown_samples
+from common.verdicts import VerdictLog, check_known_task, read_samples, unknown_samples
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (

@@ -2,9 +2,9 @@
 
 Scores are those that reinforcement learning reads (common.scores_of): above 0 is good. As a
 probability a score s is (s + 1) / 2, cut to [0, 1]. A label above 0 is positive, a label below 0 is
-negative; a line labelled 0 (neutral, PSGPO) counts in the squared error alone. Labels of which no
-one is below 0, and which differ, are shares (`labels_are_shares`). A number that is not
-defined, such as the AUC where one class is missing, is None: JSON has no NaN.
+negative; a line labelled 0 (neutral, PSGPO) counts in the squared error alone. Labels that differ,
+with no one below 0, are shares (`labels_are_shares`). A number that is not defined, such as the AUC
+where one class is missing, is None: JSON has no NaN.
 """
 
 import re
@@ -130,14 +130,14 @@ def labels_are_shares(rows: list[dict]) -> bool:
 def line_report(rows: list[dict], scores: list[list[float]]) -> dict:
     """Report of a line PRM on rows of prm.jsonl, given a score for each of their lines.
 
-    `eval_squared_error` is the mean over labelled lines. Where labels are shares, 2 x - 1
-    stands below for a label or score x, and 2 x - 1 = 0 is negative. Accuracy, AUC, calibration and
+    `eval_squared_error` is the mean over labelled lines. Where labels are shares, 2 x - 1 stands
+    below for a label or score x, and 2 x - 1 = 0 is negative. Accuracy, AUC, calibration and
     histogram are over lines with a positive or negative label. Accuracy and AUC come again over the
     lines of `meta.changed`; over the lines up to and including the first negative one; by position
     of the line (from 1), by the program's number of lines, by `meta.steps`. `position_auc` is what
-    the line's place alone gives: an earlier line is right. `first_error_found` is
-    the share of rows with a negative line in which the first score of 0 or less, among the positive
-    and negative lines, is that of the first negative line.
+    the line's place alone gives: an earlier line is right. `first_error_found` is the share of rows
+    with a negative line in which the first score of 0 or less, among the positive and negative
+    lines, is that of the first negative line.
     """
     lines, squares, found = [], [], []  # lines: those with a positive or negative label
     shares = labels_are_shares(rows)

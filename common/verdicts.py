@@ -33,6 +33,12 @@ def check_sample(row: dict) -> None:
         raise ValueError("field 'solution' or 'completion' must be str")
 
 
+def check_known_task(row: dict, tasks) -> None:
+    """Raises ValueError for a sample of none of the tasks; tasks: a container of their ids."""
+    if row["task_id"] not in tasks:
+        raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
+
+
 def unknown_samples(path: str, tasks: dict[str, dict]) -> dict:
     """For the report: samples of tasks that are not in `tasks`, which count nowhere. InputError for
     a damaged row, or a task without a sample."""

@@ -51,8 +51,8 @@ besides them the reference plan of a task that has one (`meta.plan`, a line a st
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import common
@@ -120,17 +120,6 @@ def matched(chosen: str, rejected: str, match_length: float | None) -> bool:
     return near and form_of(chosen) == form_of(rejected)
 
 
-def known_task(tasks: list[dict]) -> Callable[[dict], None]:
-    """A check that refuses (ValueError) a sample of none of the tasks."""
-    names = {task["task_id"] for task in tasks}
-
-    def check(row):
-        if row["task_id"] not in names:
-            raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
-
-    return check
-
-
 def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
     """(task, base reasoning) of every task: policy samples or demonstrations, and reference plans.
 
@@ -142,7 +131,7 @@ def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
         for task in tasks:
             by_task[task["task_id"]].append(common.reasoning_of(task.get("completion") or ""))
     else:
-        check = known_task(tasks)
+        check = partial(common.check_known_task, tasks={task["task_id"] for task in tasks})
         for row in common.read_jsonl(config.samples, {"task_id": str, "completion": str}, check):
             by_task[row["task_id"]].append(common.reasoning_of(judged_text(row)))
     bases = []
@@ -217,7 +206,8 @@ def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
     fields = {"task_id": str, "completion": str, "status": str}
     by_task = defaultdict(lambda: ({}, {}))  # sound and unsound texts, each once, in order
     plans = {task["task_id"]: task.get("meta", {}).get("plan") for task in tasks}
-    for row in common.read_jsonl(config.from_verdicts, fields, known_task(tasks)):
+    check = partial(common.check_known_task, tasks=plans)
+    for row in common.read_jsonl(config.from_verdicts, fields, check):
         text, plan = common.reasoning_of(judged_text(row)), plans.get(row["task_id"])
         if not (text and text.strip()) or row["status"] == "harness_error":
             continue

@@ -122,8 +122,7 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
     """The samples to label, each with its program; InputError where one belongs to no task."""
 
     def check(row):
-        if row["task_id"] not in tasks:
-            raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
+        common.check_known_task(row, tasks)
         if not isinstance(row.get("solution", row.get("completion")), str):
             raise ValueError("field 'solution' or 'completion' must be str")
 

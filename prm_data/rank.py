@@ -101,8 +101,7 @@ def response_pairs(config: Config) -> tuple[list[dict], int]:
     tasks = {task["task_id"]: task for task in read}
 
     def check(row):
-        if row["task_id"] not in tasks:
-            raise ValueError(f"field 'task_id': no task {row['task_id']!r}")
+        common.check_known_task(row, tasks)
         if config.rank_by == "tests" and not isinstance(row.get("status"), str):
             raise ValueError(
                 "field 'status' must be str: --rank_by tests reads the verdicts.jsonl of eval.py"

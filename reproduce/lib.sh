@@ -142,6 +142,11 @@ sft() { # arm, flags ...
     evaluate "$arm" "$OUT/$arm"
 }
 
+mutate() { # tasks, prm.jsonl, flags ...: changes of their references, executed
+    python make_prm_data.py --method mutate --tasks "$1" --teacher ast --intents mutate \
+        --max_variants_per_line 3 --packing program --output_file "$2" "${@:3}"
+}
+
 reward_model() { # name, data, flags ...
     stage train_prm.py --data "$2" --model_name_or_path "$SFT" "${PRM[@]}" --seed "$SEED" \
         --output_dir "$OUT/$1" -- "${@:3}"

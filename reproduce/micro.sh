@@ -37,9 +37,7 @@ without_prm() {
 
 # The other: line labels, the PRM, and the arms that use it, whose names have -prm.
 with_prm() {
-    python make_prm_data.py --method mutate --tasks "$TRAIN" --teacher ast --intents mutate \
-        --max_variants_per_line 3 --packing program --rows_per_task 8 --change_rate 0.5 \
-        --output_file "$OUT/prm.jsonl" --seed "$SEED"
+    mutate "$TRAIN" "$OUT/prm.jsonl" --rows_per_task 8 --change_rate 0.5 --seed "$SEED"
     until [ -f "$SFT/config.json" ]; do sleep 1; done
     reward_model prm "$OUT/prm.jsonl"
     run_arms "$ARMS" $(trained "$ARMS" | grep -e -prm)

@@ -14,6 +14,12 @@ table() { # name of a table, its arguments ...: a blank line before; without who
     python reproduce/tables.py "$@" || true
 }
 
+in_seed() { # seed, function, arguments ...
+    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
+    mkdir -p "$OUT"
+    "${@:2}"
+}
+
 JOB_NAMES=() JOB_NEEDS=() JOB_WORDS=()
 
 job() { # name, names of the jobs that it waits for, function, arguments ...

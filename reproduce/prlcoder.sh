@@ -74,12 +74,6 @@ if [ "${MORE_ARMS:-}" = true ]; then
     CLAIMS+=("tests + PRM against tests=+ppo-tests-prm -ppo-tests")
 fi
 
-in_seed() { # seed, function, arguments ...
-    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
-    mkdir -p "$OUT"
-    "${@:2}"
-}
-
 supervised() { # and its samples of the training tasks, with their verdicts
     python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$SEED" \
         --output_dir "$SFT"
@@ -88,15 +82,10 @@ supervised() { # and its samples of the training tasks, with their verdicts
 }
 
 changed() { # changes of the references, executed: the same for all seeds
-    mutate prm --outcomes_file "$RUNS/outcomes.jsonl"
+    local some=(--rows_per_task 4 --change_rate 0.5)
+    mutate "$TRAIN" "$RUNS/prm.jsonl" "${some[@]}" --outcomes_file "$RUNS/outcomes.jsonl"
     cp "$RUNS/prm.report.json" "$RUNS/outcomes.report.json" # what they have cost
-    mutate prm-other --exclude_misconceptions true
-}
-
-mutate() { # name, flags ...
-    python make_prm_data.py --method mutate --tasks "$TRAIN" --teacher ast --intents mutate \
-        --max_variants_per_line 3 --packing program --rows_per_task 4 --change_rate 0.5 \
-        --output_file "$RUNS/$1.jsonl" "${@:2}"
+    mutate "$TRAIN" "$RUNS/prm-other.jsonl" "${some[@]}" --exclude_misconceptions true
 }
 
 spread() { # arm, flags ...: one batch, whose rewards show how far the arm's rewards are apart

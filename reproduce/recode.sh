@@ -75,12 +75,6 @@ if [ "${MORE_ARMS:-}" = true ]; then
     CLAIMS+=("better reward model: gated against ungated=+hard-lines -sum-lines")
 fi
 
-in_seed() { # seed, function, arguments ...
-    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
-    mkdir -p "$OUT"
-    "${@:2}"
-}
-
 contrast() { # tasks, samples, output, flags ...: better and worse versions of the samples' plans
     [ -f "$3" ] || python make_prm_data.py --method contrast --tasks "$1" \
         --samples "$2/samples.jsonl" --seed "$SEED" --output_file "$3" "${@:4}"

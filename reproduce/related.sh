@@ -126,9 +126,8 @@ make_tasks() { # of one length for reinforcement learning; some of those held ou
 models() { # the policy that all arms start from, and a PRM from mutations of the references
     python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" "${SUPERVISED[@]}" --output_dir "$SFT"
     validate sft "$SFT" 0
-    python make_prm_data.py --method mutate --tasks "$TASKS/labelled.jsonl" --teacher ast \
-        --intents mutate --max_variants_per_line 3 --packing program --rows_per_task 8 \
-        --change_rate 0.5 --output_file "$OUT/prm.jsonl" --seed "$SEED"
+    mutate "$TASKS/labelled.jsonl" "$OUT/prm.jsonl" --rows_per_task 8 --change_rate 0.5 \
+        --seed "$SEED"
     reward_model prm "$OUT/prm.jsonl"
 }
 
@@ -161,12 +160,6 @@ second() { # name, flags: eight samples a task that start from the first eight
     python studies/critic_sampling.py --tasks "$TEST" --samples "$OUT/eval-first/samples.jsonl" \
         --model_name_or_path "$OUT/coderl" --critic "$OUT/critic" --num_samples 8 --seed "$SEED" \
         --output_file "$OUT/second-$1.jsonl" "${@:2}"
-}
-
-in_seed() { # seed, function, arguments ...
-    SEED="$1" OUT="$RUNS/$1" SFT="$RUNS/$1/sft"
-    mkdir -p "$OUT"
-    "${@:2}"
 }
 
 plan() { # the jobs: a seed's before the next seed's

@@ -109,7 +109,7 @@ def judged_samples(config: Config, tasks: dict[str, dict], samples: list[dict]) 
     workers, timeout = config.sandbox_workers, config.sandbox_timeout
     with sandbox.Sandbox(workers, timeout=timeout, packages=config.packages) as runner:
         executions = [runner.submit(examples[s["task_id"]], s["solution"]) for s in samples]
-        statuses = [execution.result()["status"] for execution in executions]
+        statuses = [verdict["status"] for verdict in common.verdicts_of(executions).rows]
     critic = common.shard(common.load_scorer(config.critic, run_config=config).eval(), config)
     scores = common.score_text_lines(
         critic,

@@ -109,17 +109,12 @@ selected() { # arm, selection of prompts
 # The same for all seeds. Labels by prefix say nothing new after the first wrong line: at a change
 # rate of 0.2 half of the programs have their first three lines right, at 0.5 an eighth.
 mutations() {
-    DATA="$TASKS/8"
-    mutate mutate --change_rate 0.5
-    mutate disjoint --change_rate 0.5 --exclude_misconceptions true
-    mutate mutate-rare --change_rate 0.2
-    python reproduce/rewrite.py prefix "$DATA/mutate-rare.jsonl" "$DATA/mutate-prefix.jsonl"
-}
-
-mutate() { # name, flags ...
-    python make_prm_data.py --method mutate --tasks "$DATA/labelled.jsonl" --teacher ast \
-        --intents mutate --max_variants_per_line 3 --packing program --rows_per_task 4 \
-        "${@:2}" --output_file "$DATA/$1.jsonl"
+    local tasks="$TASKS/8/labelled.jsonl" data="$TASKS/8"
+    mutate "$tasks" "$data/mutate.jsonl" --rows_per_task 4 --change_rate 0.5
+    mutate "$tasks" "$data/disjoint.jsonl" --rows_per_task 4 --change_rate 0.5 \
+        --exclude_misconceptions true
+    mutate "$tasks" "$data/mutate-rare.jsonl" --rows_per_task 4 --change_rate 0.2
+    python reproduce/rewrite.py prefix "$data/mutate-rare.jsonl" "$data/mutate-prefix.jsonl"
 }
 
 quality() { # each PRM against exact labels of both kinds, on lines of the supervised policy

@@ -161,8 +161,8 @@ def open_run(config, complete: str = "config.json", free: tuple[str, ...] = ()) 
 
     A finished run, known by the file `complete`, which is written last, ends the process with a
     word; not so an evaluation whose report lacks verdicts or answers. A run, also a finished one,
-    may go on with other values of the flags `free`. InputError for a folder that holds a run with
-    other flags, or files that no run of this stage has written: no result is mixed or lost.
+    may go on with other values of the flags `free`. InputError for a folder where another run is at
+    work, that holds a run with other flags, or files that no run of this stage has written.
     """
     folder, flags, changed = Path(config.output_dir), _flags(config), []
     run_config = folder / "run_config.json"
@@ -191,6 +191,8 @@ def open_run(config, complete: str = "config.json", free: tuple[str, ...] = ()) 
         sys.exit(0)
     step = 0
     if rank() == 0:  # one process reads the files; the others hear of the step
+        if (folder / ".lock").is_file():  # a run at work deletes checkpoints while they are read
+            lock(folder / ".lock", folder)
         for checkpoint in reversed(_checkpoints(folder)):
             damage = damage_of(checkpoint)
             if damage is None:

@@ -27,7 +27,7 @@ from studies import run as studies
 
 ARM = re.compile(r"^ *([\w.-]+) *\| *([^|\n]+?) *\| *(\S+) *([^\n]*)$", re.MULTILINE)
 # Of some arms; of the others, the plain run of the same stage, or of ppo.py.
-BASES = {"prune": "prune-random"}
+BASES = {"prune": "prune-random", "ircoco": "own-samples"}
 BASES |= dict.fromkeys(("rltf", "rltf-coarse", "rltf-adaptive", "coderl"), "grpo-supervised")
 
 
@@ -114,7 +114,8 @@ def table(runs: Path, text: str) -> None:
         "Area under the curve of pass@1 on validation tasks, and pass@1 on held-out tasks at the "
         "end; mean ± half of the 95 % interval over seeds. GRPO's arms against GRPO from tests, "
         "RLTF and CodeRL against GRPO with the same supervised loss, pruned tasks against random "
-        "ones, all others against PPO from tests. Samples of the last row: references\n"
+        "ones, IRCoCo against the same samples without its rewards, all others against PPO from "
+        "tests. Samples of the last row: references\n"
     )
     header = ["system", "study", "lines", "samples", "seeds", "area", "area, against its base"]
     right = ("lines", "samples", "seeds")

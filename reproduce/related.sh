@@ -17,11 +17,11 @@ setup requirements.txt
 SEEDS="${SEEDS:-0 1 2 3 4}" STEPS="${STEPS:-8}" BATCHES="${BATCHES:-60}" ARM="${ARM:-}"
 TASKS="${TASKS:-tasks/related}" RUNS="${RUNS:-runs/related}"
 SUPERVISED=() PRM=(--max_steps 500 --eval_steps 250 --learning_rate 7e-4)
-EVAL=(--num_samples 4) VALIDATE=(--num_samples 4) LABELLED=750 VALIDATED=100 TESTED=200
+EVAL=(--num_samples 4) VALIDATE=(--num_samples 4) LABELLED=750 VALIDATED=100 TESTED=200 SAMPLED=1280
 if [ -n "${SMOKE:-}" ]; then # three lines a program, so that some pass
     SEEDS=0 STEPS=3 BATCHES=2 SUPERVISED=(--max_steps 150 --learning_rate 4e-3)
     PRM=(--max_steps 20 --eval_steps 20) EVAL=(--num_samples 1) VALIDATE=(--num_samples 1)
-    LABELLED=40 VALIDATED=10 TESTED=10
+    LABELLED=40 VALIDATED=10 TESTED=10 SAMPLED=40
 fi
 EVERY=$((BATCHES > 4 ? BATCHES / 4 : 1)) POINTS="$(seq "$EVERY" "$EVERY" "$BATCHES")"
 TRAIN="$TASKS/train.jsonl" VALIDATION="$TASKS/validation.jsonl" TEST="$TASKS/held-out.jsonl"
@@ -29,6 +29,7 @@ KEEP=(--max_steps "$BATCHES" --save_steps "$EVERY" --save_total_limit 0)
 PPO=("${KEEP[@]}" --num_prompts 16 --num_generations 4)
 GRPO=("${KEEP[@]}" --num_prompts 8 --num_generations 8)
 DPO=(--max_steps 30 --eval_fraction 0 --save_steps 30)
+LEARN=("${KEEP[@]}" --learning_rate 5e-4 --warmup_steps 5) # batches of 64 rows
 mkdir -p "$TASKS" "$RUNS"
 
 # A batch is 64 samples: where a greedy program is drawn too, 7 others. (references): it sees
@@ -52,7 +53,6 @@ stepcoder      | StepCoder, both (references)           | ppo completion_curricu
     --advance_at 0.25
 jsrl           | Jump-Start RL, curriculum (references) | ppo jump_start --tolerance 0.7
 jsrl-random    | Jump-Start RL, random (references)     | ppo jump_start --horizon random
-ircoco         | IRCoCo, no tests (references)          | ppo similarity
 prune-random   | a tenth of the tasks, random           | ppo pruning --prune_by random
 prune          | a tenth, pruned by diversity (references) | ppo pruning --prune_by diversity
 grpo-supervised | GRPO, tests, supervised loss (references) | grpo supervised
@@ -70,9 +70,10 @@ soft-q         | soft Q-learning                        | grpo soft_q --prior no
     --reward_scale 1000
 soft-q-prior   | soft Q-learning near the policy (as LINVIT) | grpo soft_q --prior reference
 mcts           | step preferences by tree search=3840   | tree_search
-sft-references | no RL: SFT on references=3840          | sft --tasks "$TRAIN" \
-    --model_name_or_path "$SFT" --max_steps "$BATCHES" --learning_rate 5e-4 --warmup_steps 5 \
-    --save_steps "$EVERY" --save_total_limit 0
+own-samples    | no RL: SFT on own samples=3840         | learn --tasks "$OUT/own/verdicts.jsonl"
+ircoco         | IRCoCo, no tests (references)=3840     | learn similarity \
+    --tasks "$OUT/own/verdicts.jsonl" --references "$TRAIN"
+sft-references | no RL: SFT on references=3840          | learn --tasks "$TRAIN"
 END
 
 validate() { # name, policy, batch: pass@1 on the validation tasks
@@ -91,6 +92,12 @@ evaluate() { # arm, policy: the curve on the validation tasks, then the test tas
     done
     sample "$2" "$TEST" "$OUT/eval-$1" "${EVAL[@]}"
     rm -rf "$2"/checkpoint-*
+}
+
+learn() { # arm, studies ..., flags ...: supervised, from the policy on
+    stage sft.py --model_name_or_path "$SFT" "${LEARN[@]}" --seed "$SEED" --output_dir "$OUT/$1" \
+        -- "${@:2}"
+    evaluate "$1" "$OUT/$1"
 }
 
 # 32 samples a tree, and as many trees a quarter as make its samples; each quarter's policy writes
@@ -119,24 +126,25 @@ make_tasks() { # of one length for reinforcement learning; some of those held ou
         --num_sft_tasks 1 --num_test_tasks 300 --output_dir "$TASKS/$STEPS"
     cp "$TASKS/$STEPS/train.jsonl" "$TRAIN"
     head -n "$LABELLED" "$TRAIN" > "$TASKS/labelled.jsonl"
+    head -n "$SAMPLED" "$TRAIN" > "$TASKS/sampled.jsonl"
     head -n "$VALIDATED" "$TASKS/$STEPS/test.jsonl" > "$VALIDATION"
     tail -n "$TESTED" "$TASKS/$STEPS/test.jsonl" > "$TEST"
 }
 
-models() { # the policy that all arms start from, and a PRM from mutations of the references
+models() { # the policy that all arms start from, its samples, a PRM from changes of references
     python sft.py --tasks "$TASKS/sft.jsonl" --seed "$SEED" "${SUPERVISED[@]}" --output_dir "$SFT"
     validate sft "$SFT" 0
     mutate "$TASKS/labelled.jsonl" "$OUT/prm.jsonl" --rows_per_task 8 --change_rate 0.5 \
         --seed "$SEED"
     reward_model prm "$OUT/prm.jsonl"
+    sample "$SFT" "$TASKS/sampled.jsonl" "$OUT/own" --num_samples 3
 }
 
 # CodeRL's policy with 16 samples a task: all from the prompt, or eight that start from the first
 # eight. Who repairs has learned references: hence eight from the policy that learned those alone.
 critic_sampling() {
     local name
-    sample "$SFT" "$TRAIN" "$OUT/samples" --num_samples 2
-    python studies/critic_data.py --tasks "$TRAIN" --samples "$OUT/samples/verdicts.jsonl" \
+    python studies/critic_data.py --tasks "$TRAIN" --samples "$OUT/own/verdicts.jsonl" \
         --critic_file "$OUT/critic.jsonl" --output_file "$OUT/repairs.jsonl"
     reward_model critic "$OUT/critic.jsonl"
     python sft.py --tasks "$OUT/repairs.jsonl" --model_name_or_path "$SFT" --seed "$SEED" \

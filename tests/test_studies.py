@@ -75,6 +75,27 @@ def weights_of(folder):
     return load_file(Path(folder) / "model.safetensors")
 
 
+def on_own_samples(stages, output, stage, **flags):
+    """A fork of sft.py and its flags: of each task the reference and a shorter program, and one
+    sample that was cut off."""
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    rows = []
+    for task in tasks:
+        for text in (task["solution"], "".join(task["solution"].splitlines(True)[:-2])):
+            rows.append(task | {"completion": text, "terminated": True})
+    rows.append(rows[1] | {"terminated": False})
+    common.write_jsonl(stages.path("own.jsonl"), rows)
+    flags = {"max_steps": 4, "save_steps": 2, "evaluator_steps": 3, "train_batch_size": 8, **flags}
+    config = stage.Config(
+        tasks=stages.path("own.jsonl"),
+        references=stages.path("train.jsonl"),
+        model_name_or_path=stages.path("sft"),
+        output_dir=stages.path(output),
+        **flags,
+    )
+    return stage, config
+
+
 def run_study(stages, name, output, **flags):
     """The run folder of a study's stage on the small stages' files."""
     stage = run.load(name.split("+"))
@@ -83,9 +104,10 @@ def run_study(stages, name, output, **flags):
     if name in ("papo", "prof"):
         flags = {"prm": stages.path("prm"), **flags}
     if name == "similarity":
-        flags = {"evaluator_warmup_steps": 0, **flags}
-    make = stages.grpo if name in GRPO else stages.ppo
-    stage, config = make(output, stage, **flags)
+        stage, config = on_own_samples(stages, output, stage, **flags)
+    else:
+        make = stages.grpo if name in GRPO else stages.ppo
+        stage, config = make(output, stage, **flags)
     stage.main(config)
     return Path(config.output_dir)
 
@@ -94,11 +116,11 @@ def run_study(stages, name, output, **flags):
 def test_a_study_applies_in_memory_and_its_header_says_what_it_is(name):
     study = run.read_study(name)
     stage, source = run.fork([name])
-    assert stage in ("ppo.py", "grpo.py") and source != (ROOT / stage).read_text()
+    assert stage in ("ppo.py", "grpo.py", "sft.py") and source != (ROOT / stage).read_text()
     compile(source, name, "exec")
     assert study.header, "no header above the diff; CONTRIBUTING.md says what stands there"
     idea, *_ = study.header.splitlines()
-    assert idea.startswith(("PPO", "GRPO")) and idea.endswith(".")
+    assert idea.startswith(("PPO", "GRPO", "Supervised fine-tuning")) and idea.endswith(".")
     assert f"    python studies/run.py {name}" in study.header  # the command
     assert len(study.header.split("\n\n")) >= 4  # idea, source, command, what came out
 
@@ -845,46 +867,58 @@ def test_edit_similarity_counts_what_has_to_change():
     assert similarity.edit_similarity([], [1, 2]) == 0 and similarity.edit_similarity([], []) == 1
 
 
-def test_similarity_pays_nothing_for_tests(stages, monkeypatch):
-    folders = []
-    for hopeless in (True, False):
-        tasks = common.read_jsonl(stages.path("train.jsonl"), {})
-        names = frozenset(task["task_id"] for task in tasks) if hopeless else frozenset()
-        monkeypatch.setattr(Coin, "hopeless", names)
-        monkeypatch.setattr(sandbox, "Sandbox", Coin)
-        flags = {"max_steps": 2, "prm": None, "value_init": "policy", "kl_coef": 0.0}
-        folders.append(run_study(stages, "similarity", f"study-similar-{hopeless}", **flags))
-    one, other = map(weights_of, folders)
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    first, second = metrics_of(folders[0])
-    assert first["reward"] == 0 != second["reward"]  # the evaluator's head is zero at first
-    assert 0 < first["rewards/similarity/mean"] <= 1
+def test_similarity_weights_the_logprob_of_each_token_by_its_own_reward(stages, monkeypatch):
+    forked, given = run.load(["similarity"]), {}
 
+    def rewards_of(rows, config):
+        given["rows"] = rows
+        lengths = [len(completion) for _, completion, _ in rows]
+        given["rewards"] = [[(7 * i + t) % 5 / 4 for t in range(n)] for i, n in enumerate(lengths)]
+        return given["rewards"]
 
-def test_the_policy_waits_while_its_evaluator_learns(stages):
-    flags = {"max_steps": 3, "save_steps": 2, "evaluator_warmup_steps": 2}
-    folder = run_study(stages, "similarity", "study-similar-waits", **flags)
-    start, waiting, end = map(weights_of, (stages.path("sft"), folder / "checkpoint-2", folder))
-    assert all(torch.equal(start[key], waiting[key]) for key in start)
-    assert any(not torch.equal(start[key], end[key]) for key in start)
-
-
-def test_what_similarity_foretells_is_paid_at_once_however_long_the_program(stages, monkeypatch):
-    forked = run.load(["similarity"])
-    given, advantages = [], forked.gae
-    monkeypatch.setattr(
-        forked, "gae", lambda *args, **more: given.append(args) or advantages(*args, **more)
-    )
-    foretold = lambda model, rollout, batches: 0.5 + 0 * rollout.logprobs  # noqa: E731
-    monkeypatch.setattr(common, "score_tokens", foretold)
-    monkeypatch.setattr(sandbox, "Sandbox", Coin)
-    flags = {"max_steps": 1, "prm": None, "value_init": "policy", "kl_coef": 0.0}
-    stage, config = stages.ppo("study-similar-paid", forked, **flags)
+    monkeypatch.setattr(similarity, "immediate_rewards", rewards_of)
+    stage, config = on_own_samples(stages, "study-similar-weighted", forked, max_steps=1)
     stage.main(config)
-    rewards, values, mask, gamma, *_ = given[-1]
-    assert gamma == 0 and (rewards[mask] == 0.5).all() and not rewards[~mask].any()
-    found, _ = advantages(*given[-1])
-    torch.testing.assert_close(found[mask], 0.5 - values[mask])
+    policy = common.load_policy(stages.path("sft")).double()
+    drawn = common.draw(len(given["rows"]), config.train_batch_size, 0, config.seed, "sft rows")
+    total, weight, num_tokens = 0.0, 0.0, 0
+    for i in drawn:
+        prompt, completion, _ = given["rows"][i]
+        with torch.no_grad():
+            logits = policy(input_ids=torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+        for t, (token, reward) in enumerate(zip(completion, given["rewards"][i], strict=True)):
+            total -= reward * float(logits[len(prompt) + t - 1, token])
+            weight, num_tokens = weight + reward, num_tokens + 1
+    (row,) = metrics_of(config.output_dir)
+    assert row["loss"] == pytest.approx(total / num_tokens, rel=1e-4)
+    assert row["reward"] == pytest.approx(weight / num_tokens) and row["num_tokens"] == num_tokens
+
+
+def test_the_evaluator_foretells_after_each_token_how_like_the_reference_a_program_will_be(stages):
+    forked = run.load(["similarity"])
+    _, config = on_own_samples(stages, "unused", forked, evaluator_steps=60, warmup_steps=5)
+    rows = []
+    for number in range(12):  # the first token says how similar the completion is
+        rows.append(([5, 6], [10 + number % 2, 20, 21 + number], float(number % 2)))
+    found = similarity.immediate_rewards(rows, config)
+    assert [len(rewards) for rewards in found] == [3] * 12
+    for rewards, (*_, target) in zip(found, rows, strict=True):
+        assert rewards == pytest.approx([target] * 3, abs=0.3)
+    assert found == similarity.immediate_rewards(rows, config)  # a run that goes on has the same
+
+
+def test_similarity_reads_samples_that_ended_and_refuses_those_of_unknown_tasks(stages, tmp_path):
+    forked = run.load(["similarity"])
+    _, config = on_own_samples(stages, "unused", forked)
+    samples = common.read_jsonl(config.tasks, {})
+    found = similarity.with_references(samples, config)
+    assert len(found) == sum(row["terminated"] for row in samples) < len(samples)
+    assert all(row["completion"] == row["reference"] for row in found[::2])
+    alone = dataclasses.replace(config, model_name_or_path="micro")
+    with pytest.raises(common.InputError, match="name the policy that wrote the samples"):
+        similarity.with_references(samples, alone)
+    with pytest.raises(common.InputError, match="has no task 'other' of a sample"):
+        similarity.with_references([samples[0] | {"task_id": "other"}], config)
 
 
 def test_pruning_keeps_one_of_the_tasks_that_are_alike(stages):

@@ -146,10 +146,9 @@ def rule_variants(task: dict, tasks: list[dict], config: Config) -> list[Variant
         seed=common.seed_of(config.seed, "teacher", task["task_id"]),
         max_per_line=config.max_variants_per_line,
         intents=config.intents,
+        taboo=task["meta"]["misconceptions"] if config.exclude_misconceptions else (),
     )
-    taboo = set(task["meta"]["misconceptions"]) if config.exclude_misconceptions else set()
-    own = [variant for variant in variants if variant.start > rows.given_lines(task)]
-    return [variant for variant in own if taboo.isdisjoint(variant.text.split("\n"))]
+    return [variant for variant in variants if variant.start > rows.given_lines(task)]
 
 
 def counts_of(result: dict) -> tuple[int, int]:

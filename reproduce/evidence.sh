@@ -33,6 +33,7 @@ printf '#!/bin/sh\nexec "%s" -S -E "%s/reproduce/warm.py" "%s" "$@"\n' "$PYTHON"
     > "$WORK/bin/python"
 chmod +x "$WORK/bin/python"
 cp requirements.txt "$WORK/installed-requirements.txt" # nothing to install
+git rev-parse HEAD > "$WORK/commit.log" 2> /dev/null || true # a copy without .git has none
 "$PYTHON" reproduce/warm.py "$SOCKET" &
 warm=$!
 trap 'kill $(jobs -p) 2> /dev/null || true; rm -rf "$(dirname "$SOCKET")"' EXIT

@@ -9,9 +9,9 @@
 # not run again, and its output, NAME.log. A job that fails does not end the others; those that wait
 # for it do not run.
 
-table() { # name of a table, its arguments ...: a blank line before; without whole seeds none
+table() { # name of a table, its arguments ...: a blank line before; why there is none, in its place
     echo
-    python reproduce/tables.py "$@" || true
+    python reproduce/tables.py "$@" 2>&1 || true
 }
 
 in_seed() { # seed, function, arguments ...

@@ -329,23 +329,44 @@ def spread(first: Path, second: Path, weight: float) -> None:
     print(f"{weight * spreads[0] / spreads[1]:.6g}")
 
 
-def label_costs(run: Path) -> tuple[float, float]:
-    """Samples of a policy, and executed programs, that an arm's labels have cost. An outcome model
-    may have learned from verdicts of eval.py: a sample and a program each."""
-    last, flags = read_metrics(run)[-1], read_json(run / "run_config.json")
-    samples, programs = last.get("label_samples", 0), last.get("label_programs", 0)
+def label_files(run: Path) -> list[Path]:
+    """What the reward models of an arm have learned from, a file each."""
+    flags = read_json(run / "run_config.json")
     prms = flags["prm"] or []
     models = [prms] if isinstance(prms, str) else prms  # an ensemble has several
-    for model in [*models, *filter(None, [flags.get("orm")])]:
-        data = Path(read_json(Path(model) / "run_config.json")["data"])
+    models = [*models, *filter(None, [flags.get("orm")])]
+    return [Path(read_json(Path(model) / "run_config.json")["data"]) for model in models]
+
+
+def label_costs(run: Path) -> tuple[float, float, float]:
+    """Samples of a policy, and executed programs, that an arm's labels have cost; the tasks that
+    were labelled.
+
+    An outcome model may have learned from verdicts of eval.py: a sample and a program each. Labels
+    of a run's checkpoints have also cost that run's samples, each of them a program.
+    """
+    last, tasks = read_metrics(run)[-1], set()
+    samples, programs = last.get("label_samples", 0), last.get("label_programs", 0)
+    for data in label_files(run):
+        rows = common.read_jsonl(data, {})
+        tasks |= {row["task_id"] for row in rows}
         if data.name == "verdicts.jsonl":
-            rows = len(common.read_jsonl(data, {}))
-            samples, programs = samples + rows, programs + rows
+            samples, programs = samples + len(rows), programs + len(rows)
             continue
-        report = read_json(data.with_suffix(".report.json"))
-        samples += report.get("responses", 0) + report.get("completions", 0)
-        programs += report.get("executions", 0)
-    return samples, programs
+        report, drawn = read_json(data.with_suffix(".report.json")), samples_behind(data)
+        samples += report.get("responses", 0) + report.get("completions", 0) + drawn
+        programs += report.get("executions", 0) + drawn
+    return samples, programs, len(tasks)
+
+
+def samples_behind(labels: Path) -> int:
+    """Samples of the reinforcement learning runs whose policies wrote what was labelled."""
+    progress = Path(f"{labels}.progress")  # its first line has the flags
+    flags = next(common.whole_rows(progress)) if progress.is_file() else {}
+    policies = [Path(path) for path in flags.get("model_name_or_path") or []]
+    runs = {path.parent if path.name.startswith("checkpoint-") else path for path in policies}
+    logs = [read_metrics(run) for run in sorted(runs) if (run / "metrics.jsonl").is_file()]
+    return sum(log[-1].get("episode", 0) for log in logs)
 
 
 def ever_solved(run: Path) -> float | None:
@@ -373,10 +394,10 @@ def budget(runs: Path, arms: list[str]) -> None:
     trained on (the run folders hold both paths), and <seed>/eval-<arm>. "until" is the number of
     RL samples after which the mean training pass rate of ten batches first is the first arm's at
     its end; a run that never gets there counts whole, and is counted. "for labels" are the
-    responses that were labelled by search, their completions, those of a refreshed PRM, and the
-    samples that an outcome model has learned from; "programs" those that were executed for labels,
-    where any were (exact labels: a line that comes again counts again). The checkpoints that wrote
-    the responses come from the run with tests alone, whose samples are not counted again. "ever
+    responses that were labelled by search, their completions, the samples of the run whose
+    checkpoints wrote the responses, those of a refreshed PRM, and the samples that an outcome model
+    has learned from; "programs" those that were executed for labels, where any were (exact labels:
+    a line that comes again counts again); "tasks" those that a reward model has learned from. "ever
     solved" is the share of the training tasks drawn so far of which a sample has passed; "best of
     n" the share of held-out tasks of which one of the n samples passes.
     """
@@ -384,10 +405,10 @@ def budget(runs: Path, arms: list[str]) -> None:
     base = next(iter(arms))
     folders = seeds_with(runs, [f"eval-{arm}/report.json" for arm in arms])
     num_samples = read_json(folders[0] / f"eval-{base}" / "run_config.json")["num_samples"]
-    costs = {  # (seeds, 2): samples and programs
+    costs = {  # (seeds, 3): samples, programs, tasks
         arm: [label_costs(folder / arm) for folder in folders] for arm in arms
     }
-    counted = ["programs"] if any(n for each in costs.values() for _, n in each) else []
+    counted = ["programs"] if any(n for each in costs.values() for _, n, _ in each) else []
     rows = []
     for arm, (label, _) in arms.items():
         drawn = [read_metrics(folder / arm)[-1]["episode"] for folder in folders]
@@ -398,7 +419,7 @@ def budget(runs: Path, arms: list[str]) -> None:
             never += reached is None
             until.append(total if reached is None else total * (reached + 10) / (len(curve) + 9))
         evaluations = [read_report(folder / f"eval-{arm}") for folder in folders]
-        samples, programs = map(statistics.fmean, zip(*costs[arm], strict=True))
+        samples, programs, labelled = map(statistics.fmean, zip(*costs[arm], strict=True))
         solved = [ever_solved(folder / arm) for folder in folders]
         rows.append(
             [
@@ -407,15 +428,16 @@ def budget(runs: Path, arms: list[str]) -> None:
                 cell(until, form=",.0f") + (f" ({never} never)" if never else ""),
                 f"{samples:,.0f}",
                 *(f"{programs:,.0f}" for _ in counted),
+                f"{labelled:,.0f}",
                 "" if None in solved else cell(solved),
                 cell([report["solved"] for report in evaluations]),
             ]
         )
     print(f"{len(folders)} seeds, mean ± half of the 95 % interval over seeds\n")
     header = ["arm", "RL samples", f"until the last pass rate of {arms[base].label}", "for labels"]
-    header += [*counted, "training tasks ever solved"]
+    header += [*counted, "tasks", "training tasks ever solved"]
     header += [f"held-out tasks solved, best of {num_samples}"]
-    print_table(header, rows, right=("RL samples", "for labels", "programs"))
+    print_table(header, rows, right=("RL samples", "for labels", "programs", "tasks"))
 
 
 def right_lines(path: Path) -> float:

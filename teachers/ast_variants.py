@@ -21,7 +21,7 @@ F-strings are left alone: Python 3.11 does not know the places inside them.
 import random
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 
 from teachers.blocks import block_proposals
@@ -40,13 +40,14 @@ def ast_variants(
     seed: int = 0,
     max_per_line: int | None = None,
     intents: Sequence[str] = ("mutate", "refactor"),
+    taboo: Collection[str] = (),
 ) -> list[Variant]:
     """Distinct changed versions of every statement line (or block) of `source`.
 
     donors: other programs, which lend statements. max_per_line: variants of each line (block) at
     most; the intents take turns, and within an intent the operators. intents: changes of these
-    alone are made. The same arguments give the same list. Raises ValueError for a source that does
-    not parse.
+    alone are made. taboo: lines that no change writes. The same arguments give the same list.
+    Raises ValueError for a source that does not parse.
     """
     if unit not in ("line", "block"):
         raise ValueError(f"unit is {unit!r}; it must be 'line' or 'block'")
@@ -73,6 +74,8 @@ def ast_variants(
                 variant = Variant(start, end, text, operator, intent)
                 result = variant.apply(source)
                 if form in forms or result in seen or IDLE.fullmatch(text) or not compiles(result):
+                    continue
+                if not set(taboo).isdisjoint(text.split("\n")):
                     continue
                 forms.add(form)
                 seen.add(result)

@@ -1,5 +1,6 @@
 """Line labels: which lines have one, what a verdict gives, that each packed label holds alone."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -494,3 +495,8 @@ def test_without_the_misconceptions_no_version_writes_one_and_the_others_stay():
         )
         assert {v.text for v in every} & set(misread)
         assert kept == [v for v in every if not set(v.text.splitlines(True)) & set(misread)]
+    # A bound on the versions of a line counts those that are kept.
+    one = mutate.Config(**flags | {"max_variants_per_line": 3})
+    other = dataclasses.replace(one, exclude_misconceptions=True)
+    counts = [sum(len(mutate.rule_variants(t, tasks, c)) for t in tasks) for c in (one, other)]
+    assert counts[0] == counts[1]

@@ -171,13 +171,19 @@ def test_a_seed_that_lacks_an_arm_is_left_out_of_the_table_and_none_left_is_an_e
 def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_path, capsys):
     report = {"responses": 30, "completions": 400}
     common.write_text(tmp_path / "0" / "search.report.json", json.dumps(report))
+    search = [{"task_id": name} for name in ("a", "b", "b")]
+    common.write_jsonl(tmp_path / "0" / "search.jsonl", search)
+    # Two policies of the run with tests alone have written what was labelled: its 80 samples.
+    policies = [str(tmp_path / "0" / "plain" / "checkpoint-9"), str(tmp_path / "0" / "plain")]
+    flags = {"model_name_or_path": policies}
+    common.write_jsonl(tmp_path / "0" / "search.jsonl.progress", [flags, {"policy": 0}])
     common.write_text(
         tmp_path / "0" / "prm" / "run_config.json",
         json.dumps({"data": str(tmp_path / "0" / "search.jsonl")}),
     )
     prm_folder = str(tmp_path / "0" / "prm")
     verdicts = tmp_path / "0" / "verdicts.jsonl"
-    common.write_jsonl(verdicts, [{"status": "failed"}] * 50)
+    common.write_jsonl(verdicts, [{"task_id": "a", "status": "failed"}] * 50)
     orm_folder = str(tmp_path / "0" / "orm")
     flags = json.dumps({"data": str(verdicts)})
     common.write_text(tmp_path / "0" / "orm" / "run_config.json", flags)
@@ -211,10 +217,12 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
     tables.main(["budget", str(tmp_path), *(f"{arm}={arm.title()}" for arm in arms)])
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"][-1] == "held-out tasks solved, best of 4"
-    assert rows["Plain"] == ["80", "80 ± nan", "0", "0", "0.500 ± nan", "0.250 ± nan"]
-    assert rows["Dense"] == ["80", "60 ± nan", "437", "0", "0.500 ± nan", "0.250 ± nan"]
-    assert rows["Outcome"][2:4] == ["50", "50"]  # a sample and a program for each verdict
-    assert rows["Two"][2] == "867"  # an ensemble: the labels of each PRM, the refreshed ones once
+    rates = ["0.500 ± nan", "0.250 ± nan"]
+    assert rows["Plain"] == ["80", "80 ± nan", "0", "0", "0", *rates]
+    assert rows["Dense"] == ["80", "60 ± nan", "517", "80", "2", *rates]
+    assert rows["Outcome"][2:5] == ["50", "50", "1"]  # a sample and a program for each verdict
+    # An ensemble: the labels of each PRM, the refreshed ones once.
+    assert rows["Two"][2:5] == ["1,027", "160", "2"]
 
 
 def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
@@ -510,4 +518,5 @@ def test_the_budget_counts_programs_where_labels_come_from_execution(tmp_path, c
     rows = rows_of(capsys.readouterr().out)
     assert rows["arm"][2:4] == ["for labels", "programs"]
     # completions.jsonl is not there: a share of solved tasks is not known.
-    assert rows["Plain"][2:5] == ["0", "0", ""] and rows["Exact"][2:5] == ["0", "120", ""]
+    assert rows["Plain"][2:6] == ["0", "0", "0", ""]
+    assert rows["Exact"][2:6] == ["0", "120", "0", ""]

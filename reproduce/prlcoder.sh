@@ -8,27 +8,30 @@
 #
 # Written down before the runs: the primary outcome is the area under the curve of the pass rate of
 # the training samples, the mean over all batches, each of 64 samples. Nothing is chosen by results
-# on the test split, which is read once, at the end of each run.
+# on the test split, which is read once, at the end of each run. Arms are compared at equal numbers
+# of samples in reinforcement learning; the table of costs has what labels cost besides. Each arm
+# but that of tests has also judged 256 samples for the weight of its KL term (below).
 #
-# Every seed has its own supervised policy, samples and reward models; the tasks and the executed
-# changes of their references are the same for all. Reward models have equal numbers of steps. The
-# reward models alone would let the policy go where they have seen nothing, so that every arm has a
-# KL term. Its weight is 0.01 in the arm of tests; in an arm whose rewards of the supervised
+# Every seed has its own supervised policy, samples, changed references and reward models. Reward
+# models learn from one half of the training tasks, policies from the other: no reward model knows a
+# reference of a task that it rewards. Only the tasks themselves are the same for all seeds.
+#
+# The reward models alone would let the policy go where they have seen nothing, so that every arm
+# has a KL term. Its weight is 0.01 in the arm of tests; in an arm whose rewards of the supervised
 # policy's samples have c times the standard deviation of those by tests it is 0.01 c.
 #
-#     bash reproduce/prlcoder.sh                          # seeds 0 to 9, two jobs at a time
-#     SEEDS="0 1" JOBS=1 bash reproduce/prlcoder.sh run   # runs alone
-#     bash reproduce/prlcoder.sh tables                   # of the seeds that are whole
+#     bash reproduce/prlcoder.sh                            # 10 seeds, two jobs at a time
+#     SEEDS="10 11" JOBS=1 bash reproduce/prlcoder.sh run   # runs alone
+#     bash reproduce/prlcoder.sh tables                     # of the seeds that are whole
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/lib.sh
 source reproduce/pool.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-40}"
+SEEDS="${SEEDS:-$(seq -s ' ' 10 19)}" BATCHES="${BATCHES:-60}" LABELLED="${LABELLED:-750}"
 SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-300}" # of a policy, of a reward model
-TASKS="${TASKS:-tasks/micro}" RUNS="${RUNS:-runs/prlcoder}"
-TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
+TASKS="${TASKS:-tasks/prlcoder}" RUNS="${RUNS:-runs/prlcoder}" TEST="$TASKS/test.jsonl"
 PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --kl_coef 0.01)
 PRM=(--max_steps "$RM_STEPS" --eval_steps "$RM_STEPS" --learning_rate 7e-4)
 EVAL=(--num_samples 2)
@@ -45,8 +48,9 @@ END
 
 arms LESS << 'END'
 sft             | SFT                                         | evaluate "$SFT"
-sft-references  | SFT on the references of the training tasks | sft --tasks "$TRAIN" \
+sft-references  | SFT on the references of the labelled tasks | sft --tasks "$LABELS" \
     --model_name_or_path "$SFT" --max_steps 150 --learning_rate 5e-4
+ppo-tests-long  | PPO, tests, twice as many samples           | ppo --max_steps $((2 * BATCHES))
 END
 
 # Tests and PRM together are not the paper's: as in micro.sh.
@@ -54,9 +58,9 @@ arms OTHERS << 'END'
 ppo-prm-own     | PPO, PRM that saw the policy's lines        | process_model prm-own
 ppo-tests-prm   | PPO, tests + PRM                            | ppo --prm "$OUT/prm" \
     --lambda_fail 1 --lambda_pass 1 --process_norm constant
-dpo-prm         | DPO, pairs by the PRM=3000                  | pairs_by prm samples \
+dpo-prm         | DPO, pairs by the PRM=6000                  | pairs_by prm samples \
     --prm "$OUT/prm"
-dpo-tests       | DPO, pairs by tests=3000                    | pairs_by tests verdicts
+dpo-tests       | DPO, pairs by tests=6000                    | pairs_by tests verdicts
 END
 
 CLAIMS=(
@@ -74,18 +78,26 @@ if [ "${MORE_ARMS:-}" = true ]; then
     CLAIMS+=("tests + PRM against tests=+ppo-tests-prm -ppo-tests")
 fi
 
-supervised() { # and its samples of the training tasks, with their verdicts
+at() { # seed, function, arguments ...: with the seed's half of the tasks, and the labelled ones
+    local TRAIN="$RUNS/$1/train.jsonl" LABELS="$RUNS/$1/labelled.jsonl"
+    in_seed "$@"
+}
+
+supervised() { # and its samples of the labelled tasks, with their verdicts
+    python reproduce/rewrite.py half-2 "$TASKS/train.jsonl" "$TRAIN" "$SEED"
+    python reproduce/rewrite.py half-1 "$TASKS/train.jsonl" "$OUT/half.jsonl" "$SEED"
+    head -n "$LABELLED" "$OUT/half.jsonl" > "$LABELS"
     python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$SEED" \
         --output_dir "$SFT"
-    sample "$SFT" "$TRAIN" "$OUT/samples" --num_samples 8
+    sample "$SFT" "$LABELS" "$OUT/samples" --num_samples 8
     spread ppo-tests
 }
 
-changed() { # changes of the references, executed: the same for all seeds
-    local some=(--rows_per_task 4 --change_rate 0.5)
-    mutate "$TRAIN" "$RUNS/prm.jsonl" "${some[@]}" --outcomes_file "$RUNS/outcomes.jsonl"
-    cp "$RUNS/prm.report.json" "$RUNS/outcomes.report.json" # what they have cost
-    mutate "$TRAIN" "$RUNS/prm-other.jsonl" "${some[@]}" --exclude_misconceptions true
+changed() { # changes of the references, executed
+    local some=(--rows_per_task 4 --change_rate 0.5 --seed "$SEED")
+    mutate "$LABELS" "$OUT/prm.jsonl" "${some[@]}" --outcomes_file "$OUT/outcomes.jsonl"
+    cp "$OUT/prm.report.json" "$OUT/outcomes.report.json" # what they have cost
+    mutate "$LABELS" "$OUT/prm-other.jsonl" "${some[@]}" --exclude_misconceptions true
 }
 
 spread() { # arm, flags ...: one batch, whose rewards show how far the arm's rewards are apart
@@ -101,28 +113,30 @@ matched() { # arm, flags ...: the KL term's weight by the spread of the arm's re
 }
 
 outcome_model() { # arm, its data, objective
-    local data="$RUNS/outcomes.jsonl"
+    local data="$OUT/outcomes.jsonl"
     [ "$2" = mutants ] || data="$OUT/samples/verdicts.jsonl"
     reward_model "orm-$2-$3" "$data" --objective "$3"
     matched "$1" --outcome_reward orm --orm "$OUT/orm-$2-$3"
 }
 
 process_model() { # arm, PRM
-    local data="$RUNS/$2.jsonl"
+    local data="$OUT/$2.jsonl"
     if [ "$2" = prm-own ]; then
-        # The policy's own mistakes too: its lines on the training tasks, each executed in its place
+        # The policy's own mistakes too: its lines on the labelled tasks, each executed in its place
         # in the reference (possible where programs go in lock step, as here).
-        python make_prm_data.py --method gold --tasks "$TRAIN" \
+        python make_prm_data.py --method gold --tasks "$LABELS" \
             --samples "$OUT/samples/verdicts.jsonl" --output_file "$OUT/own.jsonl"
         data="$OUT/prm-own.jsonl"
-        [ -f "$data" ] || cat "$RUNS/prm.jsonl" "$OUT/own.jsonl" > "$data"
+        [ -f "$data" ] || cat "$OUT/prm.jsonl" "$OUT/own.jsonl" > "$data"
+        cp "$OUT/prm.report.json" "$OUT/prm-own.report.json" # without what its own lines have cost
     fi
     reward_model "$2" "$data"
-    matched "$1" --outcome_reward none --prm "$OUT/$2" --lambda_fail 1 --process_norm none
+    # The sum over the lines, divided by 8: returns of which the critic learns as fast as of tests'.
+    matched "$1" --outcome_reward none --prm "$OUT/$2" --lambda_fail 1 --process_norm constant
 }
 
 pairs_by() { # arm, what ranks the samples, their file, flags ...
-    dpo "$1" --pairs response --rank_by "$2" --tasks "$TRAIN" "${@:4}" \
+    dpo "$1" --pairs response --rank_by "$2" --tasks "$LABELS" "${@:4}" \
         --samples "$OUT/samples/$3.jsonl"
 }
 
@@ -143,20 +157,23 @@ quality() {
 
 plan() { # the jobs: a seed's before the next seed's
     local seed arm needs
-    job changed "" changed
     for seed in $SEEDS; do
-        job "$seed-sft-run" "" in_seed "$seed" supervised
+        job "$seed-sft-run" "" at "$seed" supervised
+        job "$seed-changed" "$seed-sft-run" at "$seed" changed
         for arm in $(trained "$ARMS"); do
-            needs="$seed-sft-run changed"
-            [[ "$arm" != ppo-tests-prm && "$arm" != dpo-prm ]] || needs+=" $seed-ppo-prm"
-            job "$seed-$arm" "$needs" in_seed "$seed" run_arms "$ARMS" "$arm"
+            needs="$seed-sft-run"
+            case "$arm" in
+                ppo-tests-prm | dpo-prm) needs="$seed-ppo-prm" ;;
+                ppo-prm* | ppo-orm-mutants) needs="$seed-changed" ;;
+            esac
+            job "$seed-$arm" "$needs" at "$seed" run_arms "$ARMS" "$arm"
         done
         for arm in $(trained "$LESS"); do
-            job "$seed-$arm" "$seed-sft-run" in_seed "$seed" run_arms "$LESS" "$arm"
+            job "$seed-$arm" "$seed-sft-run" at "$seed" run_arms "$LESS" "$arm"
         done
         needs="$seed-sft"
         for arm in $(trained "$ARMS"); do needs+=" $seed-$arm"; done
-        job "$seed-quality" "$needs" in_seed "$seed" quality
+        job "$seed-quality" "$needs" at "$seed" quality
     done
 }
 
@@ -174,7 +191,7 @@ show() {
     table rankers "$RUNS" $(printf 'choice-%s ' $MODELS)
 }
 
-[ -f "$TEST" ] || python make_tasks.py --source micro --output_dir "$TASKS"
+[ -f "$TEST" ] || python make_tasks.py --source micro --num_train_tasks 2000 --output_dir "$TASKS"
 plan
 [ "${1:-}" = tables ] || run_jobs
 [ "${1:-}" = run ] || show | tee "$RUNS/table.md"

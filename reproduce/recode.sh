@@ -9,22 +9,24 @@
 # the training samples, the mean over all batches, each of 128 samples. Nothing is chosen by results
 # on the test split, which is read once, at the end of each run.
 #
-# Every seed has its own supervised policy, samples and reward models; the tasks are the same for
-# all.
+# Every seed has its own supervised policy, samples, pairs and reward models. Reward models learn
+# from one half of the training tasks, policies from the other: no reward model knows a plan of a
+# task that it rewards. Only the tasks themselves are the same for all seeds. What R_proc costs
+# beside the samples of reinforcement learning: two samples of each of the labelled tasks, and their
+# reference plans.
 #
-#     bash reproduce/recode.sh                          # seeds 0 to 9, two jobs at a time
-#     SEEDS="0 1" JOBS=1 bash reproduce/recode.sh run   # runs alone
-#     bash reproduce/recode.sh tables                   # of the seeds that are whole
+#     bash reproduce/recode.sh                            # 10 seeds, two jobs at a time
+#     SEEDS="10 11" JOBS=1 bash reproduce/recode.sh run   # runs alone
+#     bash reproduce/recode.sh tables                     # of the seeds that are whole
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source reproduce/lib.sh
 source reproduce/pool.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4 5 6 7 8 9}" BATCHES="${BATCHES:-60}"
+SEEDS="${SEEDS:-$(seq -s ' ' 10 19)}" BATCHES="${BATCHES:-60}"
 SFT_STEPS="${SFT_STEPS:-600}" LINE_STEPS="${LINE_STEPS:-3000}"
-TASKS="${TASKS:-tasks/recode}" RUNS="${RUNS:-runs/recode}"
-TRAIN="$TASKS/train.jsonl" TEST="$TASKS/test.jsonl"
+TASKS="${TASKS:-tasks/recode}" RUNS="${RUNS:-runs/recode}" TEST="$TASKS/test.jsonl"
 GRPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 8)
 PRM=(--eval_fraction 0.02 --eval_steps 3000)
 EVAL=(--num_samples 2)
@@ -39,7 +41,7 @@ END
 
 arms LESS << 'END'
 sft            | SFT                                         | evaluate "$SFT"
-sft-references | SFT on the references of the training tasks | sft_on_references
+sft-references | SFT on the references of the labelled tasks | sft_on_references
 END
 
 arms OTHERS << 'END'
@@ -87,11 +89,18 @@ accuracy() { # reward model: on the held-out pairs and on the benchmark
         --output_dir "$OUT/eval-$1-benchmark"
 }
 
-supervised() { # a policy, and its own plans on the training tasks, for better and for worse
+at() { # seed, function, arguments ...: with the seed's halves of the training tasks
+    local TRAIN="$RUNS/$1/train.jsonl" LABELS="$RUNS/$1/labelled.jsonl"
+    in_seed "$@"
+}
+
+supervised() { # a policy, and its own plans on the labelled tasks, for better and for worse
+    python reproduce/rewrite.py half-1 "$TASKS/train.jsonl" "$LABELS" "$SEED"
+    python reproduce/rewrite.py half-2 "$TASKS/train.jsonl" "$TRAIN" "$SEED"
     python sft.py --tasks "$TASKS/sft.jsonl" --max_steps "$SFT_STEPS" --seed "$SEED" \
         --output_dir "$SFT"
-    sample "$SFT" "$TRAIN" "$OUT/samples-train" --num_samples 2
-    contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs.jsonl" --lines_file "$OUT/lines.jsonl"
+    sample "$SFT" "$LABELS" "$OUT/samples-train" --num_samples 2
+    contrast "$LABELS" "$OUT/samples-train" "$OUT/pairs.jsonl" --lines_file "$OUT/lines.jsonl"
 }
 
 reasoning_model() {
@@ -119,13 +128,13 @@ quality() { # pairs on held-out compositions, and, as in LCB-RB, sound against u
 }
 
 ablation() { # reward model, objective, flags of --method contrast ...
-    contrast "$TRAIN" "$OUT/samples-train" "$OUT/pairs-$1.jsonl" "${@:3}"
+    contrast "$LABELS" "$OUT/samples-train" "$OUT/pairs-$1.jsonl" "${@:3}"
     reward_model "$1" "$OUT/pairs-$1.jsonl" --objective "$2" --max_steps 300
     accuracy "$1"
 }
 
 sft_on_references() { # arm: the references with their plans, as a demonstration writes them
-    [ -f "$OUT/references.jsonl" ] || python reproduce/rewrite.py plans "$TRAIN" \
+    [ -f "$OUT/references.jsonl" ] || python reproduce/rewrite.py plans "$LABELS" \
         "$OUT/references.jsonl"
     sft "$1" --tasks "$OUT/references.jsonl" --model_name_or_path "$SFT" --max_steps 150 \
         --learning_rate 5e-4
@@ -134,19 +143,19 @@ sft_on_references() { # arm: the references with their plans, as a demonstration
 plan() { # the jobs: a seed's before the next seed's
     local seed arm needs
     for seed in $SEEDS; do
-        job "$seed-sft-run" "" in_seed "$seed" supervised
-        job "$seed-rm" "$seed-sft-run" in_seed "$seed" reasoning_model
+        job "$seed-sft-run" "" at "$seed" supervised
+        job "$seed-rm" "$seed-sft-run" at "$seed" reasoning_model
         for arm in $(trained "$LESS"); do
-            job "$seed-$arm" "$seed-sft-run" in_seed "$seed" run_arms "$LESS" "$arm"
+            job "$seed-$arm" "$seed-sft-run" at "$seed" run_arms "$LESS" "$arm"
         done
-        job "$seed-quality" "$seed-rm" in_seed "$seed" quality
+        job "$seed-quality" "$seed-rm" at "$seed" quality
         for arm in $(trained "$REWARD_MODELS"); do
-            job "$seed-$arm" "$seed-quality" in_seed "$seed" run_arms "$REWARD_MODELS" "$arm"
+            job "$seed-$arm" "$seed-quality" at "$seed" run_arms "$REWARD_MODELS" "$arm"
         done
         for arm in $(trained "$ARMS"); do
             needs="$seed-rm"
             [[ "$arm" != *-lines ]] || needs="$seed-rm-lines"
-            job "$seed-$arm" "$needs" in_seed "$seed" run_arms "$ARMS" "$arm"
+            job "$seed-$arm" "$needs" at "$seed" run_arms "$ARMS" "$arm"
         done
     done
 }
@@ -155,7 +164,9 @@ show() {
     echo "Primary outcome: area under the curve of the pass rate of the training samples"
     table contrasts "$RUNS" rewards/tests/mean "${CLAIMS[@]}"
     table curves "$RUNS" rewards/tests/mean "$ARMS"
-    table curves "$RUNS" frac_all_pass "$ARMS" # groups in which only R_proc can tell samples apart
+    # Groups in which only R_proc can tell samples apart: gated it counts in the first alone.
+    table curves "$RUNS" frac_all_pass "$ARMS"
+    table curves "$RUNS" frac_all_fail "$ARMS"
     table recode "$TEST" "$RUNS" outcome "$LESS" "$ARMS"
     table contrasts "$RUNS" pass@1 "${CLAIMS[@]}"
     table pairs "$RUNS" "$REWARD_MODELS"
@@ -163,7 +174,7 @@ show() {
 
 # Programs of 2 to 5 lines: plan and program are about twice as long as the program alone.
 [ -f "$TEST" ] || python make_tasks.py --source micro --plans true --max_steps 5 \
-    --train_min_steps 3 --output_dir "$TASKS"
+    --train_min_steps 3 --num_train_tasks 2000 --output_dir "$TASKS"
 plan
 [ "${1:-}" = tables ] || run_jobs
 [ "${1:-}" = run ] || show | tee "$RUNS/table.md"

@@ -604,7 +604,8 @@ def pairs(runs: Path, arms: list[str]) -> None:
     Reads <seed>/eval-<name>-pairs and <seed>/eval-<name>-benchmark of eval_prm.py for each ARM
     NAME=LABEL; pairs are told apart by what has been done to the worse text. Over the seeds that
     have the reward model. The last row is what a linear model reaches that never sees the prompt,
-    on the same pairs (common/preferences.py).
+    on the same pairs (common/preferences.py). A second table has the first reward model against
+    that model, paired by seed, for each kind of pair.
     """
 
     def row_of(label: str, reports: tuple[list[dict], list[dict]], name: str) -> list[str]:
@@ -631,6 +632,22 @@ def pairs(runs: Path, arms: list[str]) -> None:
     )
     names = [part.replace("_", " ") for _, part in parts]
     print_table(["reward model", "seeds", "all", *names, "policy samples"], rows, right=("seeds",))
+    held_out, benchmark = blind
+    groups = {"all": held_out}
+    groups |= {part.replace("_", " "): [r[by][part] for r in held_out] for by, part in parts}
+    groups["policy samples"] = benchmark
+    gains, rows = {}, []
+    for group, reports in groups.items():
+        gain = [report["accuracy"] - report["blind_accuracy"] for report in reports]
+        shown = abs(statistics.fmean(gain)) > half_interval(gain)
+        row = [cell([r[name] for r in reports]) for name in ("accuracy", "blind_accuracy")]
+        rows.append([group, *row, cell(gain, "+"), "shown" if shown else "not shown"])
+        gains[group] = gain
+    label = next(iter(read_arms(arms).values())).label
+    print(f"\nReward model: {label}; the difference is paired by seed\n")
+    print_table(["pairs", "reward model", "without the prompt", "difference", ""], rows)
+    together = "; ".join(shown_together(gains)) or "none"
+    print(f"\nShown among all {len(gains)}, with a chance of 5 % that one is false: {together}")
 
 
 def prm(runs: Path, names: list[str]) -> None:

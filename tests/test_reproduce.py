@@ -47,7 +47,7 @@ files = ("output_file", "outcomes_file", "lines_file", "critic_file")
 written = [path for name in files for path in flags.get(name, [])]
 ends = (".report.json", ".jsonl.progress")
 written += [path.removesuffix(".jsonl") + end for path in written for end in ends]
-written += words[3:] if words[0] == "reproduce/rewrite.py" else []
+written += words[3:4] if words[0] == "reproduce/rewrite.py" else []
 for folder in flags.get("output_dir", []):
     names = ["config.json", "samples.jsonl", "verdicts.jsonl", "report.json", "metrics.jsonl"]
     names += [f"checkpoint-{step}/config.json" for step in (10, 15, 20, 25, 30, 45, 50, 75)]
@@ -304,6 +304,20 @@ def test_labels_in_place_become_labels_by_prefix(tmp_path):
     first, second = common.read_jsonl(tmp_path / "b.jsonl", {})
     assert first == {"labels": [1.0, None, -1.0, None, -1.0], "prompt": "p"}
     assert second == rows[1] and (tmp_path / "b.report.json").read_text() == "{}"
+
+
+def test_reward_models_and_policies_have_a_half_of_the_tasks_each_drawn_by_the_seed(tmp_path):
+    tasks = [{"task_id": str(i)} for i in range(11)]
+    common.write_jsonl(tmp_path / "all.jsonl", tasks)
+    halves = {}
+    for seed in (0, 1):
+        for number in (1, 2):
+            path = tmp_path / f"{seed}-{number}.jsonl"
+            rewrite.main(f"half-{number}", tmp_path / "all.jsonl", path, seed)
+            halves[seed, number] = [row["task_id"] for row in common.read_jsonl(path, {})]
+        one, other = halves[seed, 1], halves[seed, 2]
+        assert len(one) == 5 and sorted(one + other) == sorted(row["task_id"] for row in tasks)
+    assert set(halves[0, 1]) != set(halves[1, 1])
 
 
 def test_a_reference_with_its_plan_is_a_demonstration(tmp_path):

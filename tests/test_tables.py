@@ -308,13 +308,18 @@ def test_accuracies_of_reward_models_are_means_over_the_seeds_that_have_them(tmp
                 folder = tmp_path / str(seed) / f"eval-{name}-{on}"
                 write_report(folder, pairs=7, **part, **groups)
     tables.main(["pairs", str(tmp_path), "rm=Both", "rm-one=One"])
-    rows = rows_of(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    rows = rows_of(printed)
     assert rows["reward model"] == ["seeds", "all", "strong", "wrong number", "policy samples"]
     whole = f"0.850 ± {12.706 * 0.05:.3f}"  # t of one degree of freedom; s / sqrt(2) is 0.05
     assert rows["Both"] == ["2", whole, "0.850", "0.425", whole]
     assert rows["One"] == ["1", "0.800 ± nan", "0.800", "0.400", "0.800 ± nan"]
     blind = f"0.650 ± {12.706 * 0.05:.3f}"
     assert rows["without the prompt"] == ["2", blind, "0.650", "0.500", blind]
+    # Paired, since blind rises with the reward model from seed to seed: .2 in both, no interval.
+    assert rows["strong"] == [whole, blind, "+0.200 ± 0.000", "shown"]
+    assert rows["wrong number"][2:] == [f"-0.075 ± {12.706 * 0.025:.3f}", "not shown"]
+    assert "Shown among all 4, " in printed
 
 
 def test_a_prm_s_auc_stands_above_that_of_a_line_s_place(tmp_path, capsys):

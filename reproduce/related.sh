@@ -38,7 +38,8 @@ mkdir -p "$TASKS" "$RUNS"
 # What papers leave open was chosen by the same area on seed 5. CCCS --advance_at 0.5: .184, 0.25:
 # .211, 0.1: .181. Jump-Start --tolerance 0.5: .197, 0.7: .218, 0.9: .176. Tree search with DPO's
 # learning rate at 3e-5: .074, 2e-4: .008, 1e-3: .006. Soft Q-learning without a prior needs a
-# reward far above the entropy of random text: --reward_scale 1000: .204.
+# reward far above the entropy of random text: --reward_scale 1000: .204. PRIME with its PRM's
+# learning rate at 4e-4 (twice the policy's): .007, 1e-4: .020, 2e-5: .095, 5e-6: .122, 1e-6: .138.
 arms ARMS << 'END'
 ppo-tests      | PPO, tests                             | ppo
 grpo-tests     | GRPO, tests                            | grpo
@@ -65,7 +66,7 @@ coderl         | CodeRL, returns by the critic (references) | grpo coderl superv
     --num_generations 7
 papo           | PAPO (PRM)                             | grpo papo --prm "$OUT/prm"
 prof           | PROF (PRM)                             | grpo prof --prm "$OUT/prm"
-prime          | PRIME                                  | grpo prime
+prime          | PRIME                                  | grpo prime --prm_learning_rate 1e-6
 soft-q         | soft Q-learning                        | grpo soft_q --prior none \
     --reward_scale 1000
 soft-q-prior   | soft Q-learning near the policy (as LINVIT) | grpo soft_q --prior reference

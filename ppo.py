@@ -204,11 +204,11 @@ def main(config: Config) -> None:
 
             # Score, while the programs run: what the models say of each token (N, T). The batch's
             # first optimiser step takes log pi_old from its own forward pass: there pi = pi_old.
-            reuse = 1
+            reuse = 0 if reference else 1  # the KL in the reward is of all samples
             old_logprobs, entropies = common.score_policy(
                 policy, rollout, batches[reuse:], config.temperature
             )
-            ref_logprobs = rollout.logprobs
+            ref_logprobs = old_logprobs
             if reference:
                 ref_logprobs, _ = common.score_policy(
                     reference, rollout, batches, config.temperature
@@ -226,7 +226,7 @@ def main(config: Config) -> None:
             rewards = compose_rewards(
                 outcome, passed, prm_scores, line_ends, code_ends, rollout.mask, config
             )
-            kl = (rollout.logprobs - ref_logprobs) * mask  # (N, T) as the samples were drawn
+            kl = (old_logprobs - ref_logprobs) * mask  # (N, T)
             shaped_rewards = rewards - config.kl_coef * kl
 
             # Advantage (GAE, Schulman et al., 2016, eq. 16), whitened over the batch.

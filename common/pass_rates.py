@@ -14,6 +14,7 @@ import numpy as np
 import sandbox
 from common.files import null_for_nan, read_jsonl
 from common.reports import bucket, format_interval, format_numbers, leading_number
+from common.runs import MAX_UNJUDGED
 
 BOOTSTRAP_REPLICATES = 10_000
 TOKEN_BOUNDS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # of buckets of completions
@@ -225,7 +226,8 @@ def print_policy_report(report: dict) -> None:
         for name, row in group.items():
             count = "  ".join(f"{row[unit]} {unit}" for unit in ("samples", "tasks") if unit in row)
             print(f"{name:>12} {title[3:]:<10} pass@1 {format_interval(row, 'pass@1')}  {count}")
-    print(f"all        pass@1 {format_interval(report, 'pass@1')}  {report['tasks']} tasks")
+    judged = report.get("pass@1_tasks", report["tasks"])
+    print(f"all        pass@1 {format_interval(report, 'pass@1')}  {judged} tasks")
     if "base" in report:
         print(f"base tests pass@1 {format_interval(report['base'], 'pass@1')}")
     plain = {name: value for name, value in report.items() if "@" in name or name == "solved"}
@@ -236,3 +238,6 @@ def print_policy_report(report: dict) -> None:
         print(
             f"{report['unjudged']} samples have no verdict; the same command asks again for these"
         )
+        if report["unjudged"] > MAX_UNJUDGED * sum(report["status"].values()):
+            share = f"{MAX_UNJUDGED:.0%}"
+            print(f"warning: that is more than {share}; the rates are of the others alone")

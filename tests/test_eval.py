@@ -100,6 +100,18 @@ def test_pass_rates_are_told_apart_by_lines_and_tasks_that_any_sample_solves_are
     assert nothing["pass@1"] is None and nothing["by_steps"]["2"]["low"] is None
 
 
+def test_the_line_of_all_tasks_counts_those_with_a_verdict_and_warns_where_many_lack_one(capsys):
+    def printed(unjudged):
+        statuses = [("a", "passed")] * 19 + [("b", "harness_error")] * unjudged
+        rows = [{"task_id": name, "status": status, "solution": ""} for name, status in statuses]
+        common.print_policy_report(common.policy_report(TASKS, rows, [1]))
+        return capsys.readouterr().out
+
+    few, many = printed(1), printed(2)  # 5 %, and more
+    assert "  1 tasks" in few and "warning" not in few
+    assert "warning: that is more than 5%; the rates are of the others alone" in many
+
+
 def test_pass_rates_are_told_apart_by_difficulty_month_and_tokens_and_cut_off_samples_counted():
     metas = [
         {"difficulty": "easy", "date": "2024-05-31T00:00:00"},

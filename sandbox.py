@@ -56,7 +56,8 @@ replaces the preamble's. Lines are counted in the program alone.
 A verdict is a dict:
 
     status    "passed" | "failed" | "error" | "syntax_error" | "timeout" | "memory" |
-              "harness_error": the judge or the zygote died repeatedly; neither a pass nor a fail
+              "harness_error": the judge or the zygote died repeatedly; neither a pass nor a fail.
+              A program that is itself killed three times, as where memory runs out, has "memory"
     passed    tests passed; total: tests of the task
     line      line of the program where it failed, or None
     executed  lines of the program that ran, or None (needs trace=True)

@@ -44,10 +44,12 @@ EXCEPTIONS = {
 SHARED_NAMES = """bisect cmath collections copy datetime decimal fractions functools heapq itertools
 json math operator random re statistics string sys time typing"""
 MODULES = frozenset(SHARED_NAMES.split())
+ATTEMPTS = 3  # to judge a program; the harness may fail in any but the last
 # Wall limit of a program = this times its CPU limit, not counting the wait for a processor.
 WALL_FACTOR = 5
 TEST_MODULE = "tests"  # value of __name__ in the namespace of the tests
 ENDS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "SkipTest", "BaseException")
+VIEWS = {name: type(getattr({}, name)()) for name in ("keys", "values", "items")}
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 # What a candidate may do with an object of a class that the tests define.
 OBJECT_OPERATIONS = {
@@ -144,6 +146,8 @@ class Session:
             keywords = {key: encode(kwargs[key], self.lend, numbers, True) for key in kwargs}
         except RecursionError:
             self.finish("harness_error", "the arguments of a test are nested too deeply")
+        except MessageError as error:
+            self.finish("harness_error", str(error))
         self.send([operation, sent, keywords])
         if operation in ("call", "apply") and type(sent[0]) is list and sent[0][1] == self.entry:
             self.entry_calls += 1
@@ -252,7 +256,10 @@ class Session:
         return proxy
 
     def lend(self, value):
-        """The JSON form of an object that is no plain data: a proxy, a builtin, a lent object."""
+        """The JSON form of an object that is no plain data: a proxy, a builtin, a lent object.
+
+        MessageError for an object that cannot cross.
+        """
         kind = type(value)
         if kind in (Proxy, CallableProxy):
             return ["h", PROXY_HANDLE(value), PROXY_KIND(value)]
@@ -272,8 +279,12 @@ class Session:
         elif isinstance(value, type) and value.__module__ == TEST_MODULE:
             tag = "fn"
         else:
-            reason = f"a test passes an object of type {kind.__name__}, which cannot cross"
-            self.finish("harness_error", reason)
+            for view, view_type in VIEWS.items():
+                if isinstance(value, view_type):
+                    return ["v", view, encode(dict(value.mapping), self.lend)]
+            raise MessageError(
+                f"a test gives an object of type {kind.__name__}, which cannot cross"
+            )
         for index, lent in enumerate(self.lent):
             if lent is value:
                 return [tag, index]
@@ -293,7 +304,7 @@ class Session:
             value = self.use(kind, target, arguments, keywords)
             reply = ["value", encode(value, self.lend, {}, True)]
         except Exception as error:
-            reply = ["raised", type(error).__name__, str(error)[:MAX_TEXT]]
+            reply = ["raised", type(error).__name__, text_of(error)]
         self.send(reply)
 
     def use(self, kind: str, target, args: list, kwargs: dict):
@@ -312,6 +323,16 @@ class Session:
         if own and kind in OBJECT_OPERATIONS:
             return OBJECT_OPERATIONS[kind](target, *args)
         raise TypeError(f"{kind} is not possible here")
+
+
+def text_of(error: BaseException) -> str:
+    """The beginning of an exception's text. The program may be asked for the text, and may fail."""
+    try:
+        return str(error)[:MAX_TEXT]
+    except (ProgramEnd, HarnessError):
+        raise
+    except BaseException as other:
+        return f"without a text ({getattr(other, 'from_program', type(other).__name__)})"
 
 
 def processor_time(pid: int) -> float:
@@ -335,5 +356,5 @@ def number(value) -> int | None:
 def lines(value) -> list[int] | None:
     """A list of line numbers of the candidate, or None if the value is none."""
     if type(value) is list and all(type(line) is int for line in value):
-        return [line for line in value if line > 0]
+        return [line for line in value if 0 < line < 1 << 31]
     return None

@@ -23,6 +23,7 @@ from jail.session import (
     Session,
     lines,
     number,
+    text_of,
 )
 from jail.wire import MAX_TEXT, MessageError, decode, to_json
 
@@ -99,7 +100,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     if text is not None:
         return "error", text
     status = "error" if isinstance(error, NameError) else "failed"
-    return status, f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"
+    return status, f"{type(error).__name__}: {text_of(error)}"
 
 
 def guarded(session: Session, note, action, source: str = "") -> bool:

@@ -235,6 +235,7 @@ def test_shared_and_cyclic_arguments_keep_their_shape():
         ["T", "exec"],
         ["&", 0],
         ["S", "Path", "x"],
+        ["S", "datetime", "2026-01-01T00:00:00+00:00"],  # one that `encode` does not send
         ["i", 5],
         ["d", 1],
         [["l"]],

@@ -509,3 +509,87 @@ def test_memory_is_limited_as_asked():
     for memory_mb, status in ((256, "memory"), (1024, "passed")):
         with sandbox.Sandbox(memory_mb=memory_mb) as pool:
             assert judge(pool, task, program)["status"] == status
+
+
+# a program cannot choose to have no verdict
+
+STDIO = {"style": "stdio", "tests": [{"input": "1\n", "output": "2\n"}]}
+LOWERED = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (0, 0))\nwhile True: pass"
+NO_TEXT = "class C:\n    def __{0}__(self): raise ValueError('x')\ndef f(x): return C()"
+EVASIONS = {
+    "a number beyond Decimal": (STDIO, "print('1e99999999999999999999')", "failed"),
+    "the same as an answer": (
+        {"style": "answer", "tests": [{"answer": "5"}]},
+        "#### 1e99999999999999999999",
+        "failed",
+    ),
+    "a limit that kills it": (
+        {"style": "assert", "tests": ["assert f(1) == 2"]},
+        LOWERED,
+        "memory",
+    ),
+    "such a limit after the right output": (STDIO, f"print(2, flush=True)\n{LOWERED}", "memory"),
+    "a message without a text": (
+        {"style": "assert", "tests": ["assert f(1) == 2, f(1)"]},
+        NO_TEXT.format("str"),
+        "failed",
+    ),
+    "a missing key without a text": (
+        {"style": "assert", "tests": ["assert {2: 1}[f(1)] == 1"]},
+        NO_TEXT.format("repr"),
+        "failed",
+    ),
+    "an exit as it is hashed": (
+        {"style": "assert", "tests": ["assert f(1) == 2", "assert g == 1"]},
+        "class C:\n    def __hash__(self): return len(D) and quit(3)\nD = []\ng = {C()}\n"
+        "D.append(1)\ndef f(x): return 2",
+        "error",
+    ),
+    "what a callback may not give": (
+        {"style": "assert", "tests": ["assert f(lambda: object()) == 2"]},
+        "def f(g): return g()",
+        "error",
+    ),
+}
+
+
+@pytest.mark.parametrize("task, program, status", EVASIONS.values(), ids=EVASIONS)
+def test_what_a_program_provokes_in_the_judge_is_its_own_failure(plain_pool, task, program, status):
+    verdict = judge(plain_pool, task, program)
+    assert (verdict["status"], verdict["passed"]) == (status, 0), verdict["message"]
+
+
+def test_an_unforeseen_exception_as_tests_run_is_an_error_of_the_program(monkeypatch):
+    from jail import worker
+
+    worker.role_code.cache_clear()
+    original = compile
+
+    def compile_with_a_fault(text, name, *rest, **options):
+        if name == "<jail/styles.py>":
+            cut = text.replace(
+                "    namespace = start(session, names, ", "    1 // 0\n    start(", 1
+            )
+            assert cut != text
+            text = cut
+        return original(text, name, *rest, **options)
+
+    monkeypatch.setattr("builtins.compile", compile_with_a_fault)
+    try:
+        with sandbox.Sandbox() as pool:
+            verdict = judge(pool, {"style": "assert", "tests": ["assert f(1)"]}, "def f(x): pass")
+        assert verdict["status"] == "error" and "ZeroDivisionError" in verdict["message"]
+    finally:
+        worker.role_code.cache_clear()
+
+
+@pytest.mark.parametrize("view", ["keys", "values", "items"])
+def test_views_of_a_dict_cross_from_a_test_to_a_program(plain_pool, view):
+    tests = [
+        f"assert f(lambda d: d.{view}(), {{1: 2}}) == list({{1: 2}}.{view}())",
+        f"assert f(lambda v: v, {{1: [2]}}.{view}()) == list({{1: [2]}}.{view}())",
+    ]
+    verdict = judge(plain_pool, {"style": "assert", "tests": tests}, "def f(g, d): return [*g(d)]")
+    assert verdict["status"] == "passed", verdict["message"]
+    sets = {"style": "assert", "tests": ["assert f({1: 2, 3: 4}.keys()) == {1}"]}
+    assert judge(plain_pool, sets, "def f(k): return k & {1: 0}.keys()")["status"] == "passed"

@@ -87,7 +87,7 @@ from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
 from jail.session import HarnessError
 from jail.styles import make_verdict
-from jail.tasks import TaskError, check_task, prepare, prompt_helpers
+from jail.tasks import FIELDS, MAX_TASK, TaskError, check_task, prepare, prompt_helpers
 from jail.wire import MAX_MESSAGE, MessageError, to_json
 from jail.worker import Worker, judge_repeatedly, start_repeatedly
 
@@ -115,13 +115,6 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
     "syntax_error": "syntax_error",
     "harness_error": None,
 }
-
-
-# What a verdict depends on, besides the program.
-FIELDS = (
-    *("task_id", "style", "setup", "preamble", "tests", "entry_point"),
-    *("timeout", "test_timeout", "packages"),
-)
 
 
 class SandboxError(RuntimeError):
@@ -280,8 +273,8 @@ class Sandbox:
                 "number": next(self.numbers),
             }
             prepared["bytes"] = max(len(key), len(marshal.dumps(prepared)))
-            if prepared["bytes"] > MAX_MESSAGE // 2:
-                reason = f"{prepared['bytes']} bytes exceed {MAX_MESSAGE // 2}"
+            if prepared["bytes"] > MAX_TASK:
+                reason = f"{prepared['bytes']} bytes exceed {MAX_TASK}"
                 raise TaskError(f"task {task['task_id']}: tests: {reason}")
             self.checked[key] = prepared
             if len(self.checked) > 1024:

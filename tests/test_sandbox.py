@@ -358,7 +358,13 @@ def test_answer_style_compares_the_final_answer(pool):
         ({"style": "call", "tests": [{"args": 1, "output": 1}]}, "tests[0].args"),
         ({"style": "call", "tests": [{"args": [1]}]}, "tests[0].output"),
         ({"style": "stdio", "tests": [{"input": "x"}]}, "tests[0].output"),
+        ({"style": "stdio", "tests": [{"input": "\ud800", "output": ""}]}, "tests[0].input"),
         ({"style": "answer", "tests": [{"answer": 3}]}, "tests[0].answer"),
+        ({"style": "call", "tests": [{"args": [{1}], "output": 1}]}, "tests"),
+        ({"style": "call", "tests": [{"args": [[0] * 4_000_000], "output": 1}]}, "tests"),
+        ({"setup": "from numpy import array"}, "setup"),
+        ({"tests": ["assert f(2) == 4", "def g():\n    import numpy.linalg\ng()"]}, "tests[1]"),
+        ({"tests": ["from .solution import f\nassert f(2) == 4"]}, "tests[0]"),
         (
             {
                 "style": "unittest",

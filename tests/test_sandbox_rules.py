@@ -593,3 +593,11 @@ def test_views_of_a_dict_cross_from_a_test_to_a_program(plain_pool, view):
     assert verdict["status"] == "passed", verdict["message"]
     sets = {"style": "assert", "tests": ["assert f({1: 2, 3: 4}.keys()) == {1}"]}
     assert judge(plain_pool, sets, "def f(k): return k & {1: 0}.keys()")["status"] == "passed"
+
+
+def test_a_test_may_try_to_import_a_package_and_one_that_runs_inside_may_import_it(pool):
+    tried = "try:\n    import numpy\nexcept ImportError:\n    numpy = None\nassert f(1) == 2"
+    task = {"style": "assert", "tests": [tried]}
+    assert judge(pool, task, "def f(x): return x + 1")["status"] == "passed"
+    inside = {"style": "unittest", "tests": [{"code": MODULE.format(body="f(np.ones(1))")}]}
+    assert judge(pool, inside, "def f(x): return x")["status"] == "passed"

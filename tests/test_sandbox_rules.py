@@ -601,3 +601,72 @@ def test_a_test_may_try_to_import_a_package_and_one_that_runs_inside_may_import_
     assert judge(pool, task, "def f(x): return x + 1")["status"] == "passed"
     inside = {"style": "unittest", "tests": [{"code": MODULE.format(body="f(np.ones(1))")}]}
     assert judge(pool, inside, "def f(x): return x")["status"] == "passed"
+
+
+# what a program leaves in the scratch folder
+
+LEAVE = """
+import os
+for name in ("1", "1.1", "2.1", "0/1/2", "x/0", "x/1.1"):
+    os.makedirs(f"/tmp/{name}", exist_ok=True)
+with open("/tmp/1.1/big", "wb", buffering=0) as file:
+    for _ in range(63): file.write(bytes(1 << 20))
+for name in ("0/1/file", "x/1.1/file", "x/2", "file"):
+    open(f"/tmp/{name}", "w").close()
+def f(x): return x + 1
+"""
+
+
+def test_a_program_finds_nothing_of_the_one_before_whatever_names_that_one_chose(plain_pool):
+    tests = ["assert f(1) == 2"]
+    assert judge(plain_pool, {"style": "assert", "tests": tests}, LEAVE)["status"] == "passed"
+    honest = "with open('out', 'w') as file: file.write('x' * 60_000_000)\ndef f(x): return x + 1"
+    assert judge(plain_pool, {"style": "assert", "tests": tests}, LEAVE)["status"] == "passed"
+    verdict = judge(plain_pool, {"style": "assert", "tests": tests}, honest)
+    assert verdict["status"] == "passed", verdict["message"]
+    assert judge(plain_pool, {"style": "assert", "tests": tests}, LEAVE)["status"] == "passed"
+    look = "import os\nfound = [*os.walk('/tmp')]\ndef f(x): return len(found[0][1] + found[0][2])"
+    task = {"style": "assert", "tests": ["assert f(1) == 0, f(1)"]}
+    assert judge(plain_pool, task, look)["status"] == "passed"
+
+
+def test_what_cannot_be_moved_keeps_nothing_else_in_the_scratch_folder(tmp_path, monkeypatch):
+    from jail import zygote
+
+    for name in ("a/kept", "b/c/d", "0", "1/2"):
+        (tmp_path / name).mkdir(parents=True)
+    rename = zygote.os.rename
+
+    def refuse(source, target):
+        if source.endswith("kept"):
+            raise OSError
+        rename(source, target)
+
+    monkeypatch.setattr(zygote.os, "rename", refuse)
+    assert zygote.empty_directory(str(tmp_path)) == ["a"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "kept"]
+
+
+def test_a_zygote_that_cannot_empty_the_scratch_folder_is_replaced(monkeypatch):
+    from jail import worker
+
+    worker.role_code.cache_clear()
+    original = compile
+
+    def compile_so_that_some_are_left(text, name, *rest, **options):
+        begin = "    counter, going_on = 0, True\n"
+        left = "    if 'out' in os.listdir(path): return ['out']\n"
+        return original(text.replace(begin, left + begin), name, *rest, **options)
+
+    monkeypatch.setattr("builtins.compile", compile_so_that_some_are_left)
+    task = {"style": "assert", "tests": ["assert f(1) == 2"]}
+    try:
+        with sandbox.Sandbox() as pool:
+            before = pool.workers[0].processes
+            program = "open('out', 'w').close()\ndef f(x): return x + 1"
+            assert judge(pool, task, program)["status"] == "passed"
+            look = "import os\ndef f(x): return x + 1 + len(os.listdir('.'))"
+            assert judge(pool, task, look)["status"] == "passed"
+            assert pool.workers[0].processes is not before
+    finally:
+        worker.role_code.cache_clear()

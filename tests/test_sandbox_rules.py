@@ -670,3 +670,74 @@ def test_a_zygote_that_cannot_empty_the_scratch_folder_is_replaced(monkeypatch):
             assert pool.workers[0].processes is not before
     finally:
         worker.role_code.cache_clear()
+
+
+# installed packages that nobody asked for
+
+SEEK_PACKAGES = """
+import os, sys
+library = os.path.dirname(os.__file__)
+parents = (library, "/usr/lib/python3", f"/usr/local/lib/python3.{sys.version_info[1]}")
+folders = [f"{p}/{n}" for p in parents for n in ("site-packages", "dist-packages")]
+found = []
+for folder in filter(os.path.isdir, folders):
+    try:
+        names = os.listdir(folder)
+    except PermissionError:
+        continue
+    for file in [f"{folder}/{name}{end}" for name in names for end in ("", "/__init__.py")]:
+        if os.path.isfile(file):
+            try:
+                open(file).close()
+                found.append(file)
+            except PermissionError:
+                pass
+sys.path += folders
+for name in PACKAGES:
+    try:
+        __import__(name)
+        found.append(name)
+    except (ImportError, PermissionError):
+        pass
+import sqlite3, ctypes.util, zoneinfo
+def f(): return found
+"""
+NO_PACKAGE = {"style": "assert", "tests": ["assert f() == [], f()"]}
+
+
+def packages_of_the_interpreter() -> list[str]:
+    """Names of what lies in the folder of installed packages beside the standard library."""
+    folder = Path(json.__file__).parent.parent / "site-packages"
+    return sorted(path.parent.name for path in folder.glob("*/__init__.py"))
+
+
+def test_no_installed_package_is_in_reach_unless_it_is_asked_for(plain_pool):
+    program = SEEK_PACKAGES.replace("PACKAGES", repr(packages_of_the_interpreter()))
+    verdict = judge(plain_pool, NO_PACKAGE, program)
+    assert verdict["status"] == "passed", verdict["message"]
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_landlock_alone_keeps_installed_packages_out_of_reach(monkeypatch, hidden):
+    from jail import worker
+
+    worker.role_code.cache_clear()
+    original = compile
+
+    def compile_without_mounts(text, name, *rest, **options):
+        text = text.replace("        if self.namespaces:\n", "        if False:\n", 1)
+        if not hidden:
+            text = text.replace("if path in hidden:", "if False:")
+            text = text.replace("if not any(folder.startswith", "if True or any(folder.startswith")
+        return original(text, name, *rest, **options)
+
+    monkeypatch.setattr("builtins.compile", compile_without_mounts)
+    try:
+        with sandbox.Sandbox(isolation="none") as pool:
+            assert pool.layers["mount namespace"]
+            assert bool(pool.layers["landlock"]) is not hidden  # which the self-test finds out
+            program = SEEK_PACKAGES.replace("PACKAGES", repr(packages_of_the_interpreter()))
+            verdict = judge(pool, NO_PACKAGE, program)
+            assert verdict["status"] == ("passed" if hidden else "failed"), verdict["message"]
+    finally:
+        worker.role_code.cache_clear()

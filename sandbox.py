@@ -63,8 +63,9 @@ A verdict is a dict:
     executed  lines of the program that ran, or None (needs trace=True)
     message   why, at most 500 characters
     seconds   CPU seconds that the program used
-    trusted   False where the program took part in a comparison (of two of its own objects), or
-              the tests ran in its process
+    trusted   False where the program took part in a comparison (of two of its own objects), where
+              a test uses a name of the program's beside the entry point, as a class `Node` that
+              the test builds arguments of, or where the tests ran in the program's process
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Session:
         if tag == "m":
             if handle in MODULES:
                 return __import__(handle)
-            raise MessageError("a module")
+            raise MessageError(f"the module {str(handle)[:50]}, which does not cross to the tests")
         if tag == "E":
             names, handle = value[1], value[2]
             known = (EXCEPTIONS[name] for name in names if name in EXCEPTIONS)

@@ -105,6 +105,41 @@ def test_comparing_two_objects_of_the_program_is_marked_as_not_trusted(pool):
     assert verdict["status"] == "passed" and verdict["trusted"] is False
 
 
+@pytest.mark.parametrize(
+    "test, program, trusted",
+    [
+        (
+            "assert np.allclose(f(1), 2)",
+            "class np:\n    allclose = staticmethod(lambda a, b: True)\ndef f(x): return None",
+            False,
+        ),
+        ("assert f(1) == EXPECTED", "EXPECTED = 3\ndef f(x): return 3", False),
+        (
+            "assert f(Node(1)) == 1",
+            "class Node:\n    def __init__(self, v): self.v = v\ndef f(n): return n.v",
+            False,
+        ),
+        ("assert f(1) == 2 and math.isclose(f(1), 2)", "import math\ndef f(x): return x + 1", True),
+        ("def check(g):\n    assert g(1) == 2\ncheck(f)", "def f(x): return x + 1", True),
+    ],
+)
+def test_a_name_of_the_program_that_a_test_uses_makes_the_verdict_not_trusted(
+    pool, test, program, trusted
+):
+    verdict = judge(pool, {"style": "assert", "tests": [test]}, program)
+    assert (verdict["status"], verdict["trusted"]) == ("passed", trusted), verdict["message"]
+
+
+def test_both_parts_of_a_dotted_entry_point_are_the_entry_point(pool):
+    task = {"style": "call", "entry_point": "Solution.f", "tests": [{"args": [1], "output": 2}]}
+    for program in (
+        "class Solution:\n    def f(self, x): return x + 1\ndef f(x): return 0",
+        "def f(x): return x + 1",
+    ):
+        verdict = judge(pool, task, program)
+        assert (verdict["status"], verdict["trusted"]) == ("passed", True), verdict["message"]
+
+
 def test_a_fault_in_the_judge_is_no_verdict_on_the_program(pool, monkeypatch):
     monkeypatch.setattr(sandbox, "check_task", lambda task: None)
     verdict = judge(

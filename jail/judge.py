@@ -150,6 +150,7 @@ class Judge:
                 session.finish("timeout", f"no answer within {wall:g} seconds")
 
         session = Session(channel, on_wait)
+        session.stops = order["stops"]
         session.processor_time = lambda: processor_time(candidate_of(self.launcher))
         used = time.process_time()
         limit = resource.getrlimit(resource.RLIMIT_CPU)[1]

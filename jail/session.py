@@ -31,8 +31,11 @@ class ProgramEnd(BaseException):
         self.status, self.message, self.line = status, message, line
 
 
-class CandidateExit(Exception):
-    """The program raised what would end or skip tests, such as SystemExit or SkipTest."""
+class CandidateExit(BaseException):
+    """The program raised what would end or skip tests, such as SystemExit or SkipTest.
+
+    Not an Exception, so that no test takes an exit for the exception that it expects.
+    """
 
 
 EXCEPTIONS = {
@@ -69,6 +72,7 @@ class Session:
         self.entry = None  # handle of the entry point
         self.entry_calls = 0
         self.weak = 0  # comparisons in which the candidate took part
+        self.stops = False  # whether a call of a test may raise StopIteration
         self.end = None  # the ProgramEnd that ended the session
         self.gone = False  # whether the candidate closed its socket
         self.test_limit = None  # CPU seconds of the test that runs, if it has a limit
@@ -135,8 +139,19 @@ class Session:
             self.finish("error", f"MessageError: {error}")
 
     def ask(self, operation: str, *args, **kwargs):
-        """Let the candidate do an operation: the value, or the exception of the program raised."""
-        return self.wait(*self.request(operation, args, kwargs))
+        """Let the candidate do an operation: the value, or the exception of the program raised.
+
+        StopIteration would end a loop of the test in silence, so it becomes a RuntimeError, as in a
+        generator (PEP 479), unless the test steps an iterator or names StopIteration itself.
+        """
+        try:
+            return self.wait(*self.request(operation, args, kwargs))
+        except (StopIteration, StopAsyncIteration) as error:
+            if operation == "next" or self.stops:
+                raise
+            stopped = RuntimeError(text_of(error))
+            stopped.from_program = error.from_program
+            raise stopped from None
 
     def request(self, operation: str, args: tuple, kwargs: dict) -> tuple:
         """Send an operation. Returns what `wait` needs for the result."""
@@ -209,7 +224,7 @@ class Session:
                     todo.extend(value)
         return found
 
-    def exception(self, message) -> Exception:
+    def exception(self, message) -> BaseException:
         """The exception of a reply, as the nearest class that the judge knows."""
         _, names, args, line, text, executed = message
         self.line = number(line)
@@ -303,7 +318,7 @@ class Session:
         try:
             value = self.use(kind, target, arguments, keywords)
             reply = ["value", encode(value, self.lend, {}, True)]
-        except Exception as error:
+        except (Exception, CandidateExit) as error:
             reply = ["raised", type(error).__name__, text_of(error)]
         self.send(reply)
 

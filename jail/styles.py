@@ -27,6 +27,7 @@ from jail.session import (
 )
 from jail.wire import MAX_TEXT, MessageError, decode, to_json
 
+MAX_METHODS = 100_000  # test methods of a task whose tests run in the program's process
 MAX_AHEAD = 32_768  # bytes of calls that may wait for a program: less than a socket holds
 
 
@@ -197,7 +198,11 @@ def short_text(value) -> str:
 
 
 def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
-    """Style unittest, in the judge: every test method is one test."""
+    """Style unittest, in the judge: every test method is one test.
+
+    A method that its source skips is none. One that is expected to fail passes by failing. The
+    order's total is set: what the sources show has neither inherited methods nor skips.
+    """
     import unittest
 
     namespace = start(session, names, order["entry_point"])
@@ -207,6 +212,16 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
     class Result(unittest.TestResult):
         def addSuccess(self, test):
             note("passed")
+
+        def addExpectedFailure(self, test, error):
+            if session.end is not None:
+                raise session.end
+            note("passed")
+
+        def addUnexpectedSuccess(self, test):
+            note("failed", f"{test}: passes, and is expected to fail")
+            if order["fail_fast"]:
+                self.stop()
 
         def addError(self, test, error):
             self.bad(test, error)
@@ -229,15 +244,22 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
     def run_all():
         for code in plan.tests:
             exec(code, namespace)
-        suite = unittest.TestSuite(
-            unittest.defaultTestLoader.loadTestsFromTestCase(kind)
+        cases = [
+            case
             for kind in list(namespace.values())
             if isinstance(kind, type)
             and issubclass(kind, unittest.TestCase)
             and kind.__module__ == TEST_MODULE
+            for case in unittest.defaultTestLoader.loadTestsFromTestCase(kind)
+        ]
+        skipped = "__unittest_skip__"  # set by the decorators
+        order["total"] = sum(
+            not getattr(case, skipped, False)
+            and not getattr(getattr(case, case._testMethodName), skipped, False)
+            for case in cases
         )
         sys.modules[TEST_MODULE] = type(sys)(TEST_MODULE)  # where unittest looks for setUpModule
-        suite.run(Result())
+        unittest.TestSuite(cases).run(Result())
 
     def only_failures(status, message=""):
         if status != "passed":
@@ -251,16 +273,27 @@ INSIDE = """
 import unittest
 for code in tests:
     exec(code, module.__dict__)
-result = unittest.TestResult()
+class Result(unittest.TestResult):
+    passed = 0
+    def addSuccess(self, test):
+        self.passed += 1
+    def addExpectedFailure(self, test, error):
+        self.passed += 1
+result = Result()
 result.failfast = fail_fast
 loader = unittest.TestLoader()
 kinds = [vars(module)[name] for name in classes]
 kinds = [kind for kind in kinds if issubclass(kind, unittest.TestCase)]
-unittest.TestSuite(map(loader.loadTestsFromTestCase, kinds)).run(result)
+cases = [case for kind in kinds for case in loader.loadTestsFromTestCase(kind)]
+total = 0
+for case in cases:
+    method = getattr(case, case._testMethodName)
+    skipped = [getattr(place, "__unittest_skip__", False) for place in (case, method)]
+    total += not any(skipped)
+unittest.TestSuite(cases).run(result)
 bad = result.errors + result.failures
-failed = len({str(test).partition(" [")[0] for test, _ in bad})
 kind = "error" if result.errors else "failed"
-report = [result.testsRun - failed - len(result.skipped), kind, bad[0][1][-500:] if bad else ""]
+report = [result.passed, total, kind, bad[0][1][-500:] if bad else ""]
 """
 INSIDE_MODULE = "__test__"  # value of __name__ where tests run inside, as BigCodeBench has it
 
@@ -270,15 +303,16 @@ def run_inside(order: dict, session: Session, names: list[str], note) -> None:
     session.weak += 1
     report = start(session, names, None).get("report")
     kinds = [type(part) for part in report] if type(report) is list else None
-    if kinds != [int, str, str] or report[1] not in ("error", "failed"):
+    if kinds != [int, int, str, str] or report[2] not in ("error", "failed"):
         note("failed", "no report")
         return
     session.entry_calls += 1
-    for _ in range(min(max(report[0], 0), order["total"])):
+    passed, total, status, text = report
+    order["total"] = min(max(total, 0), MAX_METHODS)
+    for _ in range(min(max(passed, 0), order["total"])):
         note("passed")
-    if report[0] < order["total"]:
-        few = f"{max(report[0], 0)} of {order['total']} tests passed"
-        note(report[1], report[2].strip() or few)
+    if passed < total:
+        note(status, text.strip() or f"{max(passed, 0)} of {total} tests passed")
 
 
 def run_stdio(session: Session, stdout, test: dict, note) -> None:

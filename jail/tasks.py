@@ -174,15 +174,19 @@ def prepare(task: dict) -> dict:
     """What the judge needs of a checked task, computed once: its sources are code, marshalled.
 
     names: what the program must give the values of. labels: the beginning of each source.
-    inside: whether the tests must run in the program's own process. classes: their TestCases.
+    inside: whether the tests must run in the program's own process. classes: their classes.
+    stops: whether a test names StopIteration. total: the tests, of style unittest the test methods
+    that the sources show.
     """
     style, tests, setup = task["style"], task["tests"], task.get("setup") or ""
     entry_point = task.get("entry_point")
     sources = test_sources(task)
     codes = compile_sources(sources, "test")
-    methods = []
+    methods, classes = [], []
     if style == "unittest":
         methods = [name for source in sources for name in unittest_methods(source)]
+        nodes = [node for source in sources for node in ast.parse(source).body]
+        classes = sorted({node.name for node in nodes if isinstance(node, ast.ClassDef)})
     setup_code = compile_sources((setup,), "setup")[0]
     names = free_names([setup, *sources], [setup_code, *codes])
     if entry_point:
@@ -197,7 +201,8 @@ def prepare(task: dict) -> dict:
         "entry_point": entry_point,
         "inside": style == "unittest" and any(map(needs_inside, tests)),
         "test_timeout": task.get("test_timeout"),
-        "classes": list(dict.fromkeys(method.split(".")[0] for method in methods)),
+        "classes": classes,
+        "stops": any("StopIteration" in source for source in (setup, *sources)),
         "total": len(methods) or len(tests),
     }
 

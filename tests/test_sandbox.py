@@ -981,3 +981,98 @@ def test_a_program_that_reads_stdin_has_the_preamble_too(pool):
     wrong = {**task, "preamble": "import ("}
     with pytest.raises(sandbox.TaskError, match="preamble: does not compile"):
         pool.submit(wrong, "print(5)\n")
+
+
+# what a program's exceptions do to the tests' own control flow
+
+
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration"])
+def test_a_program_ends_no_loop_of_a_test(pool, name):
+    tests = ["assert all(map(lambda p: f(p[0]) == p[1], [(1, 2), (2, 3)]))"]
+    verdict = judge(pool, {"style": "assert", "tests": tests}, f"def f(x): raise {name}('x')")
+    assert (verdict["status"], verdict["line"]) == ("error", 1), verdict
+    assert verdict["message"] == f"{name}: x"
+
+
+def test_a_test_that_steps_an_iterator_or_names_stop_iteration_gets_it(pool):
+    program = "def f(x): yield from x\ndef g(): raise StopIteration"
+    for test in (
+        "assert list(f([1, 2])) == [1, 2]",
+        "it = f([1])\nassert (next(it), next(it, None)) == (1, None)",
+        "try:\n    f([]).send(None)\nexcept StopIteration:\n    pass",
+    ):
+        verdict = judge(pool, {"style": "assert", "tests": [test]}, program)
+        assert verdict["status"] == "passed", (test, verdict["message"])
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "quit()", "raise KeyboardInterrupt", "leave()"])
+def test_no_test_takes_an_exit_for_the_exception_that_it_expects(pool, end):
+    program = (
+        "import sys, unittest\ndef leave(): raise unittest.SkipTest\n"
+        f"def f(x):\n    if x < 0: {end}\n    return x"
+    )
+    case = (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n"
+        "        with self.assertRaises(Exception):\n            f(-1)\n"
+    )
+    caught = "assert f(1) == 1\ntry:\n    f(-1)\n    assert 0\nexcept Exception:\n    pass"
+    for task in ({"style": "unittest", "tests": [case]}, {"style": "assert", "tests": [caught]}):
+        assert judge(pool, task, program)["status"] == "error", task
+        honest = program.replace(f": {end}", ": raise ValueError")
+        assert judge(pool, task, honest)["status"] == "passed", task
+
+
+# which test methods count
+
+METHODS = """
+import unittest
+class Base(unittest.TestCase):
+    def test_base(self): self.assertEqual(f(1), 2)
+class T(Base):
+    @unittest.skip("not yet")
+    def test_skipped(self): self.fail()
+    @unittest.expectedFailure
+    def test_expected(self): self.assertEqual(f(2), 4)
+class Inherits(Base):
+    pass
+@unittest.skipIf(True, "whole")
+class Skipped(unittest.TestCase):
+    def test_a(self): self.fail()
+"""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_inherited_methods_count_skipped_ones_do_not_expected_failures_pass(pool, inside):
+    task = {"style": "unittest", "tests": [{"code": METHODS} if inside else METHODS]}
+    for program, status, passed in (
+        ("def f(x): return x + 1", "passed", 4),
+        ("def f(x): return x * 2", "failed", 3),
+        ("def f(x): return 3", "failed", 1),
+    ):
+        verdict = judge(pool, task, program)
+        assert (verdict["status"], verdict["passed"], verdict["total"]) == (status, passed, 4), (
+            program,
+            verdict,
+        )
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_expected_failure_is_not_the_end_of_the_program_and_skips_alone_pass_nothing(
+    pool, inside
+):
+    for source, program in (
+        (METHODS, "import os\ndef f(x): return x + 1 if x == 1 else os._exit(0)"),
+        (METHODS.replace("@unittest.expectedFailure", "@unittest.skip('')"), "def f(x): return 3"),
+        (
+            "import unittest\nclass T(unittest.TestCase):\n    @unittest.skip('')\n"
+            "    def test_a(self): f()",
+            "def f(): pass",
+        ),
+        (
+            "import unittest\nclass T(unittest.TestCase):\n"
+            "    def test_a(self):\n        f()\n        self.skipTest('')",
+            "def f(): pass",
+        ),
+    ):
+        task = {"style": "unittest", "tests": [{"code": source} if inside else source]}
+        assert judge(pool, task, program)["status"] in ("failed", "error"), source

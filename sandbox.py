@@ -82,7 +82,7 @@ import threading
 from collections import Counter, OrderedDict
 from concurrent.futures import Future
 
-from jail.packages import installed, locate, missing_package
+from jail.packages import installed, locate, missing_package, versions
 from jail.progress import Progress
 from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
@@ -104,6 +104,7 @@ __all__ = [
     "missing_package",
     "outcome",
     "prompt_helpers",
+    "versions",
 ]
 
 STATUSES = ("passed", "failed", "error", "syntax_error", "timeout", "memory", "harness_error")

@@ -741,3 +741,30 @@ def test_landlock_alone_keeps_installed_packages_out_of_reach(monkeypatch, hidde
             assert verdict["status"] == ("passed" if hidden else "failed"), verdict["message"]
     finally:
         worker.role_code.cache_clear()
+
+
+def test_verdicts_are_written_without_nan(tmp_path):
+    task = {"task_id": "a", "style": "call", "entry_point": "f"}
+    tests = [{"args": [], "output": float("nan")}]
+    (tmp_path / "T").write_text(json.dumps({**task, "tests": tests}))
+    row = {"task_id": "a", "solution": "def f(): return float('nan')", "score": [float("nan")]}
+    (tmp_path / "S").write_text(json.dumps(row))
+    command = [sys.executable, "sandbox.py", "run", "--tasks", tmp_path / "T", "--samples"]
+    command += [tmp_path / "S", "--out", tmp_path / "V", "--workers", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.endswith("passed 1 of 1 judged (100.0%)\n")  # a task may hold NaN
+    assert json.loads((tmp_path / "V").read_text(), parse_constant=pytest.fail)["score"] == [None]
+
+
+def test_a_kept_verdict_is_not_found_after_a_package_changed_its_version(tmp_path, monkeypatch):
+    import common
+
+    task = {"task_id": "a", "style": "assert", "entry_point": "f", "tests": ["assert f(1)"]}
+
+    def key(packages):
+        return common.VerdictLog([tmp_path], 1, packages=packages).key(task, "")
+
+    with_numpy, without = key(["numpy"]), key([])
+    assert key(["numpy"]) == with_numpy
+    monkeypatch.setattr("jail.packages.locate", lambda names: {"numpy-0.1.dist-info": "somewhere"})
+    assert key(["numpy"]) != with_numpy and key([]) == without

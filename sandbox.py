@@ -34,15 +34,17 @@ death ends the run:
               is compared as JSON would write it (tuples as lists, keys as strings)
     stdio     {"input": str, "output": str, "atol": float?, "rtol": float?}; one process per test;
               whole outputs are compared, line by line; lines of numbers as decimals
-    unittest  source strings with unittest.TestCase classes; one that patches what the program
-              calls, or shares files with it, must run inside the sandbox: `trusted` is False.
+    unittest  source strings with unittest.TestCase classes. Inherited test methods count,
+              those that the source skips do not. A source that patches what the program calls, or
+              shares files with it, must run inside the sandbox: `trusted` is False.
               {"code": str} always runs inside, in the program's namespace (BigCodeBench): seeds,
               arrays and connections are shared, and a program could forge its verdict
     answer    {"answer": str}; the text after the last "####" (or in \\boxed{}) of a solution in
               prose; nothing is executed
 
 `timeout` limits the CPU seconds of a program, `test_timeout` those of each test (call, stdio).
-`packages` names what programs may import besides the standard library.
+`packages` names what programs may import besides the standard library. Tests that run in the judge,
+and `setup`, may import the standard library alone; `check_task` refuses others.
 
 `setup` is Python source that the judge runs after the program and before the tests. It sees the
 program's names; a name that it defines hides the program's. So helper functions that a prompt gives

@@ -4,8 +4,9 @@ Runs in the zygote, which seals itself once; forks inherit the seal, so a candid
 The caller's process takes the names of the layers and the scratch directory from this file.
 Imports syscalls.py and the standard library.
 
-After sealing, a process reads nothing but the interpreter's library (`library_paths`), and so
-whatever lies on sys.path: no folder of the project may be there.
+After sealing, a process reads nothing but the interpreter's library (`library_paths`), without the
+packages installed beside it, and so whatever lies on sys.path: no folder of the project may be
+there.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from jail import syscalls, wire, worker
+from jail import session, syscalls, wire, worker
 from jail.proxies import CallableProxy
 from jail.session import ProgramEnd, Session
 
@@ -254,6 +254,11 @@ def test_malformed_values_are_refused(form):
 
     with pytest.raises(sandbox.MessageError):
         wire.decode(form, foreign, [])
+
+
+def test_line_numbers_of_a_program_are_small():
+    assert session.lines([3, 0, -1, 10**5000]) == [3]  # JSON has no text of more than 4300 digits
+    assert session.lines([3, "4"]) is None
 
 
 # filters

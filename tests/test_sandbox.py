@@ -1075,4 +1075,7 @@ def test_an_expected_failure_is_not_the_end_of_the_program_and_skips_alone_pass_
         ),
     ):
         task = {"style": "unittest", "tests": [{"code": source} if inside else source]}
-        assert judge(pool, task, program)["status"] in ("failed", "error"), source
+        verdict = judge(pool, task, program)
+        assert verdict["status"] in ("failed", "error"), source
+        if "os._exit" in program:
+            assert verdict["passed"] == (0 if inside else 2), verdict

@@ -34,15 +34,17 @@ death ends the run:
               is compared as JSON would write it (tuples as lists, keys as strings)
     stdio     {"input": str, "output": str, "atol": float?, "rtol": float?}; one process per test;
               whole outputs are compared, line by line; lines of numbers as decimals
-    unittest  source strings with unittest.TestCase classes; one that patches what the program
-              calls, or shares files with it, must run inside the sandbox: `trusted` is False.
+    unittest  source strings with unittest.TestCase classes. Inherited test methods count,
+              those that the source skips do not. A source that patches what the program calls, or
+              shares files with it, must run inside the sandbox: `trusted` is False.
               {"code": str} always runs inside, in the program's namespace (BigCodeBench): seeds,
               arrays and connections are shared, and a program could forge its verdict
     answer    {"answer": str}; the text after the last "####" (or in \\boxed{}) of a solution in
               prose; nothing is executed
 
 `timeout` limits the CPU seconds of a program, `test_timeout` those of each test (call, stdio).
-`packages` names what programs may import besides the standard library.
+`packages` names what programs may import besides the standard library. Tests that run in the judge,
+and `setup`, may import the standard library alone; `check_task` refuses others.
 
 `setup` is Python source that the judge runs after the program and before the tests. It sees the
 program's names; a name that it defines hides the program's. So helper functions that a prompt gives
@@ -56,14 +58,16 @@ replaces the preamble's. Lines are counted in the program alone.
 A verdict is a dict:
 
     status    "passed" | "failed" | "error" | "syntax_error" | "timeout" | "memory" |
-              "harness_error": the judge or the zygote died repeatedly; neither a pass nor a fail
+              "harness_error": the judge or the zygote died repeatedly; neither a pass nor a fail.
+              A program that is itself killed three times, as where memory runs out, has "memory"
     passed    tests passed; total: tests of the task
     line      line of the program where it failed, or None
     executed  lines of the program that ran, or None (needs trace=True)
     message   why, at most 500 characters
     seconds   CPU seconds that the program used
-    trusted   False where the program took part in a comparison (of two of its own objects), or
-              the tests ran in its process
+    trusted   False where the program took part in a comparison (of two of its own objects), where
+              a test uses a name of the program's beside the entry point, as a class `Node` that
+              the test builds arguments of, or where the tests ran in the program's process
 """
 
 from __future__ import annotations
@@ -80,13 +84,13 @@ import threading
 from collections import Counter, OrderedDict
 from concurrent.futures import Future
 
-from jail.packages import installed, locate, missing_package
+from jail.packages import installed, locate, missing_package, versions
 from jail.progress import Progress
 from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
 from jail.session import HarnessError
 from jail.styles import make_verdict
-from jail.tasks import TaskError, check_task, prepare, prompt_helpers
+from jail.tasks import FIELDS, MAX_TASK, TaskError, check_task, prepare, prompt_helpers
 from jail.wire import MAX_MESSAGE, MessageError, to_json
 from jail.worker import Worker, judge_repeatedly, start_repeatedly
 
@@ -102,6 +106,7 @@ __all__ = [
     "missing_package",
     "outcome",
     "prompt_helpers",
+    "versions",
 ]
 
 STATUSES = ("passed", "failed", "error", "syntax_error", "timeout", "memory", "harness_error")
@@ -114,13 +119,6 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
     "syntax_error": "syntax_error",
     "harness_error": None,
 }
-
-
-# What a verdict depends on, besides the program.
-FIELDS = (
-    *("task_id", "style", "setup", "preamble", "tests", "entry_point"),
-    *("timeout", "test_timeout", "packages"),
-)
 
 
 class SandboxError(RuntimeError):
@@ -279,8 +277,8 @@ class Sandbox:
                 "number": next(self.numbers),
             }
             prepared["bytes"] = max(len(key), len(marshal.dumps(prepared)))
-            if prepared["bytes"] > MAX_MESSAGE // 2:
-                reason = f"{prepared['bytes']} bytes exceed {MAX_MESSAGE // 2}"
+            if prepared["bytes"] > MAX_TASK:
+                reason = f"{prepared['bytes']} bytes exceed {MAX_TASK}"
                 raise TaskError(f"task {task['task_id']}: tests: {reason}")
             self.checked[key] = prepared
             if len(self.checked) > 1024:

@@ -86,7 +86,8 @@ class VerdictLog:
             [Path(sandbox.__file__), *Path(sandbox.__file__).parent.glob("jail/*.py")]
         ):
             self.rules.update(path.read_bytes())
-        self.rules.update(json.dumps([sys.version, limits]).encode())
+        versions = sandbox.versions(limits.get("packages", []))
+        self.rules.update(json.dumps([sys.version, limits, versions]).encode())
 
     def key(self, task: dict, program: str) -> str:
         """The digest under which the verdict on a program is filed."""

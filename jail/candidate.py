@@ -216,6 +216,8 @@ class Candidate:
             return __import__("importlib").import_module(payload)
         if tag == "re":
             return __import__("re").compile(payload, value[2])
+        if tag == "v":
+            return getattr(decode(value[2], self.known), payload)()
         if tag == "fn":
 
             def stub(*args, **kwargs):

@@ -22,6 +22,7 @@ import time
 
 from jail import styles
 from jail.session import (
+    ATTEMPTS,
     WALL_FACTOR,
     HarnessError,
     ProgramEnd,
@@ -149,6 +150,7 @@ class Judge:
                 session.finish("timeout", f"no answer within {wall:g} seconds")
 
         session = Session(channel, on_wait)
+        session.stops = order["stops"]
         session.processor_time = lambda: processor_time(candidate_of(self.launcher))
         used = time.process_time()
         limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -166,14 +168,22 @@ class Judge:
                 session.executed = lines(session.ask("executed"))
         except ProgramEnd as error:
             end = error
+        except HarnessError:
+            raise
+        except BaseException as error:  # else a program that provokes one would have no verdict
+            status, message = styles.describe(error)
+            end = ProgramEnd("memory" if status == "memory" else "error", message)
         finally:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             status, seconds, killed = self.end(session.gone)
             connection.close()  # not before the end, or the candidate would wake up once more
         died = session.gone and not killed and os.WIFSIGNALED(status)
         if died and os.WTERMSIG(status) == signal.SIGKILL and seconds < request["seconds"]:
-            # A candidate cannot send a signal to itself.
-            raise HarnessError("the program was killed from outside")
+            # By the system, for want of memory; or by a limit that the program lowered by itself.
+            # One kill may be bad luck. Three are the program's doing, as far as one can tell.
+            if order["attempt"] < ATTEMPTS - 1:
+                raise HarnessError("the program was killed from outside")
+            end = ProgramEnd("memory", f"killed in {ATTEMPTS} attempts, as where memory runs out")
         return self.sum_up(order, session, notes, end or session.end, status, seconds)
 
     def judge_inside(self, order: dict) -> dict:
@@ -227,7 +237,9 @@ class Judge:
             status, message = "timeout", f"used {seconds:.1f} of {order['timeout']:g} CPU seconds"
         if order["style"] == "stdio" and status in ("passed", "failed") and wait_status != 0:
             code = os.waitstatus_to_exitcode(wait_status)
-            status, message, passed = "error", f"the program ended with {code}", 0
+            status, message = "error", f"the program ended with {code}"
+        if order["style"] == "stdio" and status != "passed":
+            passed = 0
         if status == "passed" and passed != total:
             status, message = "failed", f"{passed} of {total} tests ran to their end"
         if status == "passed" and not session.entry_calls:

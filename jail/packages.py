@@ -50,6 +50,17 @@ def locate(names: list[str]) -> dict[str, str]:
     return found
 
 
+def versions(names: list[str]) -> list[str]:
+    """What the packages consist of, versions among it, as ["numpy", "numpy-2.4.6.dist-info"].
+
+    [] where one is missing.
+    """
+    try:
+        return sorted(locate(names)) if names else []
+    except ImportError:
+        return []
+
+
 def missing_package(verdict: dict) -> str | None:
     """The package for want of which a program failed; None if it failed for another reason."""
     found = re.search(r"No module named '(\w+)", verdict.get("message", ""))

@@ -12,15 +12,15 @@ class RowError(Exception):
     """A bad tasks or samples file: one line that names the file, the line and the field."""
 
 
-def read_rows(path: str):
-    """(line number, object) of a JSONL file."""
+def read_rows(path: str, **options):
+    """(line number, object) of a JSONL file; options: of json.loads."""
     try:
         with open(path, encoding="utf-8") as file:
             for line_number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line, **options)
                 except (ValueError, RecursionError) as error:
                     raise RowError(f"{path}:{line_number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
@@ -45,9 +45,9 @@ def read_tasks(path: str) -> dict[str, dict]:
 
 
 def read_samples(path: str, tasks: dict[str, dict]) -> list[tuple[dict, dict, str]]:
-    """(task, row, program) of every sample."""
+    """(task, row, program) of every sample. NaN in a row becomes null: JSON does not have it."""
     samples = []
-    for line_number, row in read_rows(path):
+    for line_number, row in read_rows(path, parse_constant=lambda name: None):
         place = f"{path}:{line_number}"
         task_id = row.get("task_id")
         if not isinstance(task_id, str) or task_id not in tasks:

@@ -4,8 +4,9 @@ Runs in the zygote, which seals itself once; forks inherit the seal, so a candid
 The caller's process takes the names of the layers and the scratch directory from this file.
 Imports syscalls.py and the standard library.
 
-After sealing, a process reads nothing but the interpreter's library (`library_paths`), and so
-whatever lies on sys.path: no folder of the project may be there.
+After sealing, a process reads nothing but the interpreter's library (`library_paths`), without the
+packages installed beside it, and so whatever lies on sys.path: no folder of the project may be
+there.
 """
 
 from __future__ import annotations
@@ -58,10 +59,46 @@ def library_paths() -> list[str]:
     return kept
 
 
-def build_root(kernel: Kernel, root: str, paths: list[str], packages: dict[str, str]) -> None:
+def package_folders(paths: list[str]) -> list[str]:
+    """The folders of installed packages in the paths. A program imports these on request alone."""
+    found = set()
+    for path in filter(os.path.isdir, paths):
+        inside = [name for name in os.listdir(path) if name.startswith(("python", "pypy"))]
+        for parent in (path, *[os.path.join(path, name) for name in inside]):
+            for name in ("site-packages", "dist-packages"):
+                folder = os.path.join(parent, name)
+                if os.path.isdir(folder):
+                    found |= {folder, os.path.realpath(folder)}
+    return sorted(found)
+
+
+def readable_parts(paths: list[str], hidden: list[str]) -> tuple[list[str], list[str]]:
+    """The paths without the hidden folders: what can be read as a whole, and what is listed alone.
+
+    Landlock cannot take back what it grants on a parent. So a folder that holds a hidden one is
+    listed, which the import of a module needs, and its other children are read.
+    """
+    whole, listed, todo = [], [], sorted({os.path.realpath(path) for path in paths})
+    while todo:
+        path = todo.pop()
+        if path in hidden:
+            continue
+        if not any(folder.startswith(path + "/") for folder in hidden):
+            whole.append(path)
+            continue
+        listed.append(path)
+        children = [os.path.join(path, name) for name in os.listdir(path)]
+        todo += [child for child in children if not os.path.islink(child)]
+    return whole, listed
+
+
+def build_root(
+    kernel: Kernel, root: str, paths: list[str], packages: dict[str, str], hidden: list[str]
+) -> None:
     """Make `root` the root of a tree of the paths, read-only, the devices and a limited /tmp.
 
     packages: paths of what lies in the folder /packages, by name.
+    hidden: folders in the paths that are empty in the tree.
     """
     kernel.mount("none", "/", None, MS_REC | MS_PRIVATE)
     kernel.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
@@ -82,6 +119,10 @@ def build_root(kernel: Kernel, root: str, paths: list[str], packages: dict[str, 
         # A device can be written all the same. nosuid, nodev, noexec cannot be dropped.
         locked = os.statvfs(target).f_flag & 0xF
         kernel.mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | locked)
+    for folder in hidden:
+        if os.path.isdir(root + folder) and not os.path.islink(root + folder):
+            flags = MS_RDONLY | MS_NOSUID | MS_NODEV
+            kernel.mount("tmpfs", root + folder, "tmpfs", flags, "mode=555,size=4k")
     os.makedirs(root + "/tmp")
     size = f"mode=777,size={FILE_BYTES},nr_inodes=4096"
     kernel.mount("tmpfs", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, size)
@@ -109,6 +150,7 @@ class Seal:
         self.scratch = scratch  # the directory that a program may write
         self.packages = os.path.join(os.path.dirname(scratch), "packages")  # for sys.path
         self.paths = packages  # of the packages that a program may import, by name
+        self.hidden = []  # folders of the interpreter's library that hold installed packages
         self.memory = memory  # bytes of address space
         # layer -> "" if its effect is proved, else the reason of its absence
         self.report = {name: "not tried" for name in LAYERS}
@@ -150,13 +192,14 @@ class Seal:
             os.chdir(self.scratch)
             return
         paths = library_paths()
+        self.hidden = package_folders(paths)
         outside = os.path.join(os.path.dirname(self.scratch), "canary")
         if not self.report["process namespace"] and os.getpid() != 1:
             self.report["process namespace"] = "the first process is not number 1"
         if self.namespaces:
             try:
                 self.kernel.unshare(CLONE_NEWNS)  # only here: the parent needs the old tree
-                build_root(self.kernel, self.scratch, paths, self.paths)
+                build_root(self.kernel, self.scratch, paths, self.paths, self.hidden)
                 self.scratch, self.packages = "/tmp", "/packages"
                 null = os.open(DEVICES[0], os.O_RDWR)
                 for descriptor in range(3):  # those of the parent lie on a mount that is not ours
@@ -172,10 +215,12 @@ class Seal:
         self.attempt("capabilities", self.kernel.drop_capabilities)
         self.attempt("no_new_privs", lambda: self.kernel.prctl(PR_SET_NO_NEW_PRIVS, 1))
         devices = [path for path in DEVICES if os.path.exists(path)]
-        readable = [*paths, self.packages]
+        readable, listed = readable_parts(paths, self.hidden)
+        readable.append(self.packages)
         if self.packages != "/packages":  # links lead to where the packages are
             readable += self.paths.values()
-        self.attempt("landlock", lambda: self.kernel.landlock(readable, [self.scratch], devices))
+        granted = readable, listed, [self.scratch], devices
+        self.attempt("landlock", lambda: self.kernel.landlock(*granted))
         if not self.report["landlock"]:
             found = forbidden(lambda: open(outside).close(), 13)
             found = found or forbidden(lambda: os.listdir("/"), 13)
@@ -238,6 +283,9 @@ class Seal:
             self.report["rlimits"] = "a limit can be raised"
         if self.kernel is None:
             return self.report
+        found = self.readable_package()
+        for layer in ("mount namespace", "landlock") if found else ():
+            self.report[layer] = self.report[layer] or f"{found} can be read"
         acts = {
             "fork": lambda: os.fork() or os._exit(0),
             "socket": lambda: _socket.socket().close(),
@@ -259,6 +307,15 @@ class Seal:
         with open(os.path.join(self.scratch, "proof"), "w") as file:
             file.write("a program may write here")
         return self.report
+
+    def readable_package(self) -> str | None:
+        """A file of an installed package that nobody asked for and that can be read, if any."""
+        for folder in filter(os.path.isdir, self.hidden):
+            for name in set(os.listdir(folder)) - set(self.paths):
+                for file in (os.path.join(folder, name), os.path.join(folder, name, "__init__.py")):
+                    if os.path.isfile(file) and forbidden(lambda file=file: open(file).close()):
+                        return file
+        return None
 
     def raise_limit_fails(self) -> bool:
         """Whether the limit of the address space stays where it is."""

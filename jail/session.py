@@ -31,8 +31,11 @@ class ProgramEnd(BaseException):
         self.status, self.message, self.line = status, message, line
 
 
-class CandidateExit(Exception):
-    """The program raised what would end or skip tests, such as SystemExit or SkipTest."""
+class CandidateExit(BaseException):
+    """The program raised what would end or skip tests, such as SystemExit or SkipTest.
+
+    Not an Exception, so that no test takes an exit for the exception that it expects.
+    """
 
 
 EXCEPTIONS = {
@@ -44,10 +47,12 @@ EXCEPTIONS = {
 SHARED_NAMES = """bisect cmath collections copy datetime decimal fractions functools heapq itertools
 json math operator random re statistics string sys time typing"""
 MODULES = frozenset(SHARED_NAMES.split())
+ATTEMPTS = 3  # to judge a program; the harness may fail in any but the last
 # Wall limit of a program = this times its CPU limit, not counting the wait for a processor.
 WALL_FACTOR = 5
 TEST_MODULE = "tests"  # value of __name__ in the namespace of the tests
 ENDS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "SkipTest", "BaseException")
+VIEWS = {name: type(getattr({}, name)()) for name in ("keys", "values", "items")}
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 # What a candidate may do with an object of a class that the tests define.
 OBJECT_OPERATIONS = {
@@ -67,6 +72,7 @@ class Session:
         self.entry = None  # handle of the entry point
         self.entry_calls = 0
         self.weak = 0  # comparisons in which the candidate took part
+        self.stops = False  # whether a call of a test may raise StopIteration
         self.end = None  # the ProgramEnd that ended the session
         self.gone = False  # whether the candidate closed its socket
         self.test_limit = None  # CPU seconds of the test that runs, if it has a limit
@@ -133,8 +139,19 @@ class Session:
             self.finish("error", f"MessageError: {error}")
 
     def ask(self, operation: str, *args, **kwargs):
-        """Let the candidate do an operation: the value, or the exception of the program raised."""
-        return self.wait(*self.request(operation, args, kwargs))
+        """Let the candidate do an operation: the value, or the exception of the program raised.
+
+        StopIteration would end a loop of the test in silence, so it becomes a RuntimeError, as in a
+        generator (PEP 479), unless the test steps an iterator or names StopIteration itself.
+        """
+        try:
+            return self.wait(*self.request(operation, args, kwargs))
+        except (StopIteration, StopAsyncIteration) as error:
+            if operation == "next" or self.stops:
+                raise
+            stopped = RuntimeError(text_of(error))
+            stopped.from_program = error.from_program
+            raise stopped from None
 
     def request(self, operation: str, args: tuple, kwargs: dict) -> tuple:
         """Send an operation. Returns what `wait` needs for the result."""
@@ -144,6 +161,8 @@ class Session:
             keywords = {key: encode(kwargs[key], self.lend, numbers, True) for key in kwargs}
         except RecursionError:
             self.finish("harness_error", "the arguments of a test are nested too deeply")
+        except MessageError as error:
+            self.finish("harness_error", str(error))
         self.send([operation, sent, keywords])
         if operation in ("call", "apply") and type(sent[0]) is list and sent[0][1] == self.entry:
             self.entry_calls += 1
@@ -205,7 +224,7 @@ class Session:
                     todo.extend(value)
         return found
 
-    def exception(self, message) -> Exception:
+    def exception(self, message) -> BaseException:
         """The exception of a reply, as the nearest class that the judge knows."""
         _, names, args, line, text, executed = message
         self.line = number(line)
@@ -235,7 +254,7 @@ class Session:
         if tag == "m":
             if handle in MODULES:
                 return __import__(handle)
-            raise MessageError("a module")
+            raise MessageError(f"the module {str(handle)[:50]}, which does not cross to the tests")
         if tag == "E":
             names, handle = value[1], value[2]
             known = (EXCEPTIONS[name] for name in names if name in EXCEPTIONS)
@@ -252,7 +271,10 @@ class Session:
         return proxy
 
     def lend(self, value):
-        """The JSON form of an object that is no plain data: a proxy, a builtin, a lent object."""
+        """The JSON form of an object that is no plain data: a proxy, a builtin, a lent object.
+
+        MessageError for an object that cannot cross.
+        """
         kind = type(value)
         if kind in (Proxy, CallableProxy):
             return ["h", PROXY_HANDLE(value), PROXY_KIND(value)]
@@ -272,8 +294,12 @@ class Session:
         elif isinstance(value, type) and value.__module__ == TEST_MODULE:
             tag = "fn"
         else:
-            reason = f"a test passes an object of type {kind.__name__}, which cannot cross"
-            self.finish("harness_error", reason)
+            for view, view_type in VIEWS.items():
+                if isinstance(value, view_type):
+                    return ["v", view, encode(dict(value.mapping), self.lend)]
+            raise MessageError(
+                f"a test gives an object of type {kind.__name__}, which cannot cross"
+            )
         for index, lent in enumerate(self.lent):
             if lent is value:
                 return [tag, index]
@@ -292,8 +318,8 @@ class Session:
         try:
             value = self.use(kind, target, arguments, keywords)
             reply = ["value", encode(value, self.lend, {}, True)]
-        except Exception as error:
-            reply = ["raised", type(error).__name__, str(error)[:MAX_TEXT]]
+        except (Exception, CandidateExit) as error:
+            reply = ["raised", type(error).__name__, text_of(error)]
         self.send(reply)
 
     def use(self, kind: str, target, args: list, kwargs: dict):
@@ -312,6 +338,16 @@ class Session:
         if own and kind in OBJECT_OPERATIONS:
             return OBJECT_OPERATIONS[kind](target, *args)
         raise TypeError(f"{kind} is not possible here")
+
+
+def text_of(error: BaseException) -> str:
+    """The beginning of an exception's text. The program may be asked for the text, and may fail."""
+    try:
+        return str(error)[:MAX_TEXT]
+    except (ProgramEnd, HarnessError):
+        raise
+    except BaseException as other:
+        return f"without a text ({getattr(other, 'from_program', type(other).__name__)})"
 
 
 def processor_time(pid: int) -> float:
@@ -335,5 +371,5 @@ def number(value) -> int | None:
 def lines(value) -> list[int] | None:
     """A list of line numbers of the candidate, or None if the value is none."""
     if type(value) is list and all(type(line) is int for line in value):
-        return [line for line in value if line > 0]
+        return [line for line in value if 0 < line < 1 << 31]
     return None

@@ -23,9 +23,11 @@ from jail.session import (
     Session,
     lines,
     number,
+    text_of,
 )
 from jail.wire import MAX_TEXT, MessageError, decode, to_json
 
+MAX_METHODS = 100_000  # test methods of a task whose tests run in the program's process
 MAX_AHEAD = 32_768  # bytes of calls that may wait for a program: less than a socket holds
 
 
@@ -54,8 +56,13 @@ def load(code: bytes | str):
     return marshal.loads(code)
 
 
-def start(session: Session, names: list[str], entry: str | None) -> dict:
-    """Wait until the program has run. Returns the namespace of the tests, with the names."""
+def start(session: Session, names: list[str], entry_point: str | None) -> dict:
+    """Wait until the program has run. Returns the namespace of the tests, with the names.
+
+    A name beside the entry point makes the verdict weak: the program says what the name means, and
+    `np.allclose` of its own may be True of everything.
+    """
+    parts = entry_point.split(".") if entry_point else [None]
     message = session.receive()
     end_if_failed(session, message)
     try:
@@ -66,12 +73,13 @@ def start(session: Session, names: list[str], entry: str | None) -> dict:
         for name, value in zip(names, values, strict=True):
             if value == ["undefined"]:
                 continue
-            if name in MODULES and name != entry:
+            if name in MODULES and name != parts[0]:
                 # The program imports it for the tests. They get the judge's own, not the program's.
                 namespace[name] = __import__(name)
-            else:
-                namespace[name] = decode(value, session.borrow)
-            if name == entry and type(value) is list and value[0] == "h":
+                continue
+            session.weak += name not in parts
+            namespace[name] = decode(value, session.borrow)
+            if name == parts[0] and type(value) is list and value[0] == "h":
                 session.entry = value[1]
         return namespace
     except (MessageError, TypeError, ValueError, LookupError) as error:
@@ -99,7 +107,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     if text is not None:
         return "error", text
     status = "error" if isinstance(error, NameError) else "failed"
-    return status, f"{type(error).__name__}: {str(error)[:MAX_TEXT]}"
+    return status, f"{type(error).__name__}: {text_of(error)}"
 
 
 def guarded(session: Session, note, action, source: str = "") -> bool:
@@ -134,7 +142,7 @@ def run_setup(plan: Plan, session: Session, namespace: dict, note) -> bool:
 
 def run_asserts(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
     """Style assert: every test string is one test."""
-    namespace = start(session, names, plan.entry)
+    namespace = start(session, names, order["entry_point"])
     if not run_setup(plan, session, namespace, note):
         return
     for code, label, memory in zip(plan.tests, plan.order["labels"], plan.memories, strict=True):
@@ -146,7 +154,7 @@ def run_asserts(order: dict, plan: Plan, session: Session, names: list[str], not
 
 def run_calls(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
     """Style call: the result of the entry point, as JSON would write it, equals the output."""
-    namespace = start(session, names, plan.entry)
+    namespace = start(session, names, order["entry_point"])
     if not run_setup(plan, session, namespace, note):
         return
     *parents, last = order["entry_point"].split(".")
@@ -190,16 +198,30 @@ def short_text(value) -> str:
 
 
 def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], note) -> None:
-    """Style unittest, in the judge: every test method is one test."""
+    """Style unittest, in the judge: every test method is one test.
+
+    A method that its source skips is none. One that is expected to fail passes by failing. The
+    order's total is set: what the sources show has neither inherited methods nor skips.
+    """
     import unittest
 
-    namespace = start(session, names, plan.entry)
+    namespace = start(session, names, order["entry_point"])
     if not run_setup(plan, session, namespace, note):
         return
 
     class Result(unittest.TestResult):
         def addSuccess(self, test):
             note("passed")
+
+        def addExpectedFailure(self, test, error):
+            if session.end is not None:
+                raise session.end
+            note("passed")
+
+        def addUnexpectedSuccess(self, test):
+            note("failed", f"{test}: passes, and is expected to fail")
+            if order["fail_fast"]:
+                self.stop()
 
         def addError(self, test, error):
             self.bad(test, error)
@@ -222,15 +244,22 @@ def run_unittests(order: dict, plan: Plan, session: Session, names: list[str], n
     def run_all():
         for code in plan.tests:
             exec(code, namespace)
-        suite = unittest.TestSuite(
-            unittest.defaultTestLoader.loadTestsFromTestCase(kind)
+        cases = [
+            case
             for kind in list(namespace.values())
             if isinstance(kind, type)
             and issubclass(kind, unittest.TestCase)
             and kind.__module__ == TEST_MODULE
+            for case in unittest.defaultTestLoader.loadTestsFromTestCase(kind)
+        ]
+        skipped = "__unittest_skip__"  # set by the decorators
+        order["total"] = sum(
+            not getattr(case, skipped, False)
+            and not getattr(getattr(case, case._testMethodName), skipped, False)
+            for case in cases
         )
         sys.modules[TEST_MODULE] = type(sys)(TEST_MODULE)  # where unittest looks for setUpModule
-        suite.run(Result())
+        unittest.TestSuite(cases).run(Result())
 
     def only_failures(status, message=""):
         if status != "passed":
@@ -244,16 +273,27 @@ INSIDE = """
 import unittest
 for code in tests:
     exec(code, module.__dict__)
-result = unittest.TestResult()
+class Result(unittest.TestResult):
+    passed = 0
+    def addSuccess(self, test):
+        self.passed += 1
+    def addExpectedFailure(self, test, error):
+        self.passed += 1
+result = Result()
 result.failfast = fail_fast
 loader = unittest.TestLoader()
 kinds = [vars(module)[name] for name in classes]
 kinds = [kind for kind in kinds if issubclass(kind, unittest.TestCase)]
-unittest.TestSuite(map(loader.loadTestsFromTestCase, kinds)).run(result)
+cases = [case for kind in kinds for case in loader.loadTestsFromTestCase(kind)]
+total = 0
+for case in cases:
+    method = getattr(case, case._testMethodName)
+    skipped = [getattr(place, "__unittest_skip__", False) for place in (case, method)]
+    total += not any(skipped)
+unittest.TestSuite(cases).run(result)
 bad = result.errors + result.failures
-failed = len({str(test).partition(" [")[0] for test, _ in bad})
 kind = "error" if result.errors else "failed"
-report = [result.testsRun - failed - len(result.skipped), kind, bad[0][1][-500:] if bad else ""]
+report = [result.passed, total, kind, bad[0][1][-500:] if bad else ""]
 """
 INSIDE_MODULE = "__test__"  # value of __name__ where tests run inside, as BigCodeBench has it
 
@@ -263,15 +303,16 @@ def run_inside(order: dict, session: Session, names: list[str], note) -> None:
     session.weak += 1
     report = start(session, names, None).get("report")
     kinds = [type(part) for part in report] if type(report) is list else None
-    if kinds != [int, str, str] or report[1] not in ("error", "failed"):
+    if kinds != [int, int, str, str] or report[2] not in ("error", "failed"):
         note("failed", "no report")
         return
     session.entry_calls += 1
-    for _ in range(min(max(report[0], 0), order["total"])):
+    passed, total, status, text = report
+    order["total"] = min(max(total, 0), MAX_METHODS)
+    for _ in range(min(max(passed, 0), order["total"])):
         note("passed")
-    if report[0] < order["total"]:
-        few = f"{max(report[0], 0)} of {order['total']} tests passed"
-        note(report[1], report[2].strip() or few)
+    if passed < total:
+        note(status, text.strip() or f"{max(passed, 0)} of {total} tests passed")
 
 
 def run_stdio(session: Session, stdout, test: dict, note) -> None:

@@ -245,9 +245,12 @@ class Kernel:
         self.check(self.libc.umount2(b".", 2), "umount2")  # MNT_DETACH
         os.chdir("/")
 
-    def landlock(self, readable: list[str], writable: list[str], devices: list[str]) -> int:
+    def landlock(
+        self, readable: list[str], listed: list[str], writable: list[str], devices: list[str]
+    ) -> int:
         """Restrict this process to the given paths, no TCP, no signals to processes outside.
 
+        listed: folders whose names can be listed, at any depth, and whose files cannot be read.
         Returns the version of the kernel's interface.
         """
         syscall, ctypes = self.libc.syscall, self.ctypes
@@ -263,6 +266,7 @@ class Kernel:
         )  # exec, device, socket, fifo
         device = (1 << 1 | 1 << 2 | 1 << 14) & files  # write, read, truncate
         rights = [(path, read_list if os.path.isdir(path) else read) for path in readable]
+        rights += [(path, 1 << 3) for path in listed]
         rights += [(path, files & ~refused) for path in writable]
         rights += [(path, device) for path in devices]
         for path, right in rights:

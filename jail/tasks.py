@@ -1,6 +1,6 @@
 """What a task must be for the sandbox to judge it, and what can be read off a task's sources.
 
-Runs in the caller's process. Imports the standard library alone.
+Runs in the caller's process. Imports wire.py and the standard library.
 """
 
 from __future__ import annotations
@@ -9,11 +9,20 @@ import ast
 import builtins
 import functools
 import marshal
+import sys
 import warnings
+
+from jail.wire import MAX_MESSAGE, to_json
 
 # Imports of unittest source that reaches into the program.
 INSIDE_NAMES = "mock unittest.mock tempfile os shutil pathlib io sys subprocess warnings"
 INSIDE_MODULES = frozenset(INSIDE_NAMES.split())
+# What a verdict depends on, besides the program.
+FIELDS = (
+    *("task_id", "style", "setup", "preamble", "tests", "entry_point"),
+    *("timeout", "test_timeout", "packages"),
+)
+MAX_TASK = MAX_MESSAGE // 2  # bytes of a task as it is sent to a judge
 STYLES = ("assert", "call", "stdio", "unittest", "answer")
 
 
@@ -77,16 +86,52 @@ def check_task(task: dict) -> None:
             for key in ("input", "output") if style == "stdio" else ("answer",):
                 if not isinstance(test.get(key), str):
                     fail(f"{field}.{key}", "must be a string")
+            try:
+                test.get("input", "").encode()
+            except UnicodeEncodeError as error:
+                fail(f"{field}.input", f"is no text that UTF-8 can write: {error.reason}")
             check_tolerances(test, field, fail)
     for field in ("setup", "preamble"):
         for code in compile_sources((task.get(field) or "",), field):
             if isinstance(code, str):
                 fail(field, code)
-    for index, code in enumerate(compile_sources(test_sources(task), "test")):
+    sources = test_sources(task)
+    codes = compile_sources(sources, "test")
+    for index, code in enumerate(codes):
         if isinstance(code, str):
             fail(f"tests[{index}]", code)
-    if style == "unittest" and not any(map(unittest_methods, test_sources(task))):
+    if style == "unittest" and not any(map(unittest_methods, sources)):
         fail("tests", "hold no test method of a TestCase class")
+    in_judge = style in ("assert", "call", "unittest")
+    if in_judge and not (style == "unittest" and any(map(needs_inside, tests))):
+        for index, source in enumerate((task.get("setup") or "", *sources)):
+            for name in foreign_imports(source):
+                reason = f"imports {name}, which the judge lacks: it has the standard library alone"
+                fail(f"tests[{index - 1}]" if index else "setup", reason)
+    try:
+        as_sent = codes if sources else tests
+        size = max(len(to_json([task.get(key) for key in FIELDS])), len(marshal.dumps(as_sent)))
+    except (TypeError, ValueError, RecursionError) as error:
+        fail("tests", f"not JSON: {error}")
+    if size > MAX_TASK:
+        fail("tests", f"{size} bytes exceed {MAX_TASK}")
+
+
+@functools.lru_cache(maxsize=1024)
+def foreign_imports(source: str) -> list[str]:
+    """Packages beyond the standard library that the source imports, outside of a `try`."""
+    if "import" not in source:
+        return []
+    found, todo = [], [ast.parse(source)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found += [item.name for item in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or ".")
+        elif not isinstance(node, ast.Try):
+            todo += ast.iter_child_nodes(node)
+    return [name for name in found if name.partition(".")[0] not in sys.stdlib_module_names]
 
 
 def check_tolerances(test: dict, field: str, fail) -> None:
@@ -130,15 +175,19 @@ def prepare(task: dict) -> dict:
     """What the judge needs of a checked task, computed once: its sources are code, marshalled.
 
     names: what the program must give the values of. labels: the beginning of each source.
-    inside: whether the tests must run in the program's own process. classes: their TestCases.
+    inside: whether the tests must run in the program's own process. classes: their classes.
+    stops: whether a test names StopIteration. total: the tests, of style unittest the test methods
+    that the sources show.
     """
     style, tests, setup = task["style"], task["tests"], task.get("setup") or ""
     entry_point = task.get("entry_point")
     sources = test_sources(task)
     codes = compile_sources(sources, "test")
-    methods = []
+    methods, classes = [], []
     if style == "unittest":
         methods = [name for source in sources for name in unittest_methods(source)]
+        nodes = [node for source in sources for node in ast.parse(source).body]
+        classes = sorted({node.name for node in nodes if isinstance(node, ast.ClassDef)})
     setup_code = compile_sources((setup,), "setup")[0]
     names = free_names([setup, *sources], [setup_code, *codes])
     if entry_point:
@@ -153,7 +202,8 @@ def prepare(task: dict) -> dict:
         "entry_point": entry_point,
         "inside": style == "unittest" and any(map(needs_inside, tests)),
         "test_timeout": task.get("test_timeout"),
-        "classes": list(dict.fromkeys(method.split(".")[0] for method in methods)),
+        "classes": classes,
+        "stops": any("StopIteration" in source for source in (setup, *sources)),
         "total": len(methods) or len(tests),
     }
 

@@ -330,7 +330,10 @@ def decode(value, foreign, objects=None, register=False):
         if tag == "S":
             module, name = STRING_TYPES[value[1]]
             kind = getattr(__import__(module), name)
-            return (kind.fromisoformat if module == "datetime" else kind)(value[2])
+            result = (kind.fromisoformat if module == "datetime" else kind)(value[2])
+            if getattr(result, "tzinfo", None) is not None:
+                raise ValueError("a time zone, which `encode` does not send")
+            return result
         if tag == "td":
             return __import__("datetime").timedelta(*value[1:4])
         return foreign(value)

@@ -24,7 +24,14 @@ import time
 from collections import OrderedDict
 
 from jail.seal import make_scratch, remove_scratch
-from jail.session import WALL_FACTOR, HarnessError, ProgramEnd, processor_time, set_timeout
+from jail.session import (
+    ATTEMPTS,
+    WALL_FACTOR,
+    HarnessError,
+    ProgramEnd,
+    processor_time,
+    set_timeout,
+)
 from jail.styles import make_verdict
 from jail.wire import Channel, MessageError
 
@@ -212,19 +219,19 @@ class Worker:
             self.scratch = None
 
 
-def start_repeatedly(worker: Worker, attempts: int = 3) -> None:
+def start_repeatedly(worker: Worker) -> None:
     """Starts a worker. After a failure, tries again; raises the last one."""
-    for attempt in range(attempts):
+    for attempt in range(ATTEMPTS):
         try:
             return worker.start()
         except (HarnessError, OSError):
-            if attempt == attempts - 1:
+            if attempt == ATTEMPTS - 1:
                 raise
 
 
-def judge_repeatedly(worker: Worker, task: dict, program: str, attempts: int = 3) -> dict:
+def judge_repeatedly(worker: Worker, task: dict, program: str) -> dict:
     """The verdict. After a failure of the harness, try again; the last failure is the verdict."""
-    for attempt in range(attempts):
+    for attempt in range(ATTEMPTS):
         try:
             return worker.judge(task, program, attempt)
         except (HarnessError, OSError) as error:

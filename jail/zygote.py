@@ -135,11 +135,12 @@ def serve(control: int, candidate: Candidate, seal: Seal) -> None:
             end_all_others()
         if private:
             chmod(scratch, 0o777)  # whatever the program made of it
-        if listdir(scratch):
-            empty_directory(scratch)
+        left = listdir(scratch) and empty_directory(scratch)
         if not over:
             return
         write(control, pack(status, usage.ru_utime + usage.ru_stime, not ended))
+        if left:
+            return  # the next program must not find it: a new zygote has a new directory
 
 
 def open_pools() -> list[bytes]:
@@ -183,29 +184,29 @@ def end_all_others() -> None:
         pass
 
 
-def empty_directory(path: str) -> None:
-    """Remove everything inside, at any depth: what a directory holds is first moved to the top."""
-    names = os.listdir(path)
-    counter = 0
-    while names:
-        for name in names:
+def empty_directory(path: str) -> list[str]:
+    """Remove everything inside, at any depth: what a directory holds is first moved to the top.
+
+    Returns the names of what is left, since it cannot be removed.
+    """
+    counter, going_on = 0, True
+    while going_on:
+        going_on = False
+        for name in os.listdir(path):
             top = os.path.join(path, name)
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(top)
                 continue
-            except OSError:
-                pass
-            try:
+            with contextlib.suppress(OSError):
                 open_directory(top)
                 for inner in os.listdir(top):
-                    counter += 1
-                    moved = os.path.join(path, f"{counter}.{os.getpid()}")
                     open_directory(os.path.join(top, inner))  # its ".." changes with the move
+                    while os.path.lexists(moved := os.path.join(path, str(counter))):
+                        counter += 1  # a name of the program's own
                     os.rename(os.path.join(top, inner), moved)
+                    going_on = True
                 os.rmdir(top)
-            except OSError:
-                return  # a directory that cannot be read cannot hold anything of a program
-        names = os.listdir(path)
+    return os.listdir(path)
 
 
 def open_directory(path: str) -> None:

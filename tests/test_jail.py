@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from jail import syscalls, wire, worker
+from jail import session, syscalls, wire, worker
 from jail.proxies import CallableProxy
 from jail.session import ProgramEnd, Session
 
@@ -235,6 +235,7 @@ def test_shared_and_cyclic_arguments_keep_their_shape():
         ["T", "exec"],
         ["&", 0],
         ["S", "Path", "x"],
+        ["S", "datetime", "2026-01-01T00:00:00+00:00"],  # one that `encode` does not send
         ["i", 5],
         ["d", 1],
         [["l"]],
@@ -253,6 +254,11 @@ def test_malformed_values_are_refused(form):
 
     with pytest.raises(sandbox.MessageError):
         wire.decode(form, foreign, [])
+
+
+def test_line_numbers_of_a_program_are_small():
+    assert session.lines([3, 0, -1, 10**5000]) == [3]  # JSON has no text of more than 4300 digits
+    assert session.lines([3, "4"]) is None
 
 
 # filters

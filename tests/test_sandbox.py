@@ -105,6 +105,41 @@ def test_comparing_two_objects_of_the_program_is_marked_as_not_trusted(pool):
     assert verdict["status"] == "passed" and verdict["trusted"] is False
 
 
+@pytest.mark.parametrize(
+    "test, program, trusted",
+    [
+        (
+            "assert np.allclose(f(1), 2)",
+            "class np:\n    allclose = staticmethod(lambda a, b: True)\ndef f(x): return None",
+            False,
+        ),
+        ("assert f(1) == EXPECTED", "EXPECTED = 3\ndef f(x): return 3", False),
+        (
+            "assert f(Node(1)) == 1",
+            "class Node:\n    def __init__(self, v): self.v = v\ndef f(n): return n.v",
+            False,
+        ),
+        ("assert f(1) == 2 and math.isclose(f(1), 2)", "import math\ndef f(x): return x + 1", True),
+        ("def check(g):\n    assert g(1) == 2\ncheck(f)", "def f(x): return x + 1", True),
+    ],
+)
+def test_a_name_of_the_program_that_a_test_uses_makes_the_verdict_not_trusted(
+    pool, test, program, trusted
+):
+    verdict = judge(pool, {"style": "assert", "tests": [test]}, program)
+    assert (verdict["status"], verdict["trusted"]) == ("passed", trusted), verdict["message"]
+
+
+def test_both_parts_of_a_dotted_entry_point_are_the_entry_point(pool):
+    task = {"style": "call", "entry_point": "Solution.f", "tests": [{"args": [1], "output": 2}]}
+    for program in (
+        "class Solution:\n    def f(self, x): return x + 1\ndef f(x): return 0",
+        "def f(x): return x + 1",
+    ):
+        verdict = judge(pool, task, program)
+        assert (verdict["status"], verdict["trusted"]) == ("passed", True), verdict["message"]
+
+
 def test_a_fault_in_the_judge_is_no_verdict_on_the_program(pool, monkeypatch):
     monkeypatch.setattr(sandbox, "check_task", lambda task: None)
     verdict = judge(
@@ -358,7 +393,13 @@ def test_answer_style_compares_the_final_answer(pool):
         ({"style": "call", "tests": [{"args": 1, "output": 1}]}, "tests[0].args"),
         ({"style": "call", "tests": [{"args": [1]}]}, "tests[0].output"),
         ({"style": "stdio", "tests": [{"input": "x"}]}, "tests[0].output"),
+        ({"style": "stdio", "tests": [{"input": "\ud800", "output": ""}]}, "tests[0].input"),
         ({"style": "answer", "tests": [{"answer": 3}]}, "tests[0].answer"),
+        ({"style": "call", "tests": [{"args": [{1}], "output": 1}]}, "tests"),
+        ({"style": "call", "tests": [{"args": [[0] * 4_000_000], "output": 1}]}, "tests"),
+        ({"setup": "from numpy import array"}, "setup"),
+        ({"tests": ["assert f(2) == 4", "def g():\n    import numpy.linalg\ng()"]}, "tests[1]"),
+        ({"tests": ["from .solution import f\nassert f(2) == 4"]}, "tests[0]"),
         (
             {
                 "style": "unittest",
@@ -455,7 +496,7 @@ def kill_tree_member(pool, role):
 
 
 @pytest.mark.parametrize("role", ["judge", "zygote", "candidate"])
-def test_a_process_killed_from_outside_is_retried_and_no_verdict(role):
+def test_a_process_killed_from_outside_is_retried(role):
     with sandbox.Sandbox(timeout=10) as pool:
         future = pool.submit(SQUARE, "import time\ntime.sleep(0.5)\ndef f(x): return x * x")
         time.sleep(0.25)
@@ -468,7 +509,9 @@ def test_a_process_killed_from_outside_is_retried_and_no_verdict(role):
                 kill_tree_member(pool, role)
             time.sleep(0.3)
         verdict = future.result()
-        assert verdict["status"] == "harness_error" and sandbox.outcome("harness_error") is None
+        # The system kills the process that takes most memory: a candidate is killed for its own.
+        assert verdict["status"] == ("memory" if role == "candidate" else "harness_error")
+        assert sandbox.outcome("harness_error") is None
         assert judge(pool, SQUARE, "def f(x): return x * x")["status"] == "passed"
 
 
@@ -938,3 +981,101 @@ def test_a_program_that_reads_stdin_has_the_preamble_too(pool):
     wrong = {**task, "preamble": "import ("}
     with pytest.raises(sandbox.TaskError, match="preamble: does not compile"):
         pool.submit(wrong, "print(5)\n")
+
+
+# what a program's exceptions do to the tests' own control flow
+
+
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration"])
+def test_a_program_ends_no_loop_of_a_test(pool, name):
+    tests = ["assert all(map(lambda p: f(p[0]) == p[1], [(1, 2), (2, 3)]))"]
+    verdict = judge(pool, {"style": "assert", "tests": tests}, f"def f(x): raise {name}('x')")
+    assert (verdict["status"], verdict["line"]) == ("error", 1), verdict
+    assert verdict["message"] == f"{name}: x"
+
+
+def test_a_test_that_steps_an_iterator_or_names_stop_iteration_gets_it(pool):
+    program = "def f(x): yield from x\ndef g(): raise StopIteration"
+    for test in (
+        "assert list(f([1, 2])) == [1, 2]",
+        "it = f([1])\nassert (next(it), next(it, None)) == (1, None)",
+        "try:\n    f([]).send(None)\nexcept StopIteration:\n    pass",
+    ):
+        verdict = judge(pool, {"style": "assert", "tests": [test]}, program)
+        assert verdict["status"] == "passed", (test, verdict["message"])
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "quit()", "raise KeyboardInterrupt", "leave()"])
+def test_no_test_takes_an_exit_for_the_exception_that_it_expects(pool, end):
+    program = (
+        "import sys, unittest\ndef leave(): raise unittest.SkipTest\n"
+        f"def f(x):\n    if x < 0: {end}\n    return x"
+    )
+    case = (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n"
+        "        with self.assertRaises(Exception):\n            f(-1)\n"
+    )
+    caught = "assert f(1) == 1\ntry:\n    f(-1)\n    assert 0\nexcept Exception:\n    pass"
+    for task in ({"style": "unittest", "tests": [case]}, {"style": "assert", "tests": [caught]}):
+        assert judge(pool, task, program)["status"] == "error", task
+        honest = program.replace(f": {end}", ": raise ValueError")
+        assert judge(pool, task, honest)["status"] == "passed", task
+
+
+# which test methods count
+
+METHODS = """
+import unittest
+class Base(unittest.TestCase):
+    def test_base(self): self.assertEqual(f(1), 2)
+class T(Base):
+    @unittest.skip("not yet")
+    def test_skipped(self): self.fail()
+    @unittest.expectedFailure
+    def test_expected(self): self.assertEqual(f(2), 4)
+class Inherits(Base):
+    pass
+@unittest.skipIf(True, "whole")
+class Skipped(unittest.TestCase):
+    def test_a(self): self.fail()
+"""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_inherited_methods_count_skipped_ones_do_not_expected_failures_pass(pool, inside):
+    task = {"style": "unittest", "tests": [{"code": METHODS} if inside else METHODS]}
+    for program, status, passed in (
+        ("def f(x): return x + 1", "passed", 4),
+        ("def f(x): return x * 2", "failed", 3),
+        ("def f(x): return 3", "failed", 1),
+    ):
+        verdict = judge(pool, task, program)
+        assert (verdict["status"], verdict["passed"], verdict["total"]) == (status, passed, 4), (
+            program,
+            verdict,
+        )
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_expected_failure_is_not_the_end_of_the_program_and_skips_alone_pass_nothing(
+    pool, inside
+):
+    for source, program in (
+        (METHODS, "import os\ndef f(x): return x + 1 if x == 1 else os._exit(0)"),
+        (METHODS.replace("@unittest.expectedFailure", "@unittest.skip('')"), "def f(x): return 3"),
+        (
+            "import unittest\nclass T(unittest.TestCase):\n    @unittest.skip('')\n"
+            "    def test_a(self): f()",
+            "def f(): pass",
+        ),
+        (
+            "import unittest\nclass T(unittest.TestCase):\n"
+            "    def test_a(self):\n        f()\n        self.skipTest('')",
+            "def f(): pass",
+        ),
+    ):
+        task = {"style": "unittest", "tests": [{"code": source} if inside else source]}
+        verdict = judge(pool, task, program)
+        assert verdict["status"] in ("failed", "error"), source
+        if "os._exit" in program:
+            assert verdict["passed"] == (0 if inside else 2), verdict

@@ -509,3 +509,262 @@ def test_memory_is_limited_as_asked():
     for memory_mb, status in ((256, "memory"), (1024, "passed")):
         with sandbox.Sandbox(memory_mb=memory_mb) as pool:
             assert judge(pool, task, program)["status"] == status
+
+
+# a program cannot choose to have no verdict
+
+STDIO = {"style": "stdio", "tests": [{"input": "1\n", "output": "2\n"}]}
+LOWERED = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (0, 0))\nwhile True: pass"
+NO_TEXT = "class C:\n    def __{0}__(self): raise ValueError('x')\ndef f(x): return C()"
+EVASIONS = {
+    "a number beyond Decimal": (STDIO, "print('1e99999999999999999999')", "failed"),
+    "the same as an answer": (
+        {"style": "answer", "tests": [{"answer": "5"}]},
+        "#### 1e99999999999999999999",
+        "failed",
+    ),
+    "a limit that kills it": (
+        {"style": "assert", "tests": ["assert f(1) == 2"]},
+        LOWERED,
+        "memory",
+    ),
+    "such a limit after the right output": (STDIO, f"print(2, flush=True)\n{LOWERED}", "memory"),
+    "a message without a text": (
+        {"style": "assert", "tests": ["assert f(1) == 2, f(1)"]},
+        NO_TEXT.format("str"),
+        "failed",
+    ),
+    "a missing key without a text": (
+        {"style": "assert", "tests": ["assert {2: 1}[f(1)] == 1"]},
+        NO_TEXT.format("repr"),
+        "failed",
+    ),
+    "an exit as it is hashed": (
+        {"style": "assert", "tests": ["assert f(1) == 2", "assert g == 1"]},
+        "class C:\n    def __hash__(self): return len(D) and quit(3)\nD = []\ng = {C()}\n"
+        "D.append(1)\ndef f(x): return 2",
+        "error",
+    ),
+    "what a callback may not give": (
+        {"style": "assert", "tests": ["assert f(lambda: object()) == 2"]},
+        "def f(g): return g()",
+        "error",
+    ),
+}
+
+
+@pytest.mark.parametrize("task, program, status", EVASIONS.values(), ids=EVASIONS)
+def test_what_a_program_provokes_in_the_judge_is_its_own_failure(plain_pool, task, program, status):
+    verdict = judge(plain_pool, task, program)
+    assert (verdict["status"], verdict["passed"]) == (status, 0), verdict["message"]
+
+
+def test_an_unforeseen_exception_as_tests_run_is_an_error_of_the_program(monkeypatch):
+    from jail import worker
+
+    worker.role_code.cache_clear()
+    original = compile
+
+    def compile_with_a_fault(text, name, *rest, **options):
+        if name == "<jail/styles.py>":
+            cut = text.replace(
+                "    namespace = start(session, names, ", "    1 // 0\n    start(", 1
+            )
+            assert cut != text
+            text = cut
+        return original(text, name, *rest, **options)
+
+    monkeypatch.setattr("builtins.compile", compile_with_a_fault)
+    try:
+        with sandbox.Sandbox() as pool:
+            verdict = judge(pool, {"style": "assert", "tests": ["assert f(1)"]}, "def f(x): pass")
+        assert verdict["status"] == "error" and "ZeroDivisionError" in verdict["message"]
+    finally:
+        worker.role_code.cache_clear()
+
+
+@pytest.mark.parametrize("view", ["keys", "values", "items"])
+def test_views_of_a_dict_cross_from_a_test_to_a_program(plain_pool, view):
+    tests = [
+        f"assert f(lambda d: d.{view}(), {{1: 2}}) == list({{1: 2}}.{view}())",
+        f"assert f(lambda v: v, {{1: [2]}}.{view}()) == list({{1: [2]}}.{view}())",
+    ]
+    verdict = judge(plain_pool, {"style": "assert", "tests": tests}, "def f(g, d): return [*g(d)]")
+    assert verdict["status"] == "passed", verdict["message"]
+    sets = {"style": "assert", "tests": ["assert f({1: 2, 3: 4}.keys()) == {1}"]}
+    assert judge(plain_pool, sets, "def f(k): return k & {1: 0}.keys()")["status"] == "passed"
+
+
+def test_a_test_may_try_to_import_a_package_and_one_that_runs_inside_may_import_it(pool):
+    tried = "try:\n    import numpy\nexcept ImportError:\n    numpy = None\nassert f(1) == 2"
+    task = {"style": "assert", "tests": [tried]}
+    assert judge(pool, task, "def f(x): return x + 1")["status"] == "passed"
+    inside = {"style": "unittest", "tests": [{"code": MODULE.format(body="f(np.ones(1))")}]}
+    assert judge(pool, inside, "def f(x): return x")["status"] == "passed"
+
+
+# what a program leaves in the scratch folder
+
+LEAVE = """
+import os
+for name in ("1", "1.1", "2.1", "0/1/2", "x/0", "x/1.1"):
+    os.makedirs(f"/tmp/{name}", exist_ok=True)
+with open("/tmp/1.1/big", "wb", buffering=0) as file:
+    for _ in range(63): file.write(bytes(1 << 20))
+for name in ("0/1/file", "x/1.1/file", "x/2", "file"):
+    open(f"/tmp/{name}", "w").close()
+def f(x): return x + 1
+"""
+
+
+def test_a_program_finds_nothing_of_the_one_before_whatever_names_that_one_chose(plain_pool):
+    tests = ["assert f(1) == 2"]
+    assert judge(plain_pool, {"style": "assert", "tests": tests}, LEAVE)["status"] == "passed"
+    honest = "with open('out', 'w') as file: file.write('x' * 60_000_000)\ndef f(x): return x + 1"
+    assert judge(plain_pool, {"style": "assert", "tests": tests}, LEAVE)["status"] == "passed"
+    verdict = judge(plain_pool, {"style": "assert", "tests": tests}, honest)
+    assert verdict["status"] == "passed", verdict["message"]
+    assert judge(plain_pool, {"style": "assert", "tests": tests}, LEAVE)["status"] == "passed"
+    look = "import os\nfound = [*os.walk('/tmp')]\ndef f(x): return len(found[0][1] + found[0][2])"
+    task = {"style": "assert", "tests": ["assert f(1) == 0, f(1)"]}
+    assert judge(plain_pool, task, look)["status"] == "passed"
+
+
+def test_what_cannot_be_moved_keeps_nothing_else_in_the_scratch_folder(tmp_path, monkeypatch):
+    from jail import zygote
+
+    for name in ("a/kept", "b/c/d", "0", "1/2"):
+        (tmp_path / name).mkdir(parents=True)
+    rename = zygote.os.rename
+
+    def refuse(source, target):
+        if source.endswith("kept"):
+            raise OSError
+        rename(source, target)
+
+    monkeypatch.setattr(zygote.os, "rename", refuse)
+    assert zygote.empty_directory(str(tmp_path)) == ["a"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "kept"]
+
+
+def test_a_zygote_that_cannot_empty_the_scratch_folder_is_replaced(monkeypatch):
+    from jail import worker
+
+    worker.role_code.cache_clear()
+    original = compile
+
+    def compile_so_that_some_are_left(text, name, *rest, **options):
+        begin = "    counter, going_on = 0, True\n"
+        left = "    if 'out' in os.listdir(path): return ['out']\n"
+        return original(text.replace(begin, left + begin), name, *rest, **options)
+
+    monkeypatch.setattr("builtins.compile", compile_so_that_some_are_left)
+    task = {"style": "assert", "tests": ["assert f(1) == 2"]}
+    try:
+        with sandbox.Sandbox() as pool:
+            before = pool.workers[0].processes
+            program = "open('out', 'w').close()\ndef f(x): return x + 1"
+            assert judge(pool, task, program)["status"] == "passed"
+            look = "import os\ndef f(x): return x + 1 + len(os.listdir('.'))"
+            assert judge(pool, task, look)["status"] == "passed"
+            assert pool.workers[0].processes is not before
+    finally:
+        worker.role_code.cache_clear()
+
+
+# installed packages that nobody asked for
+
+SEEK_PACKAGES = """
+import os, sys
+library = os.path.dirname(os.__file__)
+parents = (library, "/usr/lib/python3", f"/usr/local/lib/python3.{sys.version_info[1]}")
+folders = [f"{p}/{n}" for p in parents for n in ("site-packages", "dist-packages")]
+found = []
+for folder in filter(os.path.isdir, folders):
+    try:
+        names = os.listdir(folder)
+    except PermissionError:
+        continue
+    for file in [f"{folder}/{name}{end}" for name in names for end in ("", "/__init__.py")]:
+        if os.path.isfile(file):
+            try:
+                open(file).close()
+                found.append(file)
+            except PermissionError:
+                pass
+sys.path += folders
+for name in PACKAGES:
+    try:
+        __import__(name)
+        found.append(name)
+    except (ImportError, PermissionError):
+        pass
+import sqlite3, ctypes.util, zoneinfo
+def f(): return found
+"""
+NO_PACKAGE = {"style": "assert", "tests": ["assert f() == [], f()"]}
+
+
+def packages_of_the_interpreter() -> list[str]:
+    """Names of what lies in the folder of installed packages beside the standard library."""
+    folder = Path(json.__file__).parent.parent / "site-packages"
+    return sorted(path.parent.name for path in folder.glob("*/__init__.py"))
+
+
+def test_no_installed_package_is_in_reach_unless_it_is_asked_for(plain_pool):
+    program = SEEK_PACKAGES.replace("PACKAGES", repr(packages_of_the_interpreter()))
+    verdict = judge(plain_pool, NO_PACKAGE, program)
+    assert verdict["status"] == "passed", verdict["message"]
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_landlock_alone_keeps_installed_packages_out_of_reach(monkeypatch, hidden):
+    from jail import worker
+
+    worker.role_code.cache_clear()
+    original = compile
+
+    def compile_without_mounts(text, name, *rest, **options):
+        text = text.replace("        if self.namespaces:\n", "        if False:\n", 1)
+        if not hidden:
+            text = text.replace("if path in hidden:", "if False:")
+            text = text.replace("if not any(folder.startswith", "if True or any(folder.startswith")
+        return original(text, name, *rest, **options)
+
+    monkeypatch.setattr("builtins.compile", compile_without_mounts)
+    try:
+        with sandbox.Sandbox(isolation="none") as pool:
+            assert pool.layers["mount namespace"]
+            assert bool(pool.layers["landlock"]) is not hidden  # which the self-test finds out
+            program = SEEK_PACKAGES.replace("PACKAGES", repr(packages_of_the_interpreter()))
+            verdict = judge(pool, NO_PACKAGE, program)
+            assert verdict["status"] == ("passed" if hidden else "failed"), verdict["message"]
+    finally:
+        worker.role_code.cache_clear()
+
+
+def test_verdicts_are_written_without_nan(tmp_path):
+    task = {"task_id": "a", "style": "call", "entry_point": "f"}
+    tests = [{"args": [], "output": float("nan")}]
+    (tmp_path / "T").write_text(json.dumps({**task, "tests": tests}))
+    row = {"task_id": "a", "solution": "def f(): return float('nan')", "score": [float("nan")]}
+    (tmp_path / "S").write_text(json.dumps(row))
+    command = [sys.executable, "sandbox.py", "run", "--tasks", tmp_path / "T", "--samples"]
+    command += [tmp_path / "S", "--out", tmp_path / "V", "--workers", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.endswith("passed 1 of 1 judged (100.0%)\n")  # a task may hold NaN
+    assert json.loads((tmp_path / "V").read_text(), parse_constant=pytest.fail)["score"] == [None]
+
+
+def test_a_kept_verdict_is_not_found_after_a_package_changed_its_version(tmp_path, monkeypatch):
+    import common
+
+    task = {"task_id": "a", "style": "assert", "entry_point": "f", "tests": ["assert f(1)"]}
+
+    def key(packages):
+        return common.VerdictLog([tmp_path], 1, packages=packages).key(task, "")
+
+    with_numpy, without = key(["numpy"]), key([])
+    assert key(["numpy"]) == with_numpy
+    monkeypatch.setattr("jail.packages.locate", lambda names: {"numpy-0.1.dist-info": "somewhere"})
+    assert key(["numpy"]) != with_numpy and key([]) == without

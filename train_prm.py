@@ -116,7 +116,8 @@ def loss_terms(objective: str, logits: torch.Tensor, rows: list[dict]) -> torch.
         ratings = torch.tensor([row["rating"] for row in rows], device=logits.device)  # (2 N,)
         return torch.stack((logits[:, 0, 0] - ratings).square().chunk(2)).mean(0)
     if objective == "outcome":
-        outcomes = torch.tensor([row["outcome"] for row in rows], device=logits.device)
+        outcomes = [row["outcome"] for row in rows]  # none on a rank without rows
+        outcomes = torch.tensor(outcomes, dtype=torch.long, device=logits.device)  # (N,)
         return F.cross_entropy(logits[:, 0], outcomes, reduction="none")
     labels = [[torch.nan if x is None else x for x in row["labels"]] for row in rows]
     labels = common.pad(labels, torch.nan, torch.float32).to(logits.device)  # (B, P)

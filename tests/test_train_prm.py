@@ -14,6 +14,8 @@ import train_prm
 from common import InputError
 from kernels import masking
 
+OBJECTIVES = ("regression", "classification", "outcome", "ranking", "score")
+
 
 class PositionScorer(torch.nn.Module):
     """Gives each token its position in the row as score."""
@@ -98,6 +100,17 @@ def test_the_losses_are_those_of_the_docstring():
     rows = [{"rating": rating} for rating in (1.0, 0.25, 0.5, 0.0)]
     terms = train_prm.loss_terms("score", scores, rows)
     assert terms.tolist() == pytest.approx([(0.0**2 + 0.0**2) / 2, (1.25**2 + 2.0**2) / 2])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_rank_without_rows_steps_with_the_others(objective):
+    tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
+    model = common.new_model(tokenizer, 32, 1, 0, 4 if objective == "outcome" else 1)
+    table = common.line_table(tokenizer) if objective in train_prm.LINE_WISE else None
+    terms = train_prm.loss_terms(objective, common.logits_at(model, [], table), [])
+    assert terms.shape == (0,)
+    terms.sum().backward()
+    assert all(not parameter.grad.any() for parameter in model.parameters())
 
 
 def test_a_score_stays_within_its_range_and_is_the_expected_reward():

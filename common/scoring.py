@@ -121,6 +121,11 @@ def logits_at(
     return logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[2]))
 
 
+def _learned_from_pairs(config) -> bool:
+    """Whether a reward model of ours has learned from pairs.jsonl, whose texts have no EOS."""
+    return getattr(config, "reward_model_kind", None) == "reasoning_rm"
+
+
 @torch.no_grad()
 def score_texts(
     reward_model,
@@ -137,14 +142,16 @@ def score_texts(
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
     a score is the mean of those at the ends of the text's lines. Prompts have the format that the
     model was trained with, which its config.json names. ended: the texts that an EOS follows;
-    without the list no text. batch_size, max_tokens, ranks: as in `batches_by_length`. path: of the
+    without the list no text. A model that has learned from pairs.jsonl never read an EOS, and reads
+    none here. batch_size, max_tokens, ranks: as in `batches_by_length`. path: of the
     model, for an InputError where a text is too long for the model.
     """
     prompt_format = prompt_format_of(reward_model.config)
     prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
     rows = [encode_text(tokenizer, text or "") for text in texts]
-    for row, ends in zip(rows, ended or [False] * len(rows), strict=True):
-        row += [tokenizer.eos_token_id] * ends
+    if ended is not None and not _learned_from_pairs(reward_model.config):
+        for row, ends in zip(rows, ended, strict=True):
+            row += [tokenizer.eos_token_id] * ends
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
     lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, rows, strict=True)]
@@ -188,10 +195,10 @@ def load_reward_model(
     """A PRM or ORM for a policy with this tokenizer, prompted as config says; None without a path.
 
     It reads the policy's token ids where its tokenizer has the same vocabulary and chat template,
-    its prompts have the same format, and its config.json names no `step_token`; else `score_lines`
-    and `score_outcomes` give it the text. is_critic: the critic starts as this model; InputError
-    where it does not read ids. Warns of a PRM whose held-out AUC is below 0.95: a policy finds what
-    such a PRM gets wrong.
+    its prompts have the same format, its config.json names no `step_token`, and its texts had an
+    EOS (`score_texts`); else `score_lines` and `score_outcomes` give it the text. is_critic: the
+    critic starts as this model; InputError where it does not read ids. Warns of a PRM whose
+    held-out AUC is below 0.95: a policy finds what such a PRM gets wrong.
     """
     if path is None:
         return None
@@ -201,6 +208,7 @@ def load_reward_model(
     same = same and asked.is_chat(tokenizer) == read.is_chat(own)
     same = same and asked.system_prompt == read.system_prompt
     reads_ids = same and getattr(model.config, "step_token", None) is None
+    reads_ids = reads_ids and not _learned_from_pairs(model.config)
     if is_critic and not reads_ids:
         raise InputError(f"--value_init prm: {path} does not read the policy's tokens")
     if not reads_ids:

@@ -18,6 +18,7 @@ model is kept. A share of the tasks is held out, for the metrics whose names beg
 
 A row with `"complete": false` (a step pair) ends in mid-program: its texts get no EOS, and the
 tokens that both begin with belong to the prompt, where they have no loss (in h they would cancel).
+Where a chat template opens the thinking ("<think>"), a text without thinking closes it first.
 
     python dpo.py --data pairs.jsonl --model_name_or_path runs/sft --output_dir runs/dpo
     torchrun --standalone --nproc_per_node=2 dpo.py --data pairs.jsonl ...
@@ -91,10 +92,15 @@ def encode_pair(
     part is found among the ids, not by lines: a tokenizer may merge the end of a shared line with
     the beginning of the next one.
     """
-    prompt, sides = common.encode_prompt(tokenizer, row, prompt_format), ("chosen", "rejected")
+    prompt = common.encode_prompt(tokenizer, row, prompt_format)
+    opening = common.opening_of(tokenizer, prompt)
+    texts = [
+        common.after_opening(row[side], opening, row.get("prefix"))
+        for side in ("chosen", "rejected")
+    ]
     if row.get("complete", True):
-        return prompt, *(common.encode_completion(tokenizer, row[side]) for side in sides)
-    chosen, rejected = (common.encode_text(tokenizer, row[side]) for side in sides)
+        return prompt, *(common.encode_completion(tokenizer, text) for text in texts)
+    chosen, rejected = (common.encode_text(tokenizer, text) for text in texts)
     differ = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
     shared = next(differ, min(len(chosen), len(rejected)))
     return prompt + chosen[:shared], chosen[shared:], rejected[shared:]

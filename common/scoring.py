@@ -23,7 +23,14 @@ from common.models import line_table, load_tokenizer
 from common.reward_models import OUTCOME_REWARDS, head_of, load_scorer
 from common.runs import progress_bar
 from common.sharding import reshard, shard
-from common.texts import encode_prompt, encode_text, prompt_format_of, reasoning_of
+from common.texts import (
+    PromptFormat,
+    encode_prompt,
+    encode_prompt_of,
+    encode_text,
+    prompt_format_of,
+    reasoning_of,
+)
 from kernels import masking
 
 
@@ -126,6 +133,17 @@ def _learned_from_pairs(config) -> bool:
     return getattr(config, "reward_model_kind", None) == "reasoning_rm"
 
 
+def _encode_prompts(
+    tokenizer, tasks: list[dict], texts: list[str], prompt_format: PromptFormat
+) -> tuple[list[list[int]], list[str]]:
+    """texts.encode_prompt_of for each text: prompts, and texts as they follow their prompts."""
+    pairs = [
+        encode_prompt_of(tokenizer, task, text, prompt_format)
+        for task, text in zip(tasks, texts, strict=True)
+    ]
+    return [prompt for prompt, _ in pairs], [text for _, text in pairs]
+
+
 @torch.no_grad()
 def score_texts(
     reward_model,
@@ -141,17 +159,22 @@ def score_texts(
 
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
     a score is the mean of those at the ends of the text's lines. Prompts have the format that the
-    model was trained with, which its config.json names. ended: the texts that an EOS follows;
-    without the list no text. A model that has learned from pairs.jsonl never read an EOS, and reads
-    none here. batch_size, max_tokens, ranks: as in `batches_by_length`. path: of the
-    model, for an InputError where a text is too long for the model.
+    model was trained with, which its config.json names. ended: the texts that an EOS follows; with
+    the list the texts are completions, which follow what their prompts open, as in training
+    (texts.encode_prompt_of). A model that has learned from pairs.jsonl read texts as written,
+    without EOS, and reads them so here. batch_size, max_tokens, ranks: as in `batches_by_length`.
+    path: of the model, for an InputError where a text is too long for the model.
     """
     prompt_format = prompt_format_of(reward_model.config)
-    prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
-    rows = [encode_text(tokenizer, text or "") for text in texts]
-    if ended is not None and not _learned_from_pairs(reward_model.config):
-        for row, ends in zip(rows, ended, strict=True):
-            row += [tokenizer.eos_token_id] * ends
+    read = [text or "" for text in texts]
+    if ended is None or _learned_from_pairs(reward_model.config):
+        prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+        ended = [False] * len(read)
+    else:
+        prompts, read = _encode_prompts(tokenizer, tasks, read, prompt_format)
+    rows = [encode_text(tokenizer, text) for text in read]
+    for row, ends in zip(rows, ended, strict=True):
+        row += [tokenizer.eos_token_id] * ends
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
     lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, rows, strict=True)]
@@ -248,7 +271,8 @@ def score_text_lines(
     path: str | None = None,
 ) -> list[list[float]]:
     """Scores of a PRM for the lines of texts (common.lines_of) that follow their tasks' prompts,
-    by the PRM's own tokenizer; NaN for a line that ends in no token.
+    by the PRM's own tokenizer; NaN for a line that ends in no token, and for a line that opens the
+    thinking where the prompt does (texts.encode_prompt_of).
 
     A line's score is read at the token in which the line ends. Where config.json has a `step_token`
     this token is put in after each line, and the score is read there. title: of a progress bar.
@@ -257,7 +281,8 @@ def score_text_lines(
     """
     step_token = getattr(reward_model.config, "step_token", None)
     prompt_format = prompt_format_of(reward_model.config)
-    prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+    given = [len(lines_of(text)) for text in texts]
+    prompts, texts = _encode_prompts(tokenizer, tasks, texts, prompt_format)
     lines = [lines_of(text) for text in texts]
     pieces = lines if step_token is not None else [[text] for text in texts]
     step = [] if step_token is None else [tokenizer.convert_tokens_to_ids(step_token)]
@@ -287,7 +312,7 @@ def score_text_lines(
         values = token_scores.gather(1, ends.clamp(min=0))  # (B, lines)
         values = values.masked_fill(ends < 0, torch.nan).tolist()
         for i, row in zip(micro, values, strict=True):
-            scores[i] = row[: len(lines[i])]
+            scores[i] = [math.nan] * (given[i] - len(lines[i])) + row[: len(lines[i])]
         if bar is not None:
             bar.update(len(micro))
     if bar is not None:
@@ -310,8 +335,11 @@ def score_lines(
     """
     if prm is None or prm.reads_ids:
         return score_tokens(prm and prm.model, rollout, batches)
-    texts, limits = (rollout.tasks, rollout.texts), limits_of(config)
-    scores = score_text_lines(prm.model, prm.tokenizer, *texts, **limits)
+    texts, limits = rollout.judged_texts(), limits_of(config)
+    scores = score_text_lines(prm.model, prm.tokenizer, rollout.tasks, texts, **limits)
+    opened = [len(lines_of(text)) for text in texts]  # with the line of the prompt's "<think>"
+    own = [len(lines_of(text)) for text in rollout.texts]
+    scores = [row[more - n :] for row, more, n in zip(scores, opened, own, strict=True)]
     return put_at_line_ends(scores, rollout, table, config.score_prose)
 
 
@@ -323,7 +351,7 @@ def score_outcomes(
     if orm is None or orm.reads_ids:
         scores = score_tokens(orm and orm.model, rollout, batches)  # (N, T)
         return scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)
-    texts, ended = (rollout.tasks, rollout.texts), rollout.terminated.tolist()
+    texts, ended = (rollout.tasks, rollout.judged_texts()), rollout.terminated.tolist()
     return score_texts(orm.model, orm.tokenizer, *texts, ended=ended, **limits_of(config))
 
 

@@ -389,7 +389,12 @@ def fit_returns(
 
 
 def fit_critic(critic, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor):
-    """Rescales the critic by `fit_returns`; returns its new values (B, T)."""
+    """Rescales the critic by `fit_returns`; returns its new values (B, T). Rank 0 says by what: a
+    scale of 0 leaves nothing of the head that the critic started with."""
     scale, shift = fit_returns(values, returns, mask)
+    if rank() == 0:
+        print(f"--value_init prm: value = {scale:.3g} * score + {shift:.3g}")
+        if scale == 0:
+            print("warning: the PRM's scores do not rise with the returns; the head starts at 0")
     rescale_critic(critic, scale, shift)
     return scale * values + shift

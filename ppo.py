@@ -171,7 +171,7 @@ def main(config: Config) -> None:
     common.check_packages(config, tasks)
     paths = {"policy": config.model_name_or_path, "prm": config.prm, "orm": config.orm}
     for kind, path in paths.items():
-        common.check_model(kind, path, config.max_completion_length, tasks)
+        common.check_model(kind, path, config.max_completion_length, tasks, config)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)

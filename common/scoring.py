@@ -200,7 +200,7 @@ def score_reasoning(reward_model, tokenizer, rollout: Rollout, config) -> torch.
     if reward_model is None:
         return torch.full((len(rollout.ids),), torch.nan, device=device())
     reasonings = [reasoning_of(text) for text in rollout.judged_texts()]
-    limits = limits_of(config)
+    limits = limits_of(config) | {"path": config.reasoning_rm}
     return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, **limits)
 
 
@@ -210,6 +210,7 @@ class RewardModel(NamedTuple):
     model: torch.nn.Module
     tokenizer: object  # the reward model's own
     reads_ids: bool  # the policy's tokens are its own: it reads the ids as they were sampled
+    path: str | None = None  # of its folder, for an InputError where a text is too long for it
 
 
 def load_reward_model(
@@ -242,7 +243,7 @@ def load_reward_model(
         print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
     if rank() == 0 and not reads_ids:
         print(f"{path} reads completions as text, with its own tokenizer and prompt format")
-    return RewardModel(shard(model, config), own, reads_ids)
+    return RewardModel(shard(model, config), own, reads_ids, path)
 
 
 def check_line_tokens(path: str, model, tokenizer) -> None:
@@ -335,7 +336,7 @@ def score_lines(
     """
     if prm is None or prm.reads_ids:
         return score_tokens(prm and prm.model, rollout, batches)
-    texts, limits = rollout.judged_texts(), limits_of(config)
+    texts, limits = rollout.judged_texts(), limits_of(config) | {"path": prm.path}
     scores = score_text_lines(prm.model, prm.tokenizer, rollout.tasks, texts, **limits)
     opened = [len(lines_of(text)) for text in texts]  # with the line of the prompt's "<think>"
     own = [len(lines_of(text)) for text in rollout.texts]
@@ -351,8 +352,9 @@ def score_outcomes(
     if orm is None or orm.reads_ids:
         scores = score_tokens(orm and orm.model, rollout, batches)  # (N, T)
         return scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)
-    texts, ended = (rollout.tasks, rollout.judged_texts()), rollout.terminated.tolist()
-    return score_texts(orm.model, orm.tokenizer, *texts, ended=ended, **limits_of(config))
+    texts, limits = rollout.judged_texts(), limits_of(config) | {"path": orm.path}
+    ended = rollout.terminated.tolist()
+    return score_texts(orm.model, orm.tokenizer, rollout.tasks, texts, ended=ended, **limits)
 
 
 def load_reasoning_rm(path: str | None, config=None) -> tuple:

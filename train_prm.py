@@ -277,7 +277,8 @@ def main(config: Config) -> None:
         drawn = common.draw(len(train), size, step, seed, "reward model rows")
         drawn = [draw_unit(train[i], seed, step, index) for index, i in enumerate(drawn)]
         batch = common.my_share(drawn)  # of (example,) or (preferred, rejected)
-        labels = [unit[0].get("labels", [1]) for unit in batch]  # a text or a pair is one term
+        # A text or a pair is one term.
+        labels = [unit[0]["labels"] if config.objective in LINE_WISE else [1] for unit in batch]
         (num_terms,) = common.all_sum(sum(x is not None for row in labels for x in row))
 
         # A loss is a sum over terms, divided by the terms of all processes. FSDP averages

@@ -227,8 +227,9 @@ def encode_examples(
         else:
             text = row["text"]
             row["prompt_ids"], row["text"] = encode_prompt_of(tokenizer, row, text, prompt_format)
-            if "labels" in row:
-                row["labels"] = row["labels"][len(lines_of(text)) - len(lines_of(row["text"])) :]
+            gone = len(lines_of(text)) - len(lines_of(row["text"]))
+            if gone and "labels" in row:
+                row["labels"] = row["labels"][gone:]
         row["text_ids"] = encode_text(tokenizer, row["text"])
         if row["eos"]:
             row["text_ids"].append(tokenizer.eos_token_id)

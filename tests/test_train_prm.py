@@ -427,6 +427,22 @@ PAIRS = [
 ]
 
 
+def test_a_field_of_labels_says_nothing_of_the_terms_of_texts_and_pairs(tmp_path):
+    losses = []
+    for name, more in (("bare", {}), ("more", {"labels": [1, None, 1]})):
+        (tmp_path / name).mkdir()
+        config = config_for(
+            tmp_path / name,
+            [row | more for row in PAIRS],
+            objective="score",
+            **FLAGS | {"max_steps": 1, "num_hidden_layers": 1},
+        )
+        train_prm.main(config)
+        (row,) = common.read_jsonl(f"{config.output_dir}/metrics.jsonl", {})
+        losses.append(row["loss"])
+    assert losses[0] == losses[1] > 0
+
+
 @pytest.mark.parametrize(
     ("objective", "rows"),
     [

@@ -115,12 +115,13 @@ def pair_logps(policy, pairs: list[tuple]) -> torch.Tensor:
 
 
 def dpo_loss(logps, reference_logps, lengths, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses (B,) of pairs and their implicit rewards beta log(pi / pi_ref) (2, B), from summed
-    log-probs (2, B) and the texts' lengths in tokens (2, B); see the module's docstring."""
+    """Losses (B,) of pairs and their implicit rewards beta log(pi / pi_ref) (2, B), of IPO with its
+    means over tokens; from summed log-probs (2, B) and the texts' lengths in tokens (2, B). See the
+    module's docstring."""
     log_ratio = logps - reference_logps  # (2, B)
     if config.loss_type == "ipo":
-        chosen, rejected = log_ratio / lengths  # (B,), (B,)
-        loss = (chosen - rejected - 1 / (2 * config.beta)).square()
+        log_ratio = log_ratio / lengths
+        loss = (log_ratio[0] - log_ratio[1] - 1 / (2 * config.beta)).square()
     else:
         h = log_ratio[0] - log_ratio[1]  # (B,)
         loss = -(1 - config.label_smoothing) * F.logsigmoid(config.beta * h)

@@ -408,11 +408,13 @@ def _delete_old_checkpoints(config, kept: Path | None = None) -> None:
 def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
     """Restores the optimizers' moments from checkpoint-<step>/ and returns the step.
 
-    InputError for a damaged checkpoint.
+    A parameter that had no gradient has no moments. InputError for a damaged checkpoint, and for
+    moments of a tensor that the models do not have: its own parameter would start without moments.
     """
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         files = tensors_in(checkpoint, "trainer")
+        unread = set(files)
         for name, model in models.items():
             for parameter_name, parameter in model.named_parameters():
                 for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -424,6 +426,9 @@ def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
                             value = torch.zeros_like(parameter, requires_grad=False)
                         read_into(value, files[moment][0], moment)
                         optimizers[name].state[parameter][key] = value
+                        unread.remove(moment)
+        if unread:
+            raise ValueError(f"the models do not have the tensor of {min(unread)}")
         return state["global_step"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint}: cannot be resumed from: {error}") from None

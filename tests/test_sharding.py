@@ -312,6 +312,23 @@ def test_moments_are_restored_from_several_files(models, tmp_path, monkeypatch):
             assert first["exp_avg"].any() and same(first, second)
 
 
+def test_moments_of_a_tensor_that_the_model_does_not_have_are_refused(models, tmp_path):
+    tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
+    config = Config(str(tmp_path), bf16=False)
+    policy = policy_of(models, config)
+    optimizers = {"policy": common.adamw(policy, 0.0)}
+    gradients_of(policy)
+    optimizers["policy"].step()
+    common.save_checkpoint(config, 3, {"policy": policy}, optimizers, tokenizer)
+    checkpoint = tmp_path / "checkpoint-3"
+    state = load_file(checkpoint / "trainer.safetensors")
+    moment = next(name for name in state if name.endswith("norm.weight/exp_avg"))
+    state[moment.replace("norm", "layer_norm")] = state.pop(moment)
+    save_file(state, checkpoint / "trainer.safetensors")
+    with pytest.raises(common.InputError, match="cannot be resumed from: the models do not have"):
+        common.load_optimizers(checkpoint, {"policy": policy}, optimizers)
+
+
 # On two processes.
 
 

@@ -160,8 +160,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: floa
 
 def value_loss(values, old_values, returns, mask, cliprange: float):
     """Sum over valid tokens of max((V - G)^2, (clip(V, V_old +- cliprange) - G)^2)/2; G: return."""
-    moved = (values - old_values).clamp(-cliprange or -torch.inf, cliprange or torch.inf)
-    error = torch.maximum((values - returns).square(), (old_values + moved - returns).square())
+    limit = cliprange or torch.inf
+    clipped = old_values + (values - old_values).clamp(-limit, limit)
+    error = torch.maximum((values - returns).square(), (clipped - returns).square())
     return 0.5 * (error * mask).sum()
 
 

@@ -18,6 +18,7 @@ model is kept. A share of the tasks is held out, for the metrics whose names beg
 
 A row with `"complete": false` (a step pair) ends in mid-program: its texts get no EOS, and the
 tokens that both begin with belong to the prompt, where they have no loss (in h they would cancel).
+Where a chat template opens the thinking ("<think>"), a text without thinking closes it first.
 
     python dpo.py --data pairs.jsonl --model_name_or_path runs/sft --output_dir runs/dpo
     torchrun --standalone --nproc_per_node=2 dpo.py --data pairs.jsonl ...
@@ -91,10 +92,15 @@ def encode_pair(
     part is found among the ids, not by lines: a tokenizer may merge the end of a shared line with
     the beginning of the next one.
     """
-    prompt, sides = common.encode_prompt(tokenizer, row, prompt_format), ("chosen", "rejected")
+    prompt = common.encode_prompt(tokenizer, row, prompt_format)
+    opening = common.opening_of(tokenizer, prompt)
+    texts = [
+        common.after_opening(row[side], opening, row.get("prefix"))
+        for side in ("chosen", "rejected")
+    ]
     if row.get("complete", True):
-        return prompt, *(common.encode_completion(tokenizer, row[side]) for side in sides)
-    chosen, rejected = (common.encode_text(tokenizer, row[side]) for side in sides)
+        return prompt, *(common.encode_completion(tokenizer, text) for text in texts)
+    chosen, rejected = (common.encode_text(tokenizer, text) for text in texts)
     differ = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
     shared = next(differ, min(len(chosen), len(rejected)))
     return prompt + chosen[:shared], chosen[shared:], rejected[shared:]
@@ -109,12 +115,13 @@ def pair_logps(policy, pairs: list[tuple]) -> torch.Tensor:
 
 
 def dpo_loss(logps, reference_logps, lengths, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses (B,) of pairs and their implicit rewards beta log(pi / pi_ref) (2, B), from summed
-    log-probs (2, B) and the texts' lengths in tokens (2, B); see the module's docstring."""
+    """Losses (B,) of pairs and their implicit rewards beta log(pi / pi_ref) (2, B), of IPO with its
+    means over tokens; from summed log-probs (2, B) and the texts' lengths in tokens (2, B). See the
+    module's docstring."""
     log_ratio = logps - reference_logps  # (2, B)
     if config.loss_type == "ipo":
-        chosen, rejected = log_ratio / lengths  # (B,), (B,)
-        loss = (chosen - rejected - 1 / (2 * config.beta)).square()
+        log_ratio = log_ratio / lengths
+        loss = (log_ratio[0] - log_ratio[1] - 1 / (2 * config.beta)).square()
     else:
         h = log_ratio[0] - log_ratio[1]  # (B,)
         loss = -(1 - config.label_smoothing) * F.logsigmoid(config.beta * h)

@@ -151,6 +151,7 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
         task, program = tasks[row["task_id"]], row.get("solution")
         given = task.get("prefix", "")  # the prompt ends with it
         text = row["completion"] if "completion" in row else program.removeprefix(given)
+        text = row.get("opening", "") + text  # what a chat template opened
         if program is None:
             program = common.extract_program(task, text)
         samples.append(row | {"text": text, "program": program})

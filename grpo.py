@@ -13,12 +13,12 @@ the think tags, c is --process_center. ReCode does not publish its map; the sigm
     --gate soft    gate = passed / total, which also takes the place of R_out (ReCode's ablation)
     --gate none    gate = 1: the linear sum that the paper warns of
 
-The advantage of every token is (R - mean) / (std + 1e-4) over the completions of a prompt. ReCode
+The advantage of every token is (R - mean) / (std + 1e-4) over a prompt's judged samples. ReCode
 has no KL term, and an upper clip range that is higher but unpublished: DAPO's 0.2 and 0.28 stand
 in. The loss is a mean over tokens (DAPO). In a batch's first update ratios are 1 and advantages
 cancel: a loss near 0 is no sign of trouble.
 
-A sample without a verdict (a failure of the sandbox) counts nowhere, nor in its group.
+A sample without a verdict (a failure of the sandbox) counts nowhere.
 
     python grpo.py --tasks train.jsonl --model_name_or_path runs/sft --output_dir runs/grpo
     torchrun --standalone --nproc_per_node=2 grpo.py --reasoning_rm runs/rm --gate hard ...
@@ -137,7 +137,7 @@ def main(config: Config) -> None:
     common.check_packages(config, tasks)
     paths = {"policy": config.model_name_or_path, "reasoning_rm": config.reasoning_rm}
     for kind, path in paths.items():
-        common.check_model(kind, path, config.max_completion_length, tasks)
+        common.check_model(kind, path, config.max_completion_length, tasks, config)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)

@@ -18,8 +18,8 @@ starting policy. (A KL term to theta_old, which PRLCoder prints, lets the policy
 A reward model may have any tokenizer (common/scoring.py). Lines are the program's: prose and fences
 around it have no reward and are not in M (see --score_prose).
 
-A sample without a verdict (a failure of the sandbox) counts nowhere. A completion that is cut off
-at the length limit is at its end there: no value is bootstrapped.
+A sample without a verdict (a failure of the sandbox) counts nowhere.
+A completion that is cut off at the length limit is at its end there: no value is bootstrapped.
 
     python ppo.py --tasks train.jsonl --model_name_or_path runs/sft --output_dir runs/ppo
     torchrun --standalone --nproc_per_node=2 ppo.py --prm runs/prm --value_init prm ...
@@ -84,7 +84,7 @@ class Config:
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
     cliprange: NonNegativeFloat = 0.2  # the ratio counts from 1 - x to 1 + x (PPO)
-    cliprange_value: NonNegativeFloat = 0.2  # how far a value may move in a batch
+    cliprange_value: NonNegativeFloat = 0.2  # how far a value may move in a batch; 0: no limit
     kl_coef: NonNegativeFloat = 0.0  # weight of the KL term in the reward; 0: no reference
     gamma: UnitFloat = 1.0  # discount
     lam: UnitFloat = 0.95  # lambda of GAE
@@ -112,8 +112,9 @@ def check_flags(config: Config) -> None:
         raise InputError("--outcome_reward orm and --orm go together")
     if config.process_norm == "scored_lines" and not config.neutral_comments:
         raise InputError("--process_norm scored_lines needs --neutral_comments")
-    if config.prm and not (config.lambda_fail or config.lambda_pass or config.value_init == "prm"):
-        raise InputError("--prm has no use where --lambda_fail and --lambda_pass are 0")
+    weighted = config.lambda_fail or (config.outcome_reward == "tests" and config.lambda_pass)
+    if config.prm and not (weighted or config.value_init == "prm"):
+        raise InputError("--prm has no use without --lambda_fail (with tests: or --lambda_pass)")
 
 
 def compose_rewards(
@@ -159,7 +160,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, low: float, high: floa
 
 def value_loss(values, old_values, returns, mask, cliprange: float):
     """Sum over valid tokens of max((V - G)^2, (clip(V, V_old +- cliprange) - G)^2)/2; G: return."""
-    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    limit = cliprange or torch.inf
+    clipped = old_values + (values - old_values).clamp(-limit, limit)
     error = torch.maximum((values - returns).square(), (clipped - returns).square())
     return 0.5 * (error * mask).sum()
 
@@ -170,7 +172,7 @@ def main(config: Config) -> None:
     common.check_packages(config, tasks)
     paths = {"policy": config.model_name_or_path, "prm": config.prm, "orm": config.orm}
     for kind, path in paths.items():
-        common.check_model(kind, path, config.max_completion_length, tasks)
+        common.check_model(kind, path, config.max_completion_length, tasks, config)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     tokenizer = common.load_tokenizer(start)

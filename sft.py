@@ -13,7 +13,6 @@ weights. Any other value is a local folder or a hub name.
     torchrun --standalone --nproc_per_node=2 sft.py --tasks sft.jsonl --output_dir runs/sft
 """
 
-import re
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -28,8 +27,6 @@ from common import (
     PositiveFloat,
     PositiveInt,
 )
-
-OPENED = re.compile(r"\A\s*<think>\s*")
 
 
 @dataclass
@@ -75,23 +72,6 @@ def read_rows(path: str) -> list[dict]:
     return rows
 
 
-def after_opening(row: dict, opening: str) -> str:
-    """A row's completion as it goes on after what its prompt opens (common.opening_of).
-
-    The tag is not written twice. A completion that has no thinking, as a reference program, closes
-    the thinking first: common.extract_program looks for the program behind the tag. One that goes
-    on after a `prefix` follows the tag at once.
-    """
-    text = row["completion"]
-    if not opening:
-        return text
-    if text.lstrip().startswith("<think>"):
-        return text.removeprefix(opening) if text.startswith(opening) else OPENED.sub("", text)
-    if "</think>" in text:  # the thinking, without the tag that opens it
-        return text
-    return ("</think>" if row.get("prefix") else "</think>\n\n") + text
-
-
 def main(config: Config) -> None:
     rows = read_rows(config.tasks)
     if config.model_name_or_path != "micro":
@@ -116,9 +96,10 @@ def main(config: Config) -> None:
     prompts = [common.encode_prompt(tokenizer, row, prompt_format) for row in rows]
     openings = [common.opening_of(tokenizer, prompt) for prompt in prompts]
     completions = [
-        common.encode_completion(tokenizer, after_opening(row, opening))
+        common.after_opening(row["completion"], opening, row.get("prefix"))
         for row, opening in zip(rows, openings, strict=True)
     ]
+    completions = [common.encode_completion(tokenizer, text) for text in completions]
     pairs = list(zip(prompts, completions, strict=True))  # token ids
     train = [pair for pair in pairs if sum(map(len, pair)) <= config.max_length]
     too_long = len(rows) - len(train)

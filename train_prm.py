@@ -116,7 +116,8 @@ def loss_terms(objective: str, logits: torch.Tensor, rows: list[dict]) -> torch.
         ratings = torch.tensor([row["rating"] for row in rows], device=logits.device)  # (2 N,)
         return torch.stack((logits[:, 0, 0] - ratings).square().chunk(2)).mean(0)
     if objective == "outcome":
-        outcomes = torch.tensor([row["outcome"] for row in rows], device=logits.device)
+        outcomes = [row["outcome"] for row in rows]  # none on a rank without rows
+        outcomes = torch.tensor(outcomes, dtype=torch.long, device=logits.device)  # (N,)
         return F.cross_entropy(logits[:, 0], outcomes, reduction="none")
     labels = [[torch.nan if x is None else x for x in row["labels"]] for row in rows]
     labels = common.pad(labels, torch.nan, torch.float32).to(logits.device)  # (B, P)
@@ -276,7 +277,8 @@ def main(config: Config) -> None:
         drawn = common.draw(len(train), size, step, seed, "reward model rows")
         drawn = [draw_unit(train[i], seed, step, index) for index, i in enumerate(drawn)]
         batch = common.my_share(drawn)  # of (example,) or (preferred, rejected)
-        labels = [unit[0].get("labels", [1]) for unit in batch]  # a text or a pair is one term
+        # A text or a pair is one term.
+        labels = [unit[0]["labels"] if config.objective in LINE_WISE else [1] for unit in batch]
         (num_terms,) = common.all_sum(sum(x is not None for row in labels for x in row))
 
         # A loss is a sum over terms, divided by the terms of all processes. FSDP averages

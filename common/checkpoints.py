@@ -13,7 +13,7 @@ from torch import nn
 
 from common.distributed import bf16, rank, world_size
 from common.flags import InputError
-from common.tensors import MAX_FILE_SIZE, read_into, save_tensors, tensors_in, whole
+from common.tensors import MAX_FILE_SIZE, find_file, read_into, save_tensors, tensors_in, whole
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -143,6 +143,11 @@ def load_weights(auto_class, path: str | Path, config, weights: str = "whole"):
             ignore_mismatched_sizes=True,  # they are reported, and refused here
             output_loading_info=True,
         )
+        # With stand-ins transformers was not told the folder, which may name more EOS ids.
+        generation = weights != "whole" and find_file(path, "generation_config.json")
+        if generation and model.can_generate():
+            folder = Path(generation).parent
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     except Exception as error:
         raise not_loadable(path, "model", error) from None
     for name, found, expected in sorted(info["mismatched_keys"]):

@@ -8,19 +8,24 @@ from pathlib import Path
 from common.flags import InputError
 from common.models import load_policy, load_tokenizer
 from common.reward_models import load_scorer
-from common.texts import encode_prompt
+from common.texts import encode_prompt, prompt_format_of
 
 # Modules and buffers with a row a position: a longer text has no row.
 POSITION_TABLES = {"wpe", "embed_positions", "positions_embed"}
 
 
 def check_model(
-    wanted: str, path: str | Path | None, num_tokens: int = 0, tasks: list[dict] | tuple = ()
+    wanted: str,
+    path: str | Path | None,
+    num_tokens: int = 0,
+    tasks: list[dict] | tuple = (),
+    run_config=None,
 ) -> None:
     """Raises InputError for a model that a stage could not work with; a path of None is no model.
 
     wanted: a key of checkpoints.ACCEPTED. num_tokens: of the longest text; with tasks, of the
-    longest completion that follows one of the tasks' prompts.
+    longest completion that follows one of the tasks' prompts, whose format is that of run_config;
+    a reward model's prompts have the format that its config.json names.
     """
     if path is None:
         return
@@ -35,8 +40,9 @@ def check_model(
             f"{path}: its tokenizer has ids up to {last_id}, its embedding has {rows} rows"
         )
     if position_limit(model)[0] is not None:  # prompts take a while to encode
-        longest = max((len(encode_prompt(tokenizer, task)) for task in tasks), default=0)
-        check_length(path, model, longest + num_tokens)
+        prompt_format = prompt_format_of(run_config if wanted == "policy" else model.config)
+        prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+        check_length(path, model, max(map(len, prompts), default=0) + num_tokens)
 
 
 def check_packages(config, tasks: list[dict]) -> None:

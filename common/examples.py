@@ -3,7 +3,8 @@
 An example is a text: the fields of its row, with `text`, `eos` (whether an EOS follows the text),
 and a label: `labels`, one a line (prm.jsonl); or `outcome` (outcome rows); or, where texts are
 compared (pairs.jsonl, outcome rows), `group` and `preferred`: any preferred text of a group makes a
-pair with any other text of the group.
+pair with any other text of the group. Texts are completions, programs or parts of them; but those
+of pairs.jsonl may be reasonings, and follow the prompt `as_written`.
 """
 
 import re
@@ -15,7 +16,14 @@ from common.files import read_jsonl
 from common.flags import InputError
 from common.lines import lines_of
 from common.reward_models import OUTCOME_REWARDS
-from common.texts import AUTO_FORMAT, PROMPT_FIELDS, PromptFormat, encode_prompt, encode_text
+from common.texts import (
+    AUTO_FORMAT,
+    PROMPT_FIELDS,
+    PromptFormat,
+    encode_prompt,
+    encode_prompt_of,
+    encode_text,
+)
 from kernels import masking
 
 PRM_FIELDS = {**PROMPT_FIELDS, "completions": list, "labels": list}  # of prm.jsonl
@@ -115,6 +123,8 @@ def check_outcome_row(row: dict) -> None:
         raise ValueError(f"field 'status' must be one of {expected}, got {row['status']!r}")
     if not isinstance(row.get("terminated", True), bool):
         raise ValueError("field 'terminated' must be true or false")
+    if not isinstance(row.get("opening", ""), str):
+        raise ValueError("field 'opening' must be str")
 
 
 def fenced(text: str, prefix: str = "", closed: bool = True) -> str:
@@ -159,7 +169,7 @@ def read_pairs(path: str, rated: bool = False) -> list[dict]:
         read_jsonl(path, {}, check_rated_row)
     for number, row in enumerate(rows):
         for side in ("chosen", "rejected"):
-            example = {"text": row[side], "eos": False, "group": number}
+            example = {"text": row[side], "eos": False, "as_written": True, "group": number}
             example["preferred"] = side == "chosen"
             if rated:
                 example["rating"] = float(
@@ -179,7 +189,7 @@ def read_outcomes(path: str, fence: bool = False) -> list[dict]:
         if outcome is not None:
             text, ended = row["completion"], row.get("terminated", True)
             text = fenced(text, row.get("prefix") or "", ended) if fence else text
-            example = {"text": text, "eos": ended}
+            example = {"text": row.get("opening", "") + text, "eos": ended}
             example |= {"group": row["task_id"], "preferred": outcome == "passed"}
             examples.append(row | example | {"outcome": classes.index(outcome)})
     if not examples:
@@ -206,9 +216,20 @@ def read_examples(config) -> list[dict]:
 def encode_examples(
     tokenizer, examples: list[dict], prompt_format: PromptFormat = AUTO_FORMAT
 ) -> None:
-    """Adds to each example its token ids: `prompt_ids` and `text_ids`."""
+    """Adds to each example its token ids: `prompt_ids` and `text_ids`.
+
+    A completion goes on after what its prompt opens (texts.encode_prompt_of); a line that the
+    prompt has already, that of the opening tag, leaves `text` and `labels`.
+    """
     for row in examples:
-        row["prompt_ids"] = encode_prompt(tokenizer, row, prompt_format)
+        if row.get("as_written"):
+            row["prompt_ids"] = encode_prompt(tokenizer, row, prompt_format)
+        else:
+            text = row["text"]
+            row["prompt_ids"], row["text"] = encode_prompt_of(tokenizer, row, text, prompt_format)
+            gone = len(lines_of(text)) - len(lines_of(row["text"]))
+            if gone and "labels" in row:
+                row["labels"] = row["labels"][gone:]
         row["text_ids"] = encode_text(tokenizer, row["text"])
         if row["eos"]:
             row["text_ids"].append(tokenizer.eos_token_id)

@@ -408,10 +408,9 @@ def _delete_old_checkpoints(config, kept: Path | None = None) -> None:
 def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
     """Restores the optimizers' moments from checkpoint-<step>/ and returns the step.
 
-    InputError for a damaged checkpoint.
+    InputError for a damaged checkpoint, and for moments of a tensor that the models lack.
     """
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         files = tensors_in(checkpoint, "trainer")
         for name, model in models.items():
             for parameter_name, parameter in model.named_parameters():
@@ -422,8 +421,10 @@ def load_optimizers(checkpoint: Path, models: dict, optimizers: dict) -> int:
                             value = torch.zeros((), device=parameter.device)
                         else:
                             value = torch.zeros_like(parameter, requires_grad=False)
-                        read_into(value, files[moment][0], moment)
+                        read_into(value, files.pop(moment)[0], moment)
                         optimizers[name].state[parameter][key] = value
-        return state["global_step"]
+        if files:
+            raise ValueError(f"the models do not have the tensor of {min(files)}")
+        return json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["global_step"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint}: cannot be resumed from: {error}") from None

@@ -23,7 +23,14 @@ from common.models import line_table, load_tokenizer
 from common.reward_models import OUTCOME_REWARDS, head_of, load_scorer
 from common.runs import progress_bar
 from common.sharding import reshard, shard
-from common.texts import encode_prompt, encode_text, prompt_format_of, reasoning_of
+from common.texts import (
+    PromptFormat,
+    encode_prompt,
+    encode_prompt_of,
+    encode_text,
+    prompt_format_of,
+    reasoning_of,
+)
 from kernels import masking
 
 
@@ -121,6 +128,22 @@ def logits_at(
     return logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[2]))
 
 
+def _learned_from_pairs(config) -> bool:
+    """Whether a reward model of ours has learned from pairs.jsonl, whose texts have no EOS."""
+    return getattr(config, "reward_model_kind", None) == "reasoning_rm"
+
+
+def _encode_prompts(
+    tokenizer, tasks: list[dict], texts: list[str], prompt_format: PromptFormat
+) -> tuple[list[list[int]], list[str]]:
+    """texts.encode_prompt_of for each text: prompts, and texts as they follow their prompts."""
+    pairs = [
+        encode_prompt_of(tokenizer, task, text, prompt_format)
+        for task, text in zip(tasks, texts, strict=True)
+    ]
+    return [prompt for prompt, _ in pairs], [text for _, text in pairs]
+
+
 @torch.no_grad()
 def score_texts(
     reward_model,
@@ -136,14 +159,21 @@ def score_texts(
 
     A score stands at the text's last token. Where config.score_pooling is "lines" (train_prm.py),
     a score is the mean of those at the ends of the text's lines. Prompts have the format that the
-    model was trained with, which its config.json names. ended: the texts that an EOS follows;
-    without the list no text. batch_size, max_tokens, ranks: as in `batches_by_length`. path: of the
-    model, for an InputError where a text is too long for the model.
+    model was trained with, which its config.json names. ended: the texts that an EOS follows; with
+    the list the texts are completions, which follow what their prompts open, as in training
+    (texts.encode_prompt_of). A model that has learned from pairs.jsonl read texts as written,
+    without EOS, and reads them so here. batch_size, max_tokens, ranks: as in `batches_by_length`.
+    path: of the model, for an InputError where a text is too long for the model.
     """
     prompt_format = prompt_format_of(reward_model.config)
-    prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
-    rows = [encode_text(tokenizer, text or "") for text in texts]
-    for row, ends in zip(rows, ended or [False] * len(rows), strict=True):
+    read = [text or "" for text in texts]
+    if ended is None or _learned_from_pairs(reward_model.config):
+        prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+        ended = [False] * len(read)
+    else:
+        prompts, read = _encode_prompts(tokenizer, tasks, read, prompt_format)
+    rows = [encode_text(tokenizer, text) for text in read]
+    for row, ends in zip(rows, ended, strict=True):
         row += [tokenizer.eos_token_id] * ends
     pooled = getattr(reward_model.config, "score_pooling", "last") == "lines"
     scores = torch.zeros(len(rows), device=device())
@@ -170,7 +200,7 @@ def score_reasoning(reward_model, tokenizer, rollout: Rollout, config) -> torch.
     if reward_model is None:
         return torch.full((len(rollout.ids),), torch.nan, device=device())
     reasonings = [reasoning_of(text) for text in rollout.judged_texts()]
-    limits = limits_of(config)
+    limits = limits_of(config) | {"path": config.reasoning_rm}
     return score_texts(reward_model, tokenizer, rollout.tasks, reasonings, **limits)
 
 
@@ -180,6 +210,7 @@ class RewardModel(NamedTuple):
     model: torch.nn.Module
     tokenizer: object  # the reward model's own
     reads_ids: bool  # the policy's tokens are its own: it reads the ids as they were sampled
+    path: str | None = None  # of its folder, for an InputError where a text is too long for it
 
 
 def load_reward_model(
@@ -188,10 +219,10 @@ def load_reward_model(
     """A PRM or ORM for a policy with this tokenizer, prompted as config says; None without a path.
 
     It reads the policy's token ids where its tokenizer has the same vocabulary and chat template,
-    its prompts have the same format, and its config.json names no `step_token`; else `score_lines`
-    and `score_outcomes` give it the text. is_critic: the critic starts as this model; InputError
-    where it does not read ids. Warns of a PRM whose held-out AUC is below 0.95: a policy finds what
-    such a PRM gets wrong.
+    its prompts have the same format, its config.json names no `step_token`, and its texts had an
+    EOS (`score_texts`); else `score_lines` and `score_outcomes` give it the text. is_critic: the
+    critic starts as this model; InputError where it does not read ids. Warns of a PRM whose
+    held-out AUC is below 0.95: a policy finds what such a PRM gets wrong.
     """
     if path is None:
         return None
@@ -201,6 +232,7 @@ def load_reward_model(
     same = same and asked.is_chat(tokenizer) == read.is_chat(own)
     same = same and asked.system_prompt == read.system_prompt
     reads_ids = same and getattr(model.config, "step_token", None) is None
+    reads_ids = reads_ids and not _learned_from_pairs(model.config)
     if is_critic and not reads_ids:
         raise InputError(f"--value_init prm: {path} does not read the policy's tokens")
     if not reads_ids:
@@ -211,7 +243,7 @@ def load_reward_model(
         print(f"warning: the held-out AUC of {path} is below 0.95; expect it to be over-optimised")
     if rank() == 0 and not reads_ids:
         print(f"{path} reads completions as text, with its own tokenizer and prompt format")
-    return RewardModel(shard(model, config), own, reads_ids)
+    return RewardModel(shard(model, config), own, reads_ids, path)
 
 
 def check_line_tokens(path: str, model, tokenizer) -> None:
@@ -240,7 +272,8 @@ def score_text_lines(
     path: str | None = None,
 ) -> list[list[float]]:
     """Scores of a PRM for the lines of texts (common.lines_of) that follow their tasks' prompts,
-    by the PRM's own tokenizer; NaN for a line that ends in no token.
+    by the PRM's own tokenizer; NaN for a line that ends in no token, and for a line that opens the
+    thinking where the prompt does (texts.encode_prompt_of).
 
     A line's score is read at the token in which the line ends. Where config.json has a `step_token`
     this token is put in after each line, and the score is read there. title: of a progress bar.
@@ -249,7 +282,8 @@ def score_text_lines(
     """
     step_token = getattr(reward_model.config, "step_token", None)
     prompt_format = prompt_format_of(reward_model.config)
-    prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+    given = [len(lines_of(text)) for text in texts]
+    prompts, texts = _encode_prompts(tokenizer, tasks, texts, prompt_format)
     lines = [lines_of(text) for text in texts]
     pieces = lines if step_token is not None else [[text] for text in texts]
     step = [] if step_token is None else [tokenizer.convert_tokens_to_ids(step_token)]
@@ -279,7 +313,7 @@ def score_text_lines(
         values = token_scores.gather(1, ends.clamp(min=0))  # (B, lines)
         values = values.masked_fill(ends < 0, torch.nan).tolist()
         for i, row in zip(micro, values, strict=True):
-            scores[i] = row[: len(lines[i])]
+            scores[i] = [math.nan] * (given[i] - len(lines[i])) + row[: len(lines[i])]
         if bar is not None:
             bar.update(len(micro))
     if bar is not None:
@@ -302,8 +336,11 @@ def score_lines(
     """
     if prm is None or prm.reads_ids:
         return score_tokens(prm and prm.model, rollout, batches)
-    texts, limits = (rollout.tasks, rollout.texts), limits_of(config)
-    scores = score_text_lines(prm.model, prm.tokenizer, *texts, **limits)
+    texts, limits = rollout.judged_texts(), limits_of(config) | {"path": prm.path}
+    scores = score_text_lines(prm.model, prm.tokenizer, rollout.tasks, texts, **limits)
+    opened = [len(lines_of(text)) for text in texts]  # with the line of the prompt's "<think>"
+    own = [len(lines_of(text)) for text in rollout.texts]
+    scores = [row[more - n :] for row, more, n in zip(scores, opened, own, strict=True)]
     return put_at_line_ends(scores, rollout, table, config.score_prose)
 
 
@@ -315,8 +352,9 @@ def score_outcomes(
     if orm is None or orm.reads_ids:
         scores = score_tokens(orm and orm.model, rollout, batches)  # (N, T)
         return scores.gather(1, rollout.mask.sum(1, keepdim=True) - 1).squeeze(1)
-    texts, ended = (rollout.tasks, rollout.texts), rollout.terminated.tolist()
-    return score_texts(orm.model, orm.tokenizer, *texts, ended=ended, **limits_of(config))
+    texts, limits = rollout.judged_texts(), limits_of(config) | {"path": orm.path}
+    ended = rollout.terminated.tolist()
+    return score_texts(orm.model, orm.tokenizer, rollout.tasks, texts, ended=ended, **limits)
 
 
 def load_reasoning_rm(path: str | None, config=None) -> tuple:
@@ -353,7 +391,12 @@ def fit_returns(
 
 
 def fit_critic(critic, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor):
-    """Rescales the critic by `fit_returns`; returns its new values (B, T)."""
+    """Rescales the critic by `fit_returns`; returns its new values (B, T). Rank 0 says by what: a
+    scale of 0 leaves nothing of the head that the critic started with."""
     scale, shift = fit_returns(values, returns, mask)
+    if rank() == 0:
+        print(f"--value_init prm: value = {scale:.3g} * score + {shift:.3g}")
+        if scale == 0:
+            print("warning: the PRM's scores do not rise with the returns; the head starts at 0")
     rescale_critic(critic, scale, shift)
     return scale * values + shift

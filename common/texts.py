@@ -123,6 +123,37 @@ def opening_of(tokenizer, prompt: list[int]) -> str:
     return opened.group() if opened else ""
 
 
+OPENED = re.compile(r"\A\s*<think>\s*")
+
+
+def after_opening(text: str, opening: str, prefix: str | None = None) -> str:
+    """A completion as it goes on after what its prompt opens (`opening_of`).
+
+    The tag is not written twice. A text without thinking, as a reference program, closes the
+    thinking first: common.extract_program looks for the program behind the tag. A text that goes on
+    after a task's prefix follows the tag at once, unless it is a code fence.
+    """
+    if not opening:
+        return text
+    if text.lstrip().startswith("<think>"):
+        return text.removeprefix(opening) if text.startswith(opening) else OPENED.sub("", text)
+    if "</think>" in text:  # the thinking, without the tag that opens it
+        return text
+    return ("</think>" if prefix and "```" not in text else "</think>\n\n") + text
+
+
+def encode_prompt_of(
+    tokenizer, task: dict, text: str, prompt_format: PromptFormat = AUTO_FORMAT
+) -> tuple[list[int], str]:
+    """Token ids of the prompt of a completion that a reward model reads, and the completion as it
+    follows them: `after_opening`. What closes the thinking ends the prompt, so that the completion
+    has no other lines; a tag that the prompt has is left out of the completion."""
+    prompt = encode_prompt(tokenizer, task, prompt_format)
+    whole = after_opening(text, opening_of(tokenizer, prompt), task.get("prefix"))
+    added = max(0, len(whole) - len(text))
+    return prompt + encode_text(tokenizer, whole[:added]) * (added > 0), whole[added:]
+
+
 def cut_at(text: str, stops: tuple[str, ...]) -> str:
     """The text before the first of the stop strings."""
     return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]

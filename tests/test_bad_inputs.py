@@ -340,6 +340,11 @@ def test_a_file_without_rows_is_refused(number, folder):
 
 CONTRADICTIONS = [  # stage, flags, what is said of them
     ("ppo", {"prm": ["x"], "lambda_fail": ["0"], "lambda_pass": ["0"]}, "--prm has no use"),
+    (
+        "ppo",
+        {"outcome_reward": ["orm"], "orm": ["x"], "prm": ["x"], "lambda_fail": ["0"]},
+        "--prm has no use without --lambda_fail",
+    ),
     ("ppo", {"outcome_reward": ["none"]}, "needs --prm and --lambda_fail: no other reward"),
     (
         "ppo",

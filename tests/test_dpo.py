@@ -100,10 +100,11 @@ def test_loss_and_gradient_are_those_of_the_paper_s_formula_in_float64(start, fl
     for i, (prompt, chosen, rejected) in enumerate(pairs):
         first, second = naive_logp(policy, prompt, chosen), naive_logp(policy, prompt, rejected)
         h = (first - reference[0, i]) - (second - reference[1, i])
+        is_ipo = config.loss_type == "ipo"  # of which the loss and the rewards have means
         rewards.append(
             (
-                config.beta * (first - reference[0, i]).item(),
-                config.beta * (second - reference[1, i]).item(),
+                config.beta * (first - reference[0, i]).item() / (len(chosen) if is_ipo else 1),
+                config.beta * (second - reference[1, i]).item() / (len(rejected) if is_ipo else 1),
             )
         )
         if config.loss_type == "ipo":  # means over tokens: a sum would grow with the length

@@ -244,6 +244,32 @@ def test_a_reward_model_reads_ids_only_where_vocabulary_template_and_line_ends_a
     assert common.load_reward_model(None, policy) is None
 
 
+@pytest.mark.parametrize("pooling", ["last", "lines"])
+def test_an_orm_that_learned_from_pairs_reads_what_it_read_in_training(
+    tokenizers, tmp_path, pooling
+):
+    tokenizer, eos = tokenizers["characters"], tokenizers["characters"].eos_token_id
+    path = saved(
+        tmp_path / "rm", tokenizer, reward_model_kind="reasoning_rm", score_pooling=pooling
+    )
+    orm = common.load_reward_model(path, tokenizer)
+    torch.nn.init.normal_(orm.model.score.weight, generator=torch.Generator().manual_seed(0))
+    texts = ["a = 1\nb = 2\n", "c = 3"]
+    rollout = rollout_of(tokenizer, texts, [True, True])
+    ended = [[*ids, eos] for ids in rollout.completions]
+    mask = common.pad([[1] * len(ids) for ids in ended]).bool()
+    rollout = rollout._replace(completions=ended, ids=common.pad(ended), mask=mask)
+    found = common.score_outcomes(orm, rollout, [[[0, 1]]], ppo.Config("", "", ""))
+    rows = [{"prompt": "p", "text": text, "eos": False} for text in texts]
+    common.encode_examples(tokenizer, rows, common.prompt_format_of(orm.model.config))
+    table = common.line_table(tokenizer) if pooling == "lines" else None
+    with torch.no_grad():
+        learned = common.logits_at(orm.model, rows, table, pooling)[:, 0, 0]
+    torch.testing.assert_close(found, learned)
+    found = common.score_texts(orm.model, tokenizer, rows, texts, 2, ended=[True, True])
+    torch.testing.assert_close(found, learned)
+
+
 @pytest.mark.parametrize(
     ("program", "text", "lines"),
     [

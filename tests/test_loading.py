@@ -221,6 +221,61 @@ def test_a_context_beyond_the_learned_positions_is_refused(models, tokenizer):
     common.check_model("policy", models / "policy", 10**6, [TASK])  # rotary: no table
 
 
+def test_prompts_are_as_long_as_the_run_and_each_reward_model_writes_them(models, tmp_path):
+    """By the flags for a policy, by its config.json for a reward model."""
+    config = transformers.AutoConfig.from_pretrained(models / "gpt2", num_labels=1)
+    scorer = transformers.GPT2ForTokenClassification(config)
+    chat = common.load_tokenizer(models / "gpt2")
+    chat.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}:"
+    scorer.config.update({"reward_model_kind": "prm", "prompt_format": "plain"})
+    scorer.save_pretrained(tmp_path / "prm")
+    shutil.copytree(models / "gpt2", tmp_path / "policy")
+    for name in ("prm", "policy"):
+        chat.save_pretrained(tmp_path / name)
+    task = TASK | {"prompt": "x = 1\n" * 5}
+    flags = grpo.Config("", "", "", system_prompt="if x:\n    y = 2\n" * 4)
+    lengths = [
+        len(common.encode_prompt(chat, task, common.PromptFormat(*shown)))
+        for shown in ((), ("plain",), ("auto", flags.system_prompt))
+    ]
+    assert lengths[0] != lengths[1] < lengths[2] < 64
+    common.check_model("policy", tmp_path / "policy", 64 - lengths[2], [task], flags)
+    with pytest.raises(InputError, match="policy: a text may have 65 tokens; beyond 64"):
+        common.check_model("policy", tmp_path / "policy", 65 - lengths[2], [task], flags)
+    common.check_model("prm", tmp_path / "prm", 64 - lengths[1], [task], flags)
+    with pytest.raises(InputError, match="prm: a text may have 65 tokens; beyond 64"):
+        common.check_model("prm", tmp_path / "prm", 65 - lengths[1], [task], flags)
+
+
+def test_a_text_that_a_reward_model_of_a_run_cannot_read_names_its_folder(models, tmp_path):
+    """A completion may have more tokens in the reward model's tokenizer than in the policy's."""
+    own, policy = common.load_tokenizer(models / "gpt2"), common.new_tokenizer(["a b\n"], 300)
+    scorer = transformers.GPT2ForTokenClassification(
+        transformers.AutoConfig.from_pretrained(models / "gpt2", num_labels=1)
+    )
+    text = "x = 1\n" * 64
+    ids = torch.tensor([common.encode_text(policy, text)])
+    rollout = common.Rollout([[]], ids.tolist(), [text], ids, ids >= 0, None, ids[:, 0] >= 0)
+    rollout = rollout._replace(tasks=(TASK,))
+    config, table = ppo.Config("", "", ""), common.line_table(policy)
+    for kind in ("prm", "orm", "reasoning_rm"):
+        scorer.config.reward_model_kind = kind
+        scorer.save_pretrained(tmp_path / kind)
+        own.save_pretrained(tmp_path / kind)
+    for kind, score in (
+        ("prm", lambda model: common.score_lines(model, rollout, None, table, config)),
+        ("orm", lambda model: common.score_outcomes(model, rollout, None, config)),
+    ):
+        model = common.load_reward_model(str(tmp_path / kind), policy)
+        with pytest.raises(InputError, match=rf"{kind}: a text may have \d+ tokens; beyond 64"):
+            score(model)
+    config = grpo.Config("", "", "", reasoning_rm=str(tmp_path / "reasoning_rm"))
+    thought = rollout._replace(texts=[f"<think>{text}</think><answer>x</answer>"])
+    model = common.load_reasoning_rm(config.reasoning_rm)
+    with pytest.raises(InputError, match=r"reasoning_rm: a text may have \d+ tokens; beyond 64"):
+        common.score_reasoning(*model, thought, config)
+
+
 # Which kinds of model each flag takes; all others are refused.
 TAKEN = {
     "policy": {"policy", "gpt2", "olmo"},

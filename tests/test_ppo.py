@@ -266,6 +266,19 @@ def test_a_fitted_critic_is_the_least_squares_line_through_the_returns_of_valid_
     torch.testing.assert_close(critic(input_ids=ids).logits, scale * before + shift)
 
 
+def test_a_fit_that_leaves_nothing_of_the_prm_s_head_is_said(folder, capsys):
+    values, returns = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 0.5, 1.0]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    common.fit_critic(critic_of(folder, value_init="prm"), -values, returns, mask)
+    assert capsys.readouterr().out == "--value_init prm: value = 0.5 * score + 0.5\n"
+    critic = critic_of(folder, value_init="prm")
+    new_values = common.fit_critic(critic, values, returns, mask)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "--value_init prm: value = 0 * score + 0.5" and len(said) == 2
+    assert said[1].startswith("warning: ") and said[1].endswith("the head starts at 0")
+    assert not critic.score.weight.any() and (new_values == 0.5).all()
+
+
 def test_a_reward_model_with_another_scale_is_no_critic(folder, tmp_path):
     model = common.load_scorer(folder / "prm")
     model.config.score_activation = "sigmoid_signed"
@@ -333,6 +346,15 @@ def test_value_loss_takes_the_worse_of_clipped_and_unclipped():
     assert float(ppo.value_loss(values, old, returns, mask, 0.2)) == pytest.approx(
         0.5 * (0.8**2 + 0.9**2)
     )
+
+
+def test_a_value_moves_without_limit_where_the_clip_range_is_zero():
+    values = torch.tensor([[1.0, 0.1, -2.0]], requires_grad=True)
+    old, returns = torch.zeros(1, 3), torch.tensor([[2.0, 1.0, 1.0]])
+    loss = ppo.value_loss(values, old, returns, torch.ones(1, 3, dtype=torch.bool), 0.0)
+    loss.backward()
+    assert float(loss) == pytest.approx(0.5 * (1.0 + 0.9**2 + 9.0))
+    assert values.grad.flatten().tolist() == pytest.approx([-1.0, -0.9, -3.0])
 
 
 def test_the_critic_s_explained_variance_is_of_returns_without_its_own_values(stages, monkeypatch):

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import common
 import dpo
 import eval as evaluation
+import ppo
 import sft
 import train_prm
 from benchmarks import protocols
@@ -306,15 +307,122 @@ def test_a_policy_that_writes_what_it_was_taught_under_an_opened_tag_has_its_pro
     opening, completion, written
 ):
     task = {"entry_point": "f"}
-    assert sft.after_opening({"completion": completion}, opening) == written
+    assert common.after_opening(completion, opening) == written
     assert (opening + written).count("<think>") <= 1
     assert common.extract_program(task, opening + written).strip() == PROGRAM.strip()
 
 
 def test_a_body_under_an_opened_tag_goes_on_from_its_prefix():
     row = {"completion": "return x\n", "prefix": "def f(x):\n    ", "entry_point": "f"}
-    written = sft.after_opening(row, "<think>\n")
+    written = common.after_opening(row["completion"], "<think>\n", row["prefix"])
     assert common.extract_program(row, "<think>\n" + written) == PROGRAM
+
+
+@pytest.fixture
+def opens_think():
+    """A reward model with a random head, and its tokenizer, whose template opens the thinking."""
+    tokenizer = byte_level(True)
+    tokenizer.chat_template = OPENS_THINK
+    model = common.new_model(tokenizer, 32, 1, 0, num_labels=1).eval()
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(model.score.weight, generator=generator)
+    return model, tokenizer
+
+
+PREFIXED = {"prompt": "x", "prefix": "def f(x):\n"}
+OPENED_ROWS = [  # a row and its text, the end of the prompt that is read, the text, the labels
+    ({"prompt": "x"}, PROGRAM, "<think>\n</think>\n\n", PROGRAM, [1, -1]),
+    (PREFIXED, "    return x\n", "<think>\n</think>", "    return x\n", [1]),
+    (PREFIXED, f"```\n{PROGRAM}", "<think>\n</think>\n\n", f"```\n{PROGRAM}", [None, 1, -1]),
+    ({"prompt": "x"}, "So.\n</think>a\n", "<think>\n", "So.\n</think>a\n", [None, 1]),
+    ({"prompt": "x"}, "<think>\nSo.\n</think>a\n", "<think>\n", "So.\n</think>a\n", [None, 1]),
+]
+
+
+def test_a_reward_model_reads_a_program_where_a_policy_writes_it_behind_the_thinking(opens_think):
+    model, tokenizer = opens_think
+    given = [row for row, *_ in OPENED_ROWS], [text for _, text, *_ in OPENED_ROWS]
+    rows = []
+    for row, text, _, read, labels in OPENED_ROWS:
+        gone = len(text.splitlines()) - len(read.splitlines())
+        rows.append(row | {"text": text, "eos": False, "labels": [None] * gone + labels})
+    common.encode_examples(tokenizer, rows)
+    for row, (_, _, end, read, labels) in zip(rows, OPENED_ROWS, strict=True):
+        prompt = tokenizer.decode(row["prompt_ids"])
+        assert prompt == "<|user|>\nx</s>\n<|assistant|>\n" + end
+        assert tokenizer.decode(row["text_ids"]) == read and row["labels"] == labels
+    # Every reader reads the same: lines as in training, and a text at its end.
+    with torch.no_grad():
+        learned = common.logits_at(model, rows, common.line_table(tokenizer)).squeeze(-1)
+        at_end = common.logits_at(model, rows, None).flatten()
+    scores = common.score_text_lines(model, tokenizer, *given, 2)
+    for found, expected, text, row in zip(scores, learned, given[1], rows, strict=True):
+        assert len(found) == len(text.splitlines())
+        assert found[-len(row["labels"]) :] == pytest.approx(
+            expected[: len(row["labels"])].tolist()
+        )
+    found = common.score_texts(model, tokenizer, *given, 2, ended=[False] * len(rows))
+    torch.testing.assert_close(found, at_end)
+
+
+def test_an_outcome_row_goes_on_from_what_its_own_prompt_opened(opens_think, tmp_path):
+    row = {"task_id": "t", "prompt": "x", "completion": "I am cut o", "status": "failed"}
+    cut_off = row | {"opening": "<think>\n", "terminated": False}
+    common.write_jsonl(tmp_path / "rows.jsonl", [cut_off, row | {"completion": PROGRAM}])
+    examples = common.read_outcomes(str(tmp_path / "rows.jsonl"))
+    common.encode_examples(opens_think[1], examples)
+    read = [opens_think[1].decode(row["prompt_ids"] + row["text_ids"]) for row in examples]
+    shown = "<|user|>\nx</s>\n<|assistant|>\n<think>\n"
+    assert read == [shown + "I am cut o", f"{shown}</think>\n\n{PROGRAM}<|eos|>"]
+
+
+def test_a_reasoning_of_a_pair_stands_in_the_thinking_that_the_prompt_opens(opens_think, tmp_path):
+    row = {"task_id": "t", "prompt": "x", "chosen": "a\n", "rejected": "b\n"}
+    common.write_jsonl(tmp_path / "pairs.jsonl", [row])
+    examples = common.read_pairs(str(tmp_path / "pairs.jsonl"))
+    common.encode_examples(opens_think[1], examples)
+    assert opens_think[1].decode(examples[0]["prompt_ids"]).endswith("<think>\n")
+
+
+def test_a_prm_without_a_template_reads_the_tag_that_the_policy_s_prompt_has(monkeypatch):
+    policy, own = byte_level(True), KINDS["micro"]()
+    model = common.new_model(own, 32, 1, 0, num_labels=1).eval()
+    torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
+    text = f"plan\n</think>\n{PROGRAM}"
+    ids = torch.tensor([common.encode_text(policy, text)])
+    tasks = ({"task_id": "t", "prompt": "x", "entry_point": "f"},)
+    rollout = common.Rollout(
+        [[]],
+        ids.tolist(),
+        [text],
+        ids,
+        ids >= 0,
+        None,
+        torch.tensor([False]),
+        tasks,
+        ("<think>\n",),
+    )
+    config, table = ppo.Config("", "", ""), masking.line_table(policy)
+    prm = common.RewardModel(model, own, False)
+    found = common.score_lines(prm, rollout, None, table, config)
+    texts = rollout.judged_texts()
+    (expected,) = common.score_text_lines(model, own, list(tasks), texts, 1)
+    assert found[found != 0].tolist() == pytest.approx(expected[3:])
+    outcome = common.score_outcomes(prm, rollout, None, config)
+    assert outcome.tolist() == pytest.approx(expected[-1:])
+
+
+def test_pairs_of_programs_close_what_the_prompt_opens(opens_think):
+    tokenizer = opens_think[1]
+    row = {"prompt": "x", "chosen": "a = 1\n", "rejected": "a = 2\n"}
+    prompt, *texts = dpo.encode_pair(tokenizer, row | {"complete": False})
+    closed = "<|user|>\nx</s>\n<|assistant|>\n<think>\n</think>\n\na = "
+    assert tokenizer.decode(prompt + texts[0]) == closed + "1\n"
+    assert tokenizer.decode(prompt).startswith(closed[: closed.index("a =")])
+    prompt, *texts = dpo.encode_pair(tokenizer, row)
+    assert tokenizer.decode(prompt + texts[1]) == closed + "2\n<|eos|>"
+    prompt, chosen, _ = dpo.encode_pair(tokenizer, row | {"chosen": "So.</think>a"})
+    assert tokenizer.decode(chosen) == "So.</think>a<|eos|>"
 
 
 def test_nucleus_sampling_draws_from_the_likeliest_tokens_by_their_own_log_probs():

@@ -4,6 +4,7 @@ import functools
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,25 @@ def test_a_model_that_is_read_after_sharding_is_the_model_that_is_loaded_whole(m
             assert parameter.dtype == (torch.float32 if parameter in head else torch.bfloat16)
         for key, value in whole_state(frozen).items():
             assert torch.equal(value, expected[key].to(value.dtype)), (name, key)
+
+
+def test_a_policy_that_is_read_late_has_the_generation_config_of_its_folder(models, tmp_path):
+    settings = {"eos_token_id": [1, 7, 9], "do_sample": True, "temperature": 0.6, "top_k": 20}
+    tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
+    for name in ("tied", "mixture"):
+        folder, saved = tmp_path / name, tmp_path / f"{name} saved"
+        shutil.copytree(models / name, folder)
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+        expected = common.eos_ids(common.load_policy(folder), tokenizer)
+        policy = policy_of(tmp_path, Config(), name)
+        assert common.eos_ids(policy, tokenizer) == expected == [1, 7, 9]
+        checkpoints.save_weights(policy, saved)
+        kept = json.loads((saved / "generation_config.json").read_text())
+        assert kept | settings == kept
+        (folder / "generation_config.json").unlink()
+        assert common.eos_ids(policy_of(tmp_path, Config(), name), tokenizer) == common.eos_ids(
+            common.load_policy(folder), tokenizer
+        )
 
 
 def test_without_bfloat16_one_process_has_neither_shards_nor_a_cast(models):
@@ -290,6 +310,23 @@ def test_moments_are_restored_from_several_files(models, tmp_path, monkeypatch):
         for number in states[0]:
             first, second = ({k: tensors.whole(v) for k, v in s[number].items()} for s in states)
             assert first["exp_avg"].any() and same(first, second)
+
+
+def test_moments_of_a_tensor_that_the_model_does_not_have_are_refused(models, tmp_path):
+    tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
+    config = Config(str(tmp_path), bf16=False)
+    policy = policy_of(models, config)
+    optimizers = {"policy": common.adamw(policy, 0.0)}
+    gradients_of(policy)
+    optimizers["policy"].step()
+    common.save_checkpoint(config, 3, {"policy": policy}, optimizers, tokenizer)
+    checkpoint = tmp_path / "checkpoint-3"
+    state = load_file(checkpoint / "trainer.safetensors")
+    moment = next(name for name in state if name.endswith("norm.weight/exp_avg"))
+    state[moment.replace("norm", "layer_norm")] = state.pop(moment)
+    save_file(state, checkpoint / "trainer.safetensors")
+    with pytest.raises(common.InputError, match="cannot be resumed from: the models do not have"):
+        common.load_optimizers(checkpoint, {"policy": policy}, optimizers)
 
 
 # On two processes.

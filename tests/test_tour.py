@@ -93,7 +93,7 @@ def test_the_right_answer_is_right_and_another_is_not(number, capsys):
 SORT_TASK = (
     '{"task_id": "mine/1", "prompt": "Sort.", "entry_point": "f", "style": "call", "tests": [%s]}\n'
 )
-SFT_OLD = "    return rows\n\n\ndef after_opening"
+SFT_OLD = "    return rows\n\n\ndef main(config"
 LABELS = (
     "def label_of(variant, status, equivalent):\n"
     '    if status == "harness_error":\n        return None\n'
@@ -148,7 +148,7 @@ CHANGES = {
             SFT_OLD,
             '    unique = {(row["prompt"], row["completion"]): row for row in reversed(rows)}\n'
             "    return [row for row in rows if row in unique.values() and "
-            'row is unique[row["prompt"], row["completion"]]]\n\n\ndef after_opening',
+            'row is unique[row["prompt"], row["completion"]]]\n\n\ndef main(config',
         ),
     ),
     "4b": (

@@ -14,6 +14,8 @@ import train_prm
 from common import InputError
 from kernels import masking
 
+OBJECTIVES = ("regression", "classification", "outcome", "ranking", "score")
+
 
 class PositionScorer(torch.nn.Module):
     """Gives each token its position in the row as score."""
@@ -98,6 +100,17 @@ def test_the_losses_are_those_of_the_docstring():
     rows = [{"rating": rating} for rating in (1.0, 0.25, 0.5, 0.0)]
     terms = train_prm.loss_terms("score", scores, rows)
     assert terms.tolist() == pytest.approx([(0.0**2 + 0.0**2) / 2, (1.25**2 + 2.0**2) / 2])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_rank_without_rows_steps_with_the_others(objective):
+    tokenizer = common.new_tokenizer(["a b c\n"] * 3, 300)
+    model = common.new_model(tokenizer, 32, 1, 0, 4 if objective == "outcome" else 1)
+    table = common.line_table(tokenizer) if objective in train_prm.LINE_WISE else None
+    terms = train_prm.loss_terms(objective, common.logits_at(model, [], table), [])
+    assert terms.shape == (0,)
+    terms.sum().backward()
+    assert all(not parameter.grad.any() for parameter in model.parameters())
 
 
 def test_a_score_stays_within_its_range_and_is_the_expected_reward():
@@ -412,6 +425,22 @@ PAIRS = [
     }
     for i in range(24)
 ]
+
+
+def test_a_field_of_labels_says_nothing_of_the_terms_of_texts_and_pairs(tmp_path):
+    losses = []
+    for name, more in (("bare", {}), ("more", {"labels": [1, None, 1]})):
+        (tmp_path / name).mkdir()
+        config = config_for(
+            tmp_path / name,
+            [row | more for row in PAIRS],
+            objective="score",
+            **FLAGS | {"max_steps": 1, "num_hidden_layers": 1},
+        )
+        train_prm.main(config)
+        (row,) = common.read_jsonl(f"{config.output_dir}/metrics.jsonl", {})
+        losses.append(row["loss"])
+    assert losses[0] == losses[1] > 0
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@
 # models learn from one half of the training tasks, policies from the other: no reward model knows a
 # reference of a task that it rewards. Only the tasks themselves are the same for all seeds.
 #
+# All reward models learn for as many steps. On seed 20, by the AUC on held-out labelled tasks at 300
+# and at 1,000 steps: PRM .957 and .970, ORM of own samples .866 and .909, of changes .629 and .633.
+#
 # The reward models alone would let the policy go where they have seen nothing, so that every arm
 # has a KL term. Its weight is 0.01 in the arm of tests; in an arm whose rewards of the supervised
 # policy's samples have c times the standard deviation of those by tests it is 0.01 c.
@@ -30,7 +33,7 @@ source reproduce/pool.sh
 setup requirements.txt
 
 SEEDS="${SEEDS:-$(seq -s ' ' 10 19)}" BATCHES="${BATCHES:-60}" LABELLED="${LABELLED:-750}"
-SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-300}" # of a policy, of a reward model
+SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-600}" # of a policy, of a reward model
 TASKS="${TASKS:-tasks/prlcoder}" RUNS="${RUNS:-runs/prlcoder}" TEST="$TASKS/test.jsonl"
 PPO=(--max_steps "$BATCHES" --num_prompts 16 --num_generations 4 --kl_coef 0.01)
 PRM=(--max_steps "$RM_STEPS" --eval_steps "$RM_STEPS" --learning_rate 7e-4)

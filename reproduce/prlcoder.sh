@@ -16,8 +16,8 @@
 # models learn from one half of the training tasks, policies from the other: no reward model knows a
 # reference of a task that it rewards. Only the tasks themselves are the same for all seeds.
 #
-# All reward models learn for as many steps. On seed 20, by the AUC on held-out labelled tasks at 300
-# and at 1,000 steps: PRM .957 and .970, ORM of own samples .866 and .909, of changes .629 and .633.
+# All reward models learn for as many steps. On seed 20, by the AUC on held-out labelled tasks at
+# 300 and at 1,000 steps: PRM .957, .970; ORM of own samples .866, .909; of changes .629, .633.
 #
 # The reward models alone would let the policy go where they have seen nothing, so that every arm
 # has a KL term. Its weight is 0.01 in the arm of tests; in an arm whose rewards of the supervised

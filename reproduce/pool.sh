@@ -20,6 +20,11 @@ in_seed() { # seed, function, arguments ...
     "${@:2}"
 }
 
+in_half() { # seed, function, arguments ...: with the seed's half of the tasks, and those labelled
+    local TRAIN="$RUNS/$1/train.jsonl" LABELS="$RUNS/$1/labelled.jsonl"
+    in_seed "$@"
+}
+
 JOB_NAMES=() JOB_NEEDS=() JOB_WORDS=()
 
 job() { # name, names of the jobs that it waits for, function, arguments ...

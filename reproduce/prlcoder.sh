@@ -81,11 +81,6 @@ if [ "${MORE_ARMS:-}" = true ]; then
     CLAIMS+=("tests + PRM against tests=+ppo-tests-prm -ppo-tests")
 fi
 
-at() { # seed, function, arguments ...: with the seed's half of the tasks, and the labelled ones
-    local TRAIN="$RUNS/$1/train.jsonl" LABELS="$RUNS/$1/labelled.jsonl"
-    in_seed "$@"
-}
-
 supervised() { # and its samples of the labelled tasks, with their verdicts
     python reproduce/rewrite.py half-2 "$TASKS/train.jsonl" "$TRAIN" "$SEED"
     python reproduce/rewrite.py half-1 "$TASKS/train.jsonl" "$OUT/half.jsonl" "$SEED"
@@ -161,22 +156,22 @@ quality() {
 plan() { # the jobs: a seed's before the next seed's
     local seed arm needs
     for seed in $SEEDS; do
-        job "$seed-sft-run" "" at "$seed" supervised
-        job "$seed-changed" "$seed-sft-run" at "$seed" changed
+        job "$seed-sft-run" "" in_half "$seed" supervised
+        job "$seed-changed" "$seed-sft-run" in_half "$seed" changed
         for arm in $(trained "$ARMS"); do
             needs="$seed-sft-run"
             case "$arm" in
                 ppo-tests-prm | dpo-prm) needs="$seed-ppo-prm" ;;
                 ppo-prm* | ppo-orm-mutants) needs="$seed-changed" ;;
             esac
-            job "$seed-$arm" "$needs" at "$seed" run_arms "$ARMS" "$arm"
+            job "$seed-$arm" "$needs" in_half "$seed" run_arms "$ARMS" "$arm"
         done
         for arm in $(trained "$LESS"); do
-            job "$seed-$arm" "$seed-sft-run" at "$seed" run_arms "$LESS" "$arm"
+            job "$seed-$arm" "$seed-sft-run" in_half "$seed" run_arms "$LESS" "$arm"
         done
         needs="$seed-sft"
         for arm in $(trained "$ARMS"); do needs+=" $seed-$arm"; done
-        job "$seed-quality" "$needs" at "$seed" quality
+        job "$seed-quality" "$needs" in_half "$seed" quality
     done
 }
 

@@ -89,11 +89,6 @@ accuracy() { # reward model: on the held-out pairs and on the benchmark
         --output_dir "$OUT/eval-$1-benchmark"
 }
 
-at() { # seed, function, arguments ...: with the seed's halves of the training tasks
-    local TRAIN="$RUNS/$1/train.jsonl" LABELS="$RUNS/$1/labelled.jsonl"
-    in_seed "$@"
-}
-
 supervised() { # a policy, and its own plans on the labelled tasks, for better and for worse
     python reproduce/rewrite.py half-1 "$TASKS/train.jsonl" "$LABELS" "$SEED"
     python reproduce/rewrite.py half-2 "$TASKS/train.jsonl" "$TRAIN" "$SEED"
@@ -143,19 +138,19 @@ sft_on_references() { # arm: the references with their plans, as a demonstration
 plan() { # the jobs: a seed's before the next seed's
     local seed arm needs
     for seed in $SEEDS; do
-        job "$seed-sft-run" "" at "$seed" supervised
-        job "$seed-rm" "$seed-sft-run" at "$seed" reasoning_model
+        job "$seed-sft-run" "" in_half "$seed" supervised
+        job "$seed-rm" "$seed-sft-run" in_half "$seed" reasoning_model
         for arm in $(trained "$LESS"); do
-            job "$seed-$arm" "$seed-sft-run" at "$seed" run_arms "$LESS" "$arm"
+            job "$seed-$arm" "$seed-sft-run" in_half "$seed" run_arms "$LESS" "$arm"
         done
-        job "$seed-quality" "$seed-rm" at "$seed" quality
+        job "$seed-quality" "$seed-rm" in_half "$seed" quality
         for arm in $(trained "$REWARD_MODELS"); do
-            job "$seed-$arm" "$seed-quality" at "$seed" run_arms "$REWARD_MODELS" "$arm"
+            job "$seed-$arm" "$seed-quality" in_half "$seed" run_arms "$REWARD_MODELS" "$arm"
         done
         for arm in $(trained "$ARMS"); do
             needs="$seed-rm"
             [[ "$arm" != *-lines ]] || needs="$seed-rm-lines"
-            job "$seed-$arm" "$needs" at "$seed" run_arms "$ARMS" "$arm"
+            job "$seed-$arm" "$needs" in_half "$seed" run_arms "$ARMS" "$arm"
         done
     done
 }

@@ -65,9 +65,7 @@ def paired(values: dict[str, float], base: dict[str, float]) -> list[float]:
 def compared(differences: list[float]) -> str:
     if len(differences) < 2:
         return "not shown"
-    half = tables.half_interval(differences)
-    shown = abs(sum(differences) / len(differences)) > half
-    return tables.cell(differences, "+") + ("" if shown else ", not shown")
+    return tables.cell(differences, "+") + ("" if tables.is_shown(differences) else ", not shown")
 
 
 def table(runs: Path, text: str) -> None:

@@ -29,7 +29,7 @@ KEEP=(--max_steps "$BATCHES" --save_steps "$EVERY" --save_total_limit 0)
 PPO=("${KEEP[@]}" --num_prompts 16 --num_generations 4)
 GRPO=("${KEEP[@]}" --num_prompts 8 --num_generations 8)
 DPO=(--max_steps 30 --eval_fraction 0 --save_steps 30)
-LEARN=("${KEEP[@]}" --learning_rate 5e-4 --warmup_steps 5) # batches of 64 rows
+LEARN=(--max_steps "$BATCHES" --learning_rate 5e-4 --warmup_steps 5) # batches of 64 rows
 mkdir -p "$TASKS" "$RUNS"
 
 # A batch is 64 samples: where a greedy program is drawn too, 7 others. (references): it sees
@@ -96,8 +96,8 @@ evaluate() { # arm, policy: the curve on the validation tasks, then the test tas
 }
 
 learn() { # arm, studies ..., flags ...: supervised, from the policy on
-    stage sft.py --model_name_or_path "$SFT" "${LEARN[@]}" --seed "$SEED" --output_dir "$OUT/$1" \
-        -- "${@:2}"
+    stage sft.py --model_name_or_path "$SFT" "${LEARN[@]}" --save_steps "$EVERY" \
+        --save_total_limit 0 --seed "$SEED" --output_dir "$OUT/$1" -- "${@:2}"
     evaluate "$1" "$OUT/$1"
 }
 
@@ -149,7 +149,7 @@ critic_sampling() {
         --critic_file "$OUT/critic.jsonl" --output_file "$OUT/repairs.jsonl"
     reward_model critic "$OUT/critic.jsonl"
     python sft.py --tasks "$OUT/repairs.jsonl" --model_name_or_path "$SFT" --seed "$SEED" \
-        --max_steps "$BATCHES" --learning_rate 5e-4 --warmup_steps 5 --output_dir "$OUT/repair"
+        "${LEARN[@]}" --output_dir "$OUT/repair"
     sample "$OUT/coderl" "$TEST" "$OUT/eval-sixteen" --num_samples 16 --k 1 16
     sample "$OUT/coderl" "$TEST" "$OUT/eval-first" --num_samples 8
     sample "$OUT/sft-references" "$TEST" "$OUT/eval-eight-references" --num_samples 8

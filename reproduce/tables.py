@@ -91,6 +91,16 @@ def shown_together(contrasts: dict[str, list[float]]) -> list[str]:
     return shown
 
 
+def is_shown(differences: list[float]) -> bool:
+    """Whether the 95 % interval of the mean does not hold 0; False for one value."""
+    return abs(statistics.fmean(differences)) > half_interval(differences)
+
+
+def print_shown_together(contrasts: dict[str, list[float]]) -> None:
+    names = "; ".join(shown_together(contrasts)) or "none"
+    print(f"\nShown among all {len(contrasts)}, with a chance of 5 % that one is false: {names}")
+
+
 def cell(values: list[float], sign: str = "", form: str = ".3f") -> str:
     """mean ± half of the 95 % interval; sign "+" shows the sign of a positive mean."""
     return f"{statistics.fmean(values):{sign}{form}} ± {half_interval(values):{form}}"
@@ -303,7 +313,7 @@ def contrasts(runs: Path, metric: str, claims: list[str]) -> None:
             mean, half = statistics.fmean(differences), half_interval(differences)
             seen = would_be_seen(differences)
             row[2:] = [f"{mean:+.3f}", f"[{mean - half:+.3f}, {mean + half:+.3f}]"]
-            row += ["shown" if abs(mean) > half else "not shown", f"{seen:.3f}"]
+            row += ["shown" if is_shown(differences) else "not shown", f"{seen:.3f}"]
             together[label] = differences
         rows.append(row)
     name = "pass@1 on held-out tasks" if metric == "pass@1" else f"{metric}, mean over the run"
@@ -311,8 +321,7 @@ def contrasts(runs: Path, metric: str, claims: list[str]) -> None:
     header = ["claim", "seeds", "difference", "interval", "", "would be seen"]
     print_table(header, rows, right=("seeds", "difference", "would be seen"))
     if len(together) > 1:
-        names = "; ".join(shown_together(together)) or "none"
-        print(f"\nShown among all {len(together)}, with a chance of 5 % that one is false: {names}")
+        print_shown_together(together)
 
 
 def spread(first: Path, second: Path, weight: float) -> None:
@@ -639,15 +648,13 @@ def pairs(runs: Path, arms: list[str]) -> None:
     gains, rows = {}, []
     for group, reports in groups.items():
         gain = [report["accuracy"] - report["blind_accuracy"] for report in reports]
-        shown = abs(statistics.fmean(gain)) > half_interval(gain)
         row = [cell([r[name] for r in reports]) for name in ("accuracy", "blind_accuracy")]
-        rows.append([group, *row, cell(gain, "+"), "shown" if shown else "not shown"])
+        rows.append([group, *row, cell(gain, "+"), "shown" if is_shown(gain) else "not shown"])
         gains[group] = gain
     label = next(iter(read_arms(arms).values())).label
     print(f"\nReward model: {label}; the difference is paired by seed\n")
     print_table(["pairs", "reward model", "without the prompt", "difference", ""], rows)
-    together = "; ".join(shown_together(gains)) or "none"
-    print(f"\nShown among all {len(gains)}, with a chance of 5 % that one is false: {together}")
+    print_shown_together(gains)
 
 
 def prm(runs: Path, names: list[str]) -> None:

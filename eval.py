@@ -86,14 +86,19 @@ class Config:
     seed: int = 0
 
 
+def drawn(path: Path) -> Counter:
+    """Samples that a file holds, by task; no file holds none."""
+    return (
+        Counter(row["task_id"] for row in common.whole_rows(path)) if path.is_file() else Counter()
+    )
+
+
 def generate(config: Config, tasks: list[dict], path: Path) -> None:
     """Appends to `path` the samples of every task that it does not hold yet, batch by batch. Each
     process draws its share of a batch; rank 0 appends all shares, in the tasks' order."""
-    done = Counter()  # samples that `path` holds, by task
-    if path.is_file():
-        done.update(row["task_id"] for row in common.whole_rows(path))
-        if common.rank() == 0:
-            common.cut_torn_line(path)
+    done = drawn(path)
+    if path.is_file() and common.rank() == 0:
+        common.cut_torn_line(path)
     left = [task for task in tasks if done[task["task_id"]] < config.num_samples]
     if not left:
         return
@@ -176,9 +181,8 @@ def judge(config: Config, tasks: dict[str, dict], base: dict, path: Path) -> com
     log = common.VerdictLog(folders, config.sandbox_workers, **limits)
 
     def all_tests():
-        return (
-            (tasks[row["task_id"]], row["solution"]) for row in common.read_samples(path, tasks)
-        )
+        for row in common.read_samples(path, tasks):
+            yield tasks[row["task_id"]], row["solution"]
 
     def base_tests():
         for task, program in all_tests():
@@ -196,9 +200,7 @@ def with_verdicts(
     """Each sample with its task's prompt and its verdict: the rows of verdicts.jsonl."""
     for row in common.read_samples(path, tasks):
         name, program = row["task_id"], row["solution"]
-        prompt = {
-            field: tasks[name][field] for field in ("prompt", "prefix") if field in tasks[name]
-        }
+        prompt = {key: tasks[name][key] for key in ("prompt", "prefix") if key in tasks[name]}
         verdict = log.verdict(tasks[name], program)
         if name in base:
             own = verdict if verdict["status"] == "passed" else log.verdict(base[name], program)
@@ -235,10 +237,7 @@ def read_arms(words: list[str], k: int = 1) -> dict[str, np.ndarray]:
     for folder in rates:
         different = sorted(rates[folder].keys() ^ rates[first].keys())
         if different:
-            raise InputError(
-                f"{folder}/verdicts.jsonl: its tasks are not those of {first}; {different[0]} is "
-                "one that only one of them has"
-            )
+            raise InputError(f"{folder}: only one of it and {first} has task {different[0]!r}")
     names = sorted(rates[first])
     names = [name for name in names if not any(math.isnan(run[name]) for run in rates.values())]
     if not names:
@@ -296,13 +295,16 @@ def main(config: Config) -> None:
             raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
         if config.protocol != "none" and config.samples:
             raise InputError("--protocol is for sampling, not for --samples")
-        path, length = config.model_name_or_path, config.max_completion_length
-        common.check_model("policy", path, length, rows)
+        common.check_model("policy", config.model_name_or_path, config.max_completion_length, rows)
         if config.samples:
             unknown = common.unknown_samples(config.samples, tasks)
     report_file = Path(config.output_dir) / "report.json"
     if common.open_run(config, "report.json", FREE) is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
+    if config.model_name_or_path is not None:
+        most = max(drawn(Path(config.output_dir) / "samples.jsonl").values(), default=0)
+        if most > config.num_samples:
+            raise InputError(f"--num_samples: {config.output_dir} holds {most} samples of a task")
     if common.rank() == 0:
         report_file.unlink(missing_ok=True)  # of a run that goes on
     common.begin_run(config)

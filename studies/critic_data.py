@@ -16,6 +16,7 @@ and a program that fails.
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,10 +67,11 @@ def main(config: Config) -> None:
         return
     known = {task["task_id"]: task for task in tasks}
     critic, repairs = [], {}
-    for row in common.read_jsonl(config.samples, SAMPLE_FIELDS):
-        task = known.get(row["task_id"])
-        if task is None or row["status"] == "harness_error":
+    check = partial(common.check_known_task, tasks=known)
+    for row in common.read_jsonl(config.samples, SAMPLE_FIELDS, check):
+        if row["status"] == "harness_error":
             continue
+        task = known[row["task_id"]]
         passed = row["status"] == "passed"
         lines = rows.lines_of(row["completion"])
         labels = [1.0 if passed else -1.0] * len(lines)

@@ -22,6 +22,7 @@ studies/critic_data.py makes what the critic and the repair model learn from. A 
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -178,9 +179,8 @@ def main(config: Config) -> None:
     if common.world_size() > 1:
         raise InputError("studies/critic_sampling.py runs in one process")
     tasks = {task["task_id"]: task for task in listed}
-    first = [
-        row for row in common.read_jsonl(config.samples, SAMPLE_FIELDS) if row["task_id"] in tasks
-    ]
+    check = partial(common.check_known_task, tasks=tasks)
+    first = common.read_jsonl(config.samples, SAMPLE_FIELDS, check)
     for path in (config.model_name_or_path, config.repair_model):
         common.check_model("policy", path, config.max_completion_length, listed)
     common.check_model("prm", config.critic, config.max_completion_length, listed)

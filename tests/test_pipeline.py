@@ -409,6 +409,9 @@ def test_an_evaluation_goes_on_with_more_samples_and_draws_the_missing_ones_alon
     assert {row["completion_tokens"] for row in whole.values()} <= set(range(1, 129))
     report = json.loads((stages.folder / "more" / "report.json").read_text())
     assert report["samples"] == 40 and report["pass@4_tasks"] == 10
+    with pytest.raises(common.InputError, match=r"--num_samples: .*more holds 4 samples of a task"):
+        evaluation.main(config("more", num_samples=2))
+    assert json.loads((stages.folder / "more" / "report.json").read_text()) == report
 
 
 @pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "ppo_refresh", "grpo"])

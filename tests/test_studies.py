@@ -1063,6 +1063,11 @@ def test_critic_sampling_from_samples_to_samples(stages, tmp_path):
     assert origins == ["refined"] * 9 + ["new"] * 9
     with pytest.raises(common.InputError, match="no hidden test is left"):
         critic_sampling.main(dataclasses.replace(config, num_examples=99))
+    common.write_jsonl(tmp_path / "verdicts.jsonl", [*samples, samples[0] | {"task_id": "other"}])
+    fresh = [str(tmp_path / name) for name in ("other-critic.jsonl", "other-repairs.jsonl")]
+    for stage, flags in ((critic_data, (*files, *fresh)), (critic_sampling, (*files, *models))):
+        with pytest.raises(common.InputError, match=r"verdicts\.jsonl:13: .*no task 'other'"):
+            stage.main(stage.Config(*flags))
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def main(config: Config) -> None:
     if config.label_smoothing >= 0.5 or (config.label_smoothing and config.loss_type == "ipo"):
         raise InputError("--label_smoothing must be below 0.5, and 0 with --loss_type ipo")
     common.check_model("policy", config.model_name_or_path, config.max_length)
+    common.check_batch(config.train_batch_size)
     checkpoint = common.open_run(config)
     tokenizer = common.load_tokenizer(config.model_name_or_path)
     held_out_tasks = common.held_out_tasks(rows, config.eval_fraction, config.seed)

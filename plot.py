@@ -227,7 +227,7 @@ def page_of(config: Config) -> str:
     scores = None
     if config.prm is not None:
         common.check_model("prm", config.prm)
-        model = common.load_scorer(config.prm).eval()
+        model = common.replicate(common.load_scorer(config.prm).eval())
         tokenizer = common.load_tokenizer(config.prm)
         common.check_line_tokens(config.prm, model, tokenizer)
         texts = ["".join(row["completions"]) for row in wanted]

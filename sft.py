@@ -76,6 +76,7 @@ def main(config: Config) -> None:
     rows = read_rows(config.tasks)
     if config.model_name_or_path != "micro":
         common.check_model("policy", config.model_name_or_path, config.max_length)
+    common.check_batch(config.train_batch_size)
     checkpoint = common.open_run(config)
     start = checkpoint or config.model_name_or_path
     if start == "micro":

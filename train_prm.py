@@ -240,6 +240,7 @@ def main(config: Config) -> None:
         raise InputError("--score_pooling lines is for pairs.jsonl, --objective ranking or score")
     if config.model_name_or_path != "micro":
         common.check_model("backbone", config.model_name_or_path, config.max_length)
+    common.check_batch(config.train_batch_size)
     checkpoint = common.open_run(config)
     model, tokenizer = load_model(config, checkpoint or config.model_name_or_path, examples)
     optimizer = common.adamw(model, config.weight_decay)

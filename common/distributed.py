@@ -75,7 +75,6 @@ def start_distributed(alone: bool = False) -> None:
     on_gpu = device().type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device())
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     if world_size() > 1 or alone:
         group = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
         backend, device_id = ("nccl", device()) if on_gpu else ("gloo", None)
@@ -114,13 +113,18 @@ def all_std(x: torch.Tensor, mask: torch.Tensor) -> float:
     return max(0.0, squares / n - (total / n) ** 2) ** 0.5
 
 
-def my_share(rows: list, even: bool = True) -> list:
-    """This rank's contiguous share of rows. Shares differ by one row at most.
+def check_batch(size: int) -> None:
+    """InputError for a batch that does not divide over the processes: ranks that train step
+    together."""
+    if size % world_size():
+        raise InputError(f"a batch of {size} does not divide over {world_size()} processes")
 
-    even: InputError for shares that differ, since ranks that train step together.
-    """
-    if even and len(rows) % world_size():
-        raise InputError(f"a batch of {len(rows)} does not divide over {world_size()} processes")
+
+def my_share(rows: list, even: bool = True) -> list:
+    """This rank's contiguous share of rows. Shares differ by one row at most; even: by none
+    (`check_batch`)."""
+    if even:
+        check_batch(len(rows))
     start, end = (len(rows) * place // world_size() for place in (rank(), rank() + 1))
     return rows[start:end]
 

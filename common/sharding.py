@@ -92,6 +92,8 @@ def replicate(model: nn.Module, config=None) -> nn.Module:
 def _set_precision(model: nn.Module, in_bf16: bool, trained: bool) -> nn.Linear | None:
     """Casts the weights of a frozen model; lets the linear head of a reward model or critic compute
     in float32. Returns the head, None of a policy."""
+    if in_bf16 and device().type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     head = None if model.get_output_embeddings() is not None else head_of(model)
     if head is not None:
         model.config.use_cache = False  # every text is read in one pass

@@ -162,11 +162,16 @@ def cut_at(text: str, stops: tuple[str, ...]) -> str:
 FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
 
 
+def framed(text: str) -> str:
+    """A reasoning as reward models read it: one newline at each end, Python's line ends."""
+    return "\n" + unix(text).strip() + "\n"
+
+
 def reasoning_of(text: str) -> str | None:
-    """The text between the think tags of <think>...</think><answer>...</answer> (ReCode's format);
-    None for a text of another form, or with a tag twice."""
+    """The text between the think tags of <think>...</think><answer>...</answer> (ReCode's format),
+    `framed`; None for a text of another form, or with a tag twice."""
     match = FORMAT.fullmatch(text)
     tags = ("<think>", "</think>", "<answer>", "</answer>")
     if match is None or any(text.count(tag) != 1 for tag in tags):
         return None
-    return match.group(1)
+    return framed(match.group(1))

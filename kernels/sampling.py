@@ -324,22 +324,25 @@ def check_sampling(model) -> None:
     model.eval()
     try:
         ids, _, logprobs = sample(model, prompts, 2, 16, 1.0, [], list(range(4)))
-        worst = 0.0
+        differences = []  # (2, 16) for each prompt
         for prompt, rows, sampled in zip(prompts, ids.split(2), logprobs.split(2), strict=True):
             texts = torch.cat([torch.tensor([prompt] * 2, device=ids.device), rows], 1)  # (2, L)
             logits = model(input_ids=texts, use_cache=False).logits  # (2, L, V)
             whole = logits[:, len(prompt) - 1 : -1].float().log_softmax(-1)  # (2, 16, V)
-            difference = whole.gather(2, rows[..., None])[..., 0] - sampled  # (2, 16)
-            worst = max(worst, float(difference.abs().max()))
+            differences.append((whole.gather(2, rows[..., None])[..., 0] - sampled).abs())
     except Exception as error:  # of every type, where an architecture does not fit
         raise ValueError(f"{name} cannot be sampled from: {' '.join(str(error).split())}") from None
     finally:
         model.train(mode)
-    # Measured: 4e-5 in float32 (recurrent layers; 6e-6 without them), 0.05 in bfloat16.
-    if not worst <= (3e-4 if logits.dtype in (torch.float32, torch.float64) else 0.3):
+    # Measured in float32: a maximum of 4e-5 (recurrent layers; 6e-6 without them). In bfloat16:
+    # means of 0.04 to 0.06, maxima of 0.18 to 0.26 (SmolLM2-135M).
+    difference, limit = float(torch.cat(differences).max()), 3e-4
+    if logits.dtype not in (torch.float32, torch.float64):
+        difference, limit = float(torch.cat(differences).mean()), 0.2
+    if not difference <= limit:
         raise ValueError(
-            f"{name} cannot be sampled from: with its KV cache log-probs differ by {worst:.2g} "
-            "from those of the whole text"
+            f"{name} cannot be sampled from: with its KV cache log-probs differ by "
+            f"{difference:.2g} from those of the whole text"
         )
 
 

@@ -63,7 +63,6 @@ from teachers import chat, chat_reasoning, reasoning_rules
 from teachers.reasoning_rules import (
     DIMENSIONS,
     first_fault,
-    framed,
     opening_of,
     plan_accuracy,
     plan_lines,
@@ -136,11 +135,10 @@ def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
             by_task[row["task_id"]].append(common.reasoning_of(judged_text(row)))
     bases = []
     for task in tasks:
-        found = [common.unix(text) for text in by_task[task["task_id"]] if text]
-        texts = [framed(text) for text in found if text.strip()]
-        texts = list(dict.fromkeys(texts))[: config.num_bases]
+        found = [text for text in by_task[task["task_id"]] if text and text.strip()]
+        texts = list(dict.fromkeys(found))[: config.num_bases]
         if config.reference_bases and task.get("meta", {}).get("plan"):
-            texts.append(framed("\n".join(task["meta"]["plan"])))
+            texts.append(common.framed("\n".join(task["meta"]["plan"])))
         bases += [(task, text) for text in dict.fromkeys(texts)]
     return bases
 
@@ -184,7 +182,7 @@ def line_rows(bases: list[tuple[dict, str]], versions: list[dict], config: Confi
     for task in {task["task_id"]: task for task, _ in bases}.values():
         rng = random.Random(common.seed_of(config.seed, "contrast scrambled", task["task_id"]))
         plans = [scrambled(task["meta"]["plan"], rng) for _ in range(config.num_scrambled)]
-        texts[task["task_id"]] |= {framed("\n".join(lines)): task for lines in plans}
+        texts[task["task_id"]] |= {common.framed("\n".join(lines)): task for lines in plans}
     labelled = []
     for text, task in (pair for found in texts.values() for pair in found.items()):
         lines, reference, labels = rows.lines_of(text), iter(task["meta"]["plan"]), []
@@ -213,7 +211,7 @@ def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
             continue
         passed = row["status"] == "passed"
         if plan is None or passed == (plan_accuracy(plan, text) == 1):
-            by_task[row["task_id"]][not passed][framed(text)] = None
+            by_task[row["task_id"]][not passed][text] = None
     known = {opening_of(line) for plan in plans.values() for line in plan or []}
     pairs = []
     for task in tasks:

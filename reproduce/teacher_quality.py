@@ -33,7 +33,6 @@ from teachers import chat, chat_reasoning
 from teachers.ast_variants import ast_variants
 from teachers.chat_variants import meaning, prompts_of, variant_of
 from teachers.program import source_lines
-from teachers.reasoning_rules import framed
 
 INTENTS = ("mutate", "refactor")
 USELESS = ("missing", "unparsable", "unchanged", "duplicate", "harness_error")  # no verdict
@@ -110,7 +109,9 @@ def reasonings(teacher: chat.Teacher, tasks: list[dict]) -> list[str]:
     """Prints the table of pairs: "made" are those that differ. Returns the examples."""
     plans = teacher.ask([PLAN.format(problem=task["prompt"].strip()) for task in tasks], "plans")
     steps = [re.findall(r"^\d+\..*\.$", plan or "", re.M) for plan in plans]  # prose, code are cut
-    bases = [(task, framed("\n".join(own))) for task, own in zip(tasks, steps, strict=True) if own]
+    bases = [
+        (task, common.framed("\n".join(own))) for task, own in zip(tasks, steps, strict=True) if own
+    ]
     versions = chat_reasoning.rewrite(teacher, bases, contrast.DIMENSIONS, 1)
     examples, pairs = [], []
     for (task, base), version in zip(bases, versions, strict=True):

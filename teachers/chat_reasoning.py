@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import common
 from teachers.chat import Teacher
-from teachers.reasoning_rules import framed
 
 PROMPT = """Here is a programming problem and a reasoning that leads to a solution.
 
@@ -72,5 +71,5 @@ def rewrite(
 def read_answer(answer: str) -> str | None:
     """The rewritten reasoning of an answer: what comes after the teacher's own (`</think>`); None
     for nothing."""
-    text = common.unix(answer.rpartition("</think>")[2]).strip()
-    return framed(text) if text else None
+    text = answer.rpartition("</think>")[2]
+    return common.framed(text) if text.strip() else None

@@ -214,11 +214,6 @@ def first_fault(lines: list[str], reference: list[str] | None, known: set[str]) 
     return "rigour" if reference else None
 
 
-def framed(text: str) -> str:
-    """A reasoning as it stands between the think tags: one newline at each end."""
-    return "\n" + text.strip() + "\n"
-
-
 def rewrite(
     bases: list[tuple[dict, str]], dimensions: Sequence[str], num_degraded: int, seed: int
 ) -> list[dict]:
@@ -236,7 +231,7 @@ def rewrite(
             better = optimise(lines, dimension, reference, known)
             worse = degrade(lines, dimension, reference, rng, num_degraded)
             versions[-1][dimension] = (
-                better and framed("\n".join(better)),
-                [(name, framed("\n".join(changed))) for name, changed in worse],
+                better and common.framed("\n".join(better)),
+                [(name, common.framed("\n".join(changed))) for name, changed in worse],
             )
     return versions

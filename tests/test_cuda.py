@@ -1,4 +1,4 @@
-"""On a CUDA GPU: kernels against float64, decoding by CUDA graph, bfloat16, every stage."""
+"""On a CUDA GPU: kernels against float64, decoding by CUDA graph, bfloat16, the stages that train."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file
 
 import common
+import plot
 from kernels import advantages, lexer, logprobs, masking, sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -209,3 +210,15 @@ def test_a_stage_runs_and_goes_on_from_its_checkpoint(stages, name, bf16):
         limit = 0.02 if bf16 else 1e-3
         assert all(row["sampling/sampling_logp_difference/mean"] < limit for row in rows)
         assert all(row["val/ratio"] == pytest.approx(1.0, abs=0.2) for row in rows)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_products_of_float32_are_rounded_to_tf32_in_runs_in_bfloat16_alone(folder, bf16):
+    common.replicate(common.load_policy(folder), SimpleNamespace(bf16=bf16))
+    assert torch.get_float32_matmul_precision() == ("high" if bf16 else "highest")
+
+
+def test_a_page_with_scores_is_drawn(stages, tmp_path):
+    output = str(tmp_path / "page.html")
+    plot.main(plot.Config(output, page=stages.path("prm.jsonl"), prm=stages.path("prm")))
+    assert "<html" in Path(output).read_text()

@@ -64,8 +64,9 @@ def test_a_group_that_passes_has_an_advantage_exactly_where_the_reasoning_varies
 @pytest.mark.parametrize(
     ("text", "reasoning"),
     [
-        ("<think>a\nb</think><answer>x = 1</answer>", "a\nb"),
-        ("\n<think></think>\n<answer></answer>\n", ""),
+        ("<think>a\nb</think><answer>x = 1</answer>", "\na\nb\n"),
+        ("<think>\na\r\nb  \n\n</think><answer>x = 1</answer>", "\na\nb\n"),
+        ("\n<think></think>\n<answer></answer>\n", "\n\n"),
         ("<think>a</think>x = 1", None),
         ("<answer>x</answer><think>a</think>", None),
         ("<think>a</think><answer>x</answer> and more", None),

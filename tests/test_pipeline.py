@@ -352,6 +352,18 @@ def test_a_resumed_run_warns_of_over_optimisation_from_the_updates_before_the_ki
     assert seen == [rows] and len(rows) == 10
 
 
+@pytest.mark.parametrize("name", ["sft", "train_prm"])
+def test_a_batch_that_ranks_cannot_share_is_refused_before_a_file_is_written(
+    stages, monkeypatch, name
+):
+    stage, config = getattr(stages, name)(f"{name}-odd", train_batch_size=3)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(common.InputError, match="a batch of 3 does not divide over 2 processes"):
+        stage.main(config)
+    assert not Path(config.output_dir).exists()
+
+
 def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_samples(stages, monkeypatch):
     def config(name):
         return evaluation.Config(

@@ -325,8 +325,9 @@ def forget_positions(model, args, keywords):
     return args, keywords
 
 
-def test_a_model_whose_cache_says_another_thing_than_the_whole_text_is_refused():
-    model = build("llama").train()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_whose_cache_says_another_thing_than_the_whole_text_is_refused(dtype):
+    model = build("llama").to(dtype).train()
     check_sampling(model)
     assert model.training
     model.register_forward_pre_hook(forget_positions, with_kwargs=True)

@@ -1,4 +1,4 @@
-"""On a CUDA GPU: kernels against float64, decoding by CUDA graph, bfloat16, the stages that train."""
+"""On a CUDA GPU: kernels against float64, decoding by CUDA graph, bfloat16, stages that train."""
 
 from pathlib import Path
 from types import SimpleNamespace

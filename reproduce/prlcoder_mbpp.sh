@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
-# PRLCoder's comparison on MBPP with a real model: what reproduce/prlcoder.sh does at micro scale.
-# Not yet run by the authors: no GPU was at hand. The paper's policy is CodeT5+ 770M; this takes a
-# current small code model in its place, and MBPP's 374 training tasks.
+# PRLCoder's comparison on MBPP with a real model: PPO with a process reward model, with outcome
+# reward models and with tests. Not yet run by the authors: no GPU was at hand. The paper's policy
+# is CodeT5+ 770M; this takes a current small code model in its place, and MBPP's 374 training
+# tasks.
+#
+# What differs from reproduce/prlcoder.sh, the comparison at micro scale:
+# - Both outcome models learn from changed references alone, and no outcome model learns from the
+#   policy's own samples and their verdicts (at micro scale, on one seed, that ORM was the better
+#   one: an AUC of .87 against .63).
+# - Reward models and policies share the 374 tasks: a reward model knows the reference of each task
+#   that it rewards.
+# - The KL term has one weight for all arms, whatever the spread of their rewards.
+# - The reward of lines is their plain sum; there it is divided by 8.
+# - One seed, and no arm of supervised training on the references. DPO is in.
 #
 #     bash reproduce/prlcoder_mbpp.sh mbpp.jsonl                       # the published file
 #     PLUS=MbppPlus.jsonl.gz HUMANEVAL=HumanEval.jsonl.gz bash reproduce/prlcoder_mbpp.sh mbpp.jsonl

@@ -73,7 +73,7 @@ DPO=(--learning_rate 5e-7 --max_steps 200 "${FIT[@]}")
 PRM=(--learning_rate 1e-5 --max_steps 600 --train_batch_size 64 "${FIT[@]}" --max_length 1024)
 SAMPLE=(--max_completion_length 512 --batch_size 4 --sandbox_workers 8)
 # pass@1, @10 and @80, as the paper reports, on MBPP's test split, and on HumanEval where its file
-# is given.
+# is given. With PLUS the tests are the strengthened ones; `base` in a report has MBPP's own.
 EVAL=(--num_samples 80 --k 1 10 80 --temperature 0.8)
 MORE="${HUMANEVAL:+humaneval}"
 mkdir -p "$RUNS"

@@ -5,7 +5,8 @@
 # in the paper. main.sh goes first; labels.sh, safeguards.sh and critic.sh go on from its runs.
 #
 #     SEEDS     15 seeds; of the scripts that go on from main.sh, those that main.sh has run
-#     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>
+#     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>.
+#               safeguards.sh and critic.sh go on from 8 alone: of 4, main.sh has fewer arms
 #     STUDIES   which of a script's studies
 #     BATCHES   of a run, 64 samples each; a multiple of 4. The pass rate still rises at their end
 #     SFT_STEPS optimiser steps of the supervised policy

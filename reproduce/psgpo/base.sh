@@ -5,8 +5,8 @@
 # in the paper. main.sh goes first; labels.sh, safeguards.sh and critic.sh go on from its runs.
 #
 #     SEEDS     15 seeds; of the scripts that go on from main.sh, those that main.sh has run
-#     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>.
-#               safeguards.sh and critic.sh go on from 8 alone: of 4, main.sh has fewer arms
+#     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>
+#               (safeguards.sh and critic.sh: of 8 alone, since main.sh has fewer arms of 4)
 #     STUDIES   which of a script's studies
 #     BATCHES   of a run, 64 samples each; a multiple of 4. The pass rate still rises at their end
 #     SFT_STEPS optimiser steps of the supervised policy
@@ -57,13 +57,14 @@ settings() { # before anything is trained: as they were, in RUNS and in TASKS
 
 first_tasks() { # steps, how many, name
     local tasks="$TASKS/$1/$3.jsonl"
-    head -n "$2" "$TASKS/$1/train.jsonl" > "$tasks.new"
-    if [ -f "$tasks" ] && ! cmp -s "$tasks" "$tasks.new"; then
+    if [ ! -f "$tasks" ]; then
+        head -n "$2" "$TASKS/$1/train.jsonl" > "$tasks.$$"
+        mv "$tasks.$$" "$tasks"
+    elif ! cmp -s "$tasks" <(head -n "$2" "$TASKS/$1/train.jsonl"); then
         echo "$tasks was made with another LABELLED than $LABELLED: set LABELLED so, or take" \
             "another TASKS folder" >&2
         return 1
     fi
-    mv "$tasks.new" "$tasks"
 }
 
 after_main() { # arms ...: ends the script unless main.sh has trained them for each length and seed

@@ -13,7 +13,13 @@
 #     WORK          where the runs are; the same command goes on there from where it was cut off
 #
 # Seeds come one after another, so that a run that is cut off has whole seeds; the tables say how
-# many. Results of several machines: unpack them in one folder, and print the tables there.
+# many. Results of several machines, with one WORK: unpack them in the folder of a checkout, and
+# print the tables of all seeds there:
+#
+#     TASKS=runs/evidence/tasks/psgpo RUNS=runs/evidence/psgpo bash reproduce/psgpo/main.sh tables
+#     TASKS=runs/evidence/tasks/recode RUNS=runs/evidence/recode bash reproduce/recode.sh tables
+#
+# One column is empty there: "ever solved" needs the samples of reinforcement learning.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p "$1"
@@ -56,10 +62,15 @@ experiment() { # name, what its script does ("run" or "tables"), a command befor
         bash "$(script_of "$1")" "$2"
 }
 
-pack() { # no models, no samples: they are made again by the same seeds
+pack() { # what the tables are made of; models are made again by the same seeds
     find "$WORK" \( -name metrics.jsonl -o -name '*report.json' -o -name run_config.json \
-        -o -name config.json -o -name 'search*.jsonl' -o -name '*.md' -o -name '*.log' \
-        -o -name '*.done' -o -name cpu.jsonl \) -not -path '*/checkpoint-*' -size -4M -print0 |
+        -o -name config.json -o -name settings -o -name '*.md' -o -name '*.log' -o -name '*.done' \
+        -o -name cpu.jsonl \
+        -o -name 'search*.jsonl' -o -name 'search*.jsonl.progress' -o -name 'mutate*.jsonl' \
+        -o -name disjoint.jsonl -o -path '*/prlcoder/*/prm*.jsonl' -o -name outcomes.jsonl \
+        -o -path '*/samples/verdicts.jsonl' -o -path '*/recode/*/eval-*/samples.jsonl' \
+        -o -path '*/recode/*/tokenizer*.json' \) \
+        -not -path '*/checkpoint-*' -size -32M -print0 |
         tar --null --warning=no-file-changed -czf "$RESULTS/.evidence.tar.gz" -T - || true
     mv "$RESULTS/.evidence.tar.gz" "$RESULTS/evidence.tar.gz"
 }

@@ -58,6 +58,23 @@ setup() { # requirements file
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
 }
 
+# The file `settings` of a folder records what its runs were made with: a finished job is not looked
+# at again, so that runs of two settings would stand in one table. A folder that has no record of a
+# variable (an earlier version's) gets one.
+same_settings() { # folder, names of variables ...: ends the script where one was recorded otherwise
+    local name recorded="$1/settings"
+    touch "$recorded"
+    for name in "${@:2}"; do
+        if ! grep -q "^$name=" "$recorded"; then
+            echo "$name=${!name}" >> "$recorded"
+        elif ! grep -q -F -x -e "$name=${!name}" "$recorded"; then
+            echo "$1 was made with $(grep "^$name=" "$recorded"), not $name=${!name}:" \
+                "set $name so, or take another folder" >&2
+            return 1
+        fi
+    done
+}
+
 arms() { # variable: reads arm lines from standard input
     local text
     IFS= read -r -d '' text || true

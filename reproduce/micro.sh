@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job: the whole pipeline on the embedded micro benchmark, on two CPU cores, with nothing
 # to download but the packages. Ends with one table. Run it again to go on where a run was cut off;
-# a finished stage is not run again.
+# a finished stage is not run again. The PRM learns from the references of the very tasks that it
+# rewards (prlcoder.sh keeps the two apart): hence the last arm.
 #
 #     bash reproduce/micro.sh              # tasks/micro, runs/micro
 #     SEED=1 bash reproduce/micro.sh       # another seed: tasks/micro-1, runs/micro-1
@@ -19,7 +20,7 @@ GRPO=(--max_steps 60 --num_prompts 16 --num_generations 8)
 EVAL=(--num_samples 4)
 mkdir -p "$RUNS"
 
-# The last arm: what the PRM's references are worth without any reinforcement learning.
+# The last arm: what these references are worth without any reinforcement learning.
 arms ARMS << 'END'
 sft            | SFT                                | sft --tasks "$TASKS/sft.jsonl"
 grpo-tests     | GRPO, test reward                  | grpo

@@ -9,8 +9,8 @@
 # Written down before the runs: the primary outcome is the area under the curve of the pass rate of
 # the training samples, the mean over all batches, each of 64 samples. Nothing is chosen by results
 # on the test split, which is read once, at the end of each run. Arms are compared at equal numbers
-# of samples in reinforcement learning; the table of costs has what labels cost besides. Each arm
-# but that of tests has also judged 256 samples for the weight of its KL term (below).
+# of samples in reinforcement learning; the table of costs has what labels cost besides. Each arm of
+# a reward model alone has also judged 256 samples for the weight of its KL term (below).
 #
 # Every seed has its own supervised policy, samples, changed references and reward models. Reward
 # models learn from one half of the training tasks, policies from the other: no reward model knows a
@@ -20,8 +20,9 @@
 # 300 and at 1,000 steps: PRM .957, .970; ORM of own samples .866, .909; of changes .629, .633.
 #
 # The reward models alone would let the policy go where they have seen nothing, so that every arm
-# has a KL term. Its weight is 0.01 in the arm of tests; in an arm whose rewards of the supervised
-# policy's samples have c times the standard deviation of those by tests it is 0.01 c.
+# has a KL term. Its weight is 0.01 in the arms with tests (of tests and PRM together too, whose
+# rewards are not matched); in an arm of a reward model alone, whose rewards of the supervised
+# policy's samples have c times the standard deviation of those by tests, it is 0.01 c.
 #
 #     bash reproduce/prlcoder.sh                            # 10 seeds, two jobs at a time
 #     SEEDS="10 11" JOBS=1 bash reproduce/prlcoder.sh run   # runs alone
@@ -125,7 +126,7 @@ process_model() { # arm, PRM
         python make_prm_data.py --method gold --tasks "$LABELS" \
             --samples "$OUT/samples/verdicts.jsonl" --output_file "$OUT/own.jsonl"
         data="$OUT/prm-own.jsonl"
-        [ -f "$data" ] || cat "$OUT/prm.jsonl" "$OUT/own.jsonl" > "$data"
+        cat "$OUT/prm.jsonl" "$OUT/own.jsonl" > "$data"
         cp "$OUT/prm.report.json" "$OUT/prm-own.report.json" # without what its own lines have cost
     fi
     reward_model "$2" "$data"
@@ -191,5 +192,8 @@ show() {
 
 [ -f "$TEST" ] || python make_tasks.py --source micro --num_train_tasks 2000 --output_dir "$TASKS"
 plan
-[ "${1:-}" = tables ] || run_jobs
+if [ "${1:-}" != tables ]; then
+    same_settings "$RUNS" BATCHES LABELLED SFT_STEPS RM_STEPS
+    run_jobs
+fi
 [ "${1:-}" = run ] || show | tee "$RUNS/table.md"

@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
-# PRLCoder's comparison on MBPP with a real model: what reproduce/prlcoder.sh does at micro scale.
-# Not yet run by the authors: no GPU was at hand. The paper's policy is CodeT5+ 770M; this takes a
-# current small code model in its place, and MBPP's 374 training tasks.
+# PRLCoder's comparison on MBPP with a real model: PPO with a process reward model, with outcome
+# reward models and with tests. Not yet run by the authors: no GPU was at hand. The paper's policy
+# is CodeT5+ 770M; this takes a current small code model in its place, and MBPP's 374 training
+# tasks.
+#
+# What differs from reproduce/prlcoder.sh, the comparison at micro scale:
+# - Both outcome models learn from changed references alone, and no outcome model learns from the
+#   policy's own samples and their verdicts (at micro scale, on one seed, that ORM was the better
+#   one: an AUC of .87 against .63).
+# - Reward models and policies share the 374 tasks: a reward model knows the reference of each task
+#   that it rewards.
+# - The KL term has one weight for all arms, whatever the spread of their rewards.
+# - The reward of lines is their plain sum; there it is divided by 8.
+# - One seed, and no arm of supervised training on the references. DPO is in.
 #
 #     bash reproduce/prlcoder_mbpp.sh mbpp.jsonl                       # the published file
 #     PLUS=MbppPlus.jsonl.gz HUMANEVAL=HumanEval.jsonl.gz bash reproduce/prlcoder_mbpp.sh mbpp.jsonl
@@ -62,7 +73,7 @@ DPO=(--learning_rate 5e-7 --max_steps 200 "${FIT[@]}")
 PRM=(--learning_rate 1e-5 --max_steps 600 --train_batch_size 64 "${FIT[@]}" --max_length 1024)
 SAMPLE=(--max_completion_length 512 --batch_size 4 --sandbox_workers 8)
 # pass@1, @10 and @80, as the paper reports, on MBPP's test split, and on HumanEval where its file
-# is given.
+# is given. With PLUS the tests are the strengthened ones; `base` in a report has MBPP's own.
 EVAL=(--num_samples 80 --k 1 10 80 --temperature 0.8)
 MORE="${HUMANEVAL:+humaneval}"
 mkdir -p "$RUNS"

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# PSGPO with the paper's public model, Qwen2.5-7B: what reproduce/psgpo/main.sh does at micro scale.
-# Not run by the authors, who had no GPU: every flag has been parsed, no number of it is known. The
-# paper's 30,000 prompts are not public: this takes MBPP's 374 training tasks, or TRAIN, any
-# tasks.jsonl.
+# PSGPO with the paper's public model, Qwen2.5-7B. Not run by the authors, who had no GPU: every
+# flag has been parsed, no number of it is known. The paper's 30,000 prompts are not public: this
+# takes MBPP's 374 training tasks, or TRAIN, any tasks.jsonl.
+#
+# What differs from reproduce/psgpo/main.sh, the comparison at micro scale: the paper's 2 x 2 alone,
+# without exact labels and PRMs from other labels; the PRM learns from revised prompts alone, of
+# four responses a prompt and checkpoint (there all prompts, of one response); up to 20 completions
+# of a prefix, not 8; a KL term; one seed. All training tasks are labelled; there the first half.
 #
 #     PROCESSES=8 bash reproduce/psgpo_qwen.sh mbpp.jsonl                       # the published file
 #     TRAIN=taco.jsonl HUMANEVAL=HumanEval.jsonl.gz PROCESSES=8 \

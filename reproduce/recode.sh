@@ -171,5 +171,8 @@ show() {
 [ -f "$TEST" ] || python make_tasks.py --source micro --plans true --max_steps 5 \
     --train_min_steps 3 --num_train_tasks 2000 --output_dir "$TASKS"
 plan
-[ "${1:-}" = tables ] || run_jobs
+if [ "${1:-}" != tables ]; then
+    same_settings "$RUNS" BATCHES SFT_STEPS LINE_STEPS
+    run_jobs
+fi
 [ "${1:-}" = run ] || show | tee "$RUNS/table.md"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# ReCode with the model of the paper, Qwen2.5-Coder-7B-Instruct: what reproduce/recode.sh does at
-# micro scale. It wants an endpoint for the teacher. Not run by the authors, who had no GPU: every
-# flag has been parsed, no number of it is known.
+# ReCode with the model of the paper, Qwen2.5-Coder-7B-Instruct. It wants an endpoint for the
+# teacher. Not run by the authors, who had no GPU: every flag has been parsed, no number of it is
+# known.
 #
 #     vllm serve Qwen/Qwen2.5-Coder-32B-Instruct --port 8000 # elsewhere; any endpoint like OpenAI's
 #     PROCESSES=8 bash reproduce/recode_qwen.sh mbpp.jsonl   # the published file
@@ -27,6 +27,10 @@
 #     a FLOP count of 12 a weight and token: 8 to train with gradient checkpointing, 2 each for the
 #               scores of policy and reward model
 # With evaluations and judges about 10 hours, and the endpoint's 4,500 calls.
+#
+# What differs from reproduce/recode.sh, the comparison at micro scale: no arm with R_proc ungated,
+# so that what the gate does is not seen; the reward model learns from pairs on the very tasks that
+# the policy is rewarded for, not on others; one seed.
 #
 # What differs from the paper:
 # - It trains on DeepCoder-Preview. TRAIN takes any tasks.jsonl whose prompts ask for <think> and

@@ -2,7 +2,9 @@
 # The related systems at micro scale, each a study (studies/): what it brings over PPO or GRPO from
 # tests, from the same number of samples. A seed has its own supervised policy and PRM. The measure,
 # fixed before the first run: the area under the curve of pass@1 on validation tasks, read at the
-# start and after each quarter of the samples. The test tasks are read once, at the end.
+# start and after each quarter of the samples. The test tasks are read once, at the end. The PRM
+# learns from the references of the first LABELLED tasks, half of those that all arms draw: an arm
+# with (PRM) below is rewarded by who knows the answers of half of its tasks.
 #
 #     bash reproduce/related.sh                              # seeds 0 to 4, two jobs at a time
 #     SEEDS="0 1" ARM="rltf coderl" bash reproduce/related.sh run    # some of it, runs alone
@@ -183,7 +185,11 @@ plan() { # the jobs: a seed's before the next seed's
     done
 }
 
-[ -f "$TEST" ] || make_tasks
-plan
-[ "${1:-}" = tables ] || run_jobs
+if [ "${1:-}" != tables ]; then
+    same_settings "$TASKS" STEPS LABELLED
+    same_settings "$RUNS" STEPS BATCHES LABELLED
+    [ -f "$TEST" ] || make_tasks
+    plan
+    run_jobs
+fi
 [ "${1:-}" = run ] || python reproduce/related.py "$RUNS" "$ARMS" | tee "$RUNS/table.md"

@@ -362,7 +362,8 @@ def label_costs(run: Path) -> tuple[float, float, float]:
         if data.name == "verdicts.jsonl":
             samples, programs = samples + len(rows), programs + len(rows)
             continue
-        report, drawn = read_json(data.with_suffix(".report.json")), samples_behind(data)
+        report = read_json(data.with_suffix(".report.json"))
+        drawn = samples_behind(data) if "responses" in report else 0  # labels by search
         samples += report.get("responses", 0) + report.get("completions", 0) + drawn
         programs += report.get("executions", 0) + drawn
     return samples, programs, len(tasks)
@@ -371,8 +372,10 @@ def label_costs(run: Path) -> tuple[float, float, float]:
 def samples_behind(labels: Path) -> int:
     """Samples of the reinforcement learning runs whose policies wrote what was labelled."""
     progress = Path(f"{labels}.progress")  # its first line has the flags
-    flags = next(common.whole_rows(progress)) if progress.is_file() else {}
-    policies = [Path(path) for path in flags.get("model_name_or_path") or []]
+    if not progress.is_file():
+        raise InputError(f"{progress}: no such file; it says whose samples were labelled")
+    flags = next(common.whole_rows(progress), {})
+    policies = [Path(path) for path in flags["model_name_or_path"]]
     runs = {path.parent if path.name.startswith("checkpoint-") else path for path in policies}
     logs = [read_metrics(run) for run in sorted(runs) if (run / "metrics.jsonl").is_file()]
     return sum(log[-1].get("episode", 0) for log in logs)
@@ -402,8 +405,10 @@ def budget(runs: Path, arms: list[str]) -> None:
     Reads <seed>/<arm> of ppo.py, its PRM's run folder, the report of the labels that the PRM was
     trained on (the run folders hold both paths), and <seed>/eval-<arm>. "until" is the number of
     RL samples after which the mean training pass rate of ten batches first is the first arm's at
-    its end; a run that never gets there counts whole, and is counted. "for labels" are the
-    responses that were labelled by search, their completions, the samples of the run whose
+    its end; a run that never gets there counts whole, and is counted. The rate is noisy, and the
+    first passage of a noisy curve comes early: the first arm itself is at its last rate before its
+    end. Its own number, below the table, is what the others are to be read against. "for labels"
+    are the responses that were labelled by search, their completions, the samples of the run whose
     checkpoints wrote the responses, those of a refreshed PRM, and the samples that an outcome model
     has learned from; "programs" those that were executed for labels, where any were (exact labels:
     a line that comes again counts again); "tasks" those that a reward model has learned from. "ever
@@ -418,7 +423,7 @@ def budget(runs: Path, arms: list[str]) -> None:
         arm: [label_costs(folder / arm) for folder in folders] for arm in arms
     }
     counted = ["programs"] if any(n for each in costs.values() for _, n, _ in each) else []
-    rows = []
+    rows, own = [], ""  # own: the first arm's own "until"
     for arm, (label, _) in arms.items():
         drawn = [read_metrics(folder / arm)[-1]["episode"] for folder in folders]
         until, never = [], 0
@@ -427,6 +432,7 @@ def budget(runs: Path, arms: list[str]) -> None:
             reached = next((i for i, rate in enumerate(curve) if rate >= target), None)
             never += reached is None
             until.append(total if reached is None else total * (reached + 10) / (len(curve) + 9))
+        own = own or f"{statistics.fmean(until):,.0f} of its {statistics.fmean(drawn):,.0f} samples"
         evaluations = [read_report(folder / f"eval-{arm}") for folder in folders]
         samples, programs, labelled = map(statistics.fmean, zip(*costs[arm], strict=True))
         solved = [ever_solved(folder / arm) for folder in folders]
@@ -447,6 +453,7 @@ def budget(runs: Path, arms: list[str]) -> None:
     header += [*counted, "tasks", "training tasks ever solved"]
     header += [f"held-out tasks solved, best of {num_samples}"]
     print_table(header, rows, right=("RL samples", "for labels", "programs", "tasks"))
+    print(f"\n{arms[base].label}: first at its own last pass rate after {own}")
 
 
 def right_lines(path: Path) -> float:
@@ -548,11 +555,12 @@ def labels(tasks: str, searches: list[str]) -> None:
     """
     by_id = {task["task_id"]: task for task in common.read_jsonl(tasks, common.PROMPT_FIELDS)}
     costs = ("completions", "completion_tokens", "executions")
-    rows = []
+    rows, seeds_of = [], {}  # seeds_of: a label's number of seeds
     for word in searches:
         label, _, files = word.rpartition("=")
         paths = [path for file in files.split(",") for path in sorted(glob.glob(file)) or [file]]
         found = [scores_of_labels(by_id, common.read_jsonl(path, {})) for path in paths]
+        seeds_of[label] = len(found)
         reports = [read_json(Path(path).with_suffix(".report.json")) for path in paths]
         cost = [
             f"{statistics.fmean(report[name] / report['failed'] for report in reports):.1f}"
@@ -562,8 +570,11 @@ def labels(tasks: str, searches: list[str]) -> None:
         for n in steps[-1:] if len(steps) == 2 else steps:  # one length: "all" alone
             cells = [cell([scores[n][column] for scores in found]) for column in LABEL_COLUMNS]
             rows.append([label, n, *cells, *cost])
+    number = ", ".join(f"{label}: {n} seeds" for label, n in seeds_of.items())
+    if len(set(seeds_of.values())) == 1:
+        number = f"{len(found)} seeds"
     print(
-        f"Labels by search against exact ones, on responses that fail; {len(found)} seeds, "
+        f"Labels by search against exact ones, on responses that fail; {number}, "
         "mean ± half of the 95 % interval over seeds\n"
     )
     right = ("completions", "tokens", "programs")

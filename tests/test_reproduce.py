@@ -22,6 +22,7 @@ import rewrite
 import tables
 
 ROOT = Path(__file__).parent.parent
+METRICS = ("rewards/tests/mean", "pass@1")  # of the tables of contrasts
 INPUTS = {"tasks", "model_name_or_path", "prm", "orm", "reasoning_rm", "data", "samples", "input"}
 INPUTS |= {"from_verdicts", "compare", "plus", "pairs", "critic", "repair_model"}
 # In the place of python and torchrun: notes a command, and the inputs that nothing has written yet;
@@ -95,8 +96,14 @@ def config_class(script, words):
 
 
 def check_commands(folder):
-    """Each command's flags parse, its inputs are there, and each table's arms are evaluated."""
+    """Each command's flags parse, its inputs are there, no run has the folder of one with other
+    flags, and each table's arms are evaluated."""
     rows = [json.loads(line) for line in (folder / "commands.jsonl").read_text().splitlines()]
+    made = {}
+    for words in (row["words"] for row in rows):
+        for flag in {"--output_dir", "--output_file"} & set(words):
+            output = words[words.index(flag) + 1]
+            assert made.setdefault(output, words) == words
     for words in {tuple(row["words"]) for row in rows}:
         script, flags = words[0], list(words[1:])
         if script == "reproduce/tables.py":
@@ -104,6 +111,8 @@ def check_commands(folder):
                 first = 3 if flags[0] in ("seeds", "curves") else 2
                 for arm in tables.read_arms(flags[first:]):
                     assert (folder / flags[1] / "0" / f"eval-{arm}").is_dir(), (arm, flags)
+                    gold = folder / flags[1] / "0" / f"gold-{arm}.jsonl"
+                    assert flags[0] != "hack" or gold.is_file(), (arm, flags)
             continue
         if script.startswith("reproduce/"):  # no Config
             continue
@@ -130,6 +139,88 @@ def test_every_flag_and_input_of_psgpo_s_scripts_exists(tmp_path):
     rows = check_commands(tmp_path)
     used = {word for row in rows for word in row["words"] if row["words"][0] == "studies/run.py"}
     assert {"exact_labels", "ensemble", "prm_refresh", "lambda_at_line_ends"} <= used
+
+
+def test_psgpo_s_comparison_goes_with_programs_of_four_steps_alone(tmp_path):
+    done = bash(tmp_path, "reproduce/psgpo/main.sh", SEEDS="0", STEPS="4")
+    assert done.returncode == 0, done.stderr
+    rows = check_commands(tmp_path)
+    claims = [row["words"][4:] for row in rows if row["words"][1:2] == ["contrasts"]]
+    assert claims and all("+4/" in claim and "8/" not in claim for each in claims for claim in each)
+
+
+def test_psgpo_s_claims_and_those_that_explain_them_are_counted_apart(tmp_path):
+    assert bash(tmp_path, "reproduce/psgpo/main.sh", "tables").returncode == 0
+    rows = [json.loads(line)["words"] for line in (tmp_path / "commands.jsonl").open()]
+    rows = [words[3:] for words in rows if words[1:2] == ["contrasts"]]
+    claims = [[words[1:] for words in rows if words[0] == metric] for metric in METRICS]
+    assert claims[0] == claims[1] and len(claims[0]) == 2 and len(claims[0][0]) == 5
+
+
+def test_scripts_that_go_on_from_main_sh_have_its_seeds(tmp_path):
+    seeds = set()
+    for script in ("main", "labels", "safeguards", "critic"):
+        path = f"reproduce/psgpo/{script}.sh"
+        source = f"trap 'echo seeds $SEEDS' EXIT; source {path}"
+        done = bash(tmp_path, "-c", source, path, "tables")
+        seeds.add(done.stdout.splitlines()[-1])
+    assert len(seeds) == 1 and len(seeds.pop().split()) > 2
+
+
+SCRIPTS = {
+    "prlcoder": "BATCHES LABELLED SFT_STEPS RM_STEPS",
+    "recode": "BATCHES SFT_STEPS LINE_STEPS",
+    "related": "STEPS BATCHES LABELLED",
+    "psgpo/main": "BATCHES LABELLED SFT_STEPS RM_STEPS",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_folder_that_was_made_with_other_settings_is_refused_before_work(tmp_path, script):
+    runs = f"runs/{script.removesuffix('/main')}"
+    words, commands = [f"reproduce/{script}.sh", "run"], tmp_path / "commands.jsonl"
+    done = bash(tmp_path, *words, JOBS="0", BATCHES="10", SEEDS="0")  # no job starts
+    assert done.returncode == 0, done.stderr
+    recorded = (tmp_path / runs / "settings").read_text()
+    assert [line.partition("=")[0] for line in recorded.splitlines()] == SCRIPTS[script].split()
+    free = {"SEEDS": "1 2", "PROCESSES": "2", "JOBS": "0"}
+    assert bash(tmp_path, *words, BATCHES="10", **free).returncode == 0
+    before = commands.read_text()
+    done = bash(tmp_path, *words, BATCHES="60")
+    assert done.returncode == 1 and done.stderr == (
+        f"{runs} was made with BATCHES=10, not BATCHES=60: set BATCHES so, or take another folder\n"
+    )
+    assert commands.read_text() == before and (tmp_path / runs / "settings").read_text() == recorded
+
+
+def test_a_folder_without_a_record_of_a_setting_goes_on_and_gets_one(tmp_path):
+    script = """
+set -euo pipefail
+source reproduce/lib.sh
+mkdir -p runs/jobs
+ONE=1 TWO="a b" NONE=
+same_settings runs ONE
+same_settings runs ONE TWO NONE
+cat runs/settings
+TWO="a c"
+same_settings runs ONE TWO NONE
+echo unreachable
+"""
+    done = bash(tmp_path, "-c", script)
+    assert done.returncode == 1 and done.stdout == "ONE=1\nTWO=a b\nNONE=\n"
+    assert done.stderr.startswith("runs was made with TWO=a b, not TWO=a c: ")
+
+
+def test_tasks_that_are_labelled_stay_as_they_are(tmp_path):
+    words = ["-c", "source reproduce/psgpo/base.sh; settings", "reproduce/psgpo/base.sh"]
+    tasks = tmp_path / "tasks" / "psgpo" / "8"
+    common.write_jsonl(tasks / "train.jsonl", [{"task_id": i} for i in range(20)])
+    for runs, labelled, code in (("a", "8", 0), ("b", "8", 0), ("c", "12", 1)):
+        done = bash(tmp_path, *words, STEPS="8", RUNS=runs, LABELLED=labelled)
+        assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("tasks/psgpo/8/labelled.jsonl was made with another LABELLED")
+    assert len(common.read_jsonl(tasks / "labelled.jsonl", {})) == 8
+    assert len(common.read_jsonl(tasks / "quarter.jsonl", {})) == 2
 
 
 @pytest.mark.parametrize(
@@ -399,6 +490,10 @@ if [ "$1" = run ]; then
     echo '{"step": 1}' > "$RUNS/0/arm/metrics.jsonl"
     head -c 100000 /dev/zero > "$RUNS/0/arm/model.safetensors"
     python -c 'import os; print(os.environ["CUDA_VISIBLE_DEVICES"] == "")' > "$RUNS/0/cpu.md"
+    mkdir -p "$TASKS/8" "$RUNS/0/samples" "$RUNS/0/eval-arm"
+    touch "$RUNS/settings" "$RUNS/0/search.jsonl" "$RUNS/0/search.jsonl.progress" \
+        "$TASKS/8/mutate-prefix.jsonl" "$RUNS/0/samples/verdicts.jsonl" \
+        "$RUNS/0/eval-arm/samples.jsonl" "$RUNS/0/arm/tokenizer.json"
     [ -z "${SLOW:-}" ] || sleep 60
 else
     echo "a table with $JOBS jobs"
@@ -429,6 +524,11 @@ def test_the_driver_packs_what_there_is_when_its_time_is_over(tmp_path, slow):
     with tarfile.open(tmp_path / "out" / "evidence.tar.gz") as file:
         names = file.getnames()
     assert "runs/evidence/recode/0/arm/metrics.jsonl" in names
+    needed = {"settings", "0/search.jsonl", "0/search.jsonl.progress", "0/samples/verdicts.jsonl"}
+    assert {f"runs/evidence/psgpo/{name}" for name in needed} <= set(names)
+    assert "runs/evidence/tasks/psgpo/8/mutate-prefix.jsonl" in names
+    needed = {"0/eval-arm/samples.jsonl", "0/arm/tokenizer.json"}  # for measures of plans
+    assert {f"runs/evidence/recode/{name}" for name in needed} <= set(names)
     assert not [name for name in names if "model" in name]
     assert (tmp_path / "runs" / "evidence" / "recode" / "0" / "cpu.md").read_text() == "True\n"
 

@@ -215,7 +215,9 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
             tmp_path / "0" / f"eval-{arm}" / "run_config.json", json.dumps({"num_samples": 4})
         )
     tables.main(["budget", str(tmp_path), *(f"{arm}={arm.title()}" for arm in arms)])
-    rows = rows_of(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert printed.endswith("Plain: first at its own last pass rate after 80 of its 80 samples\n")
+    rows = rows_of(printed)
     assert rows["arm"][-1] == "held-out tasks solved, best of 4"
     rates = ["0.500 ± nan", "0.250 ± nan"]
     assert rows["Plain"] == ["80", "80 ± nan", "0", "0", "0", *rates]
@@ -223,6 +225,10 @@ def test_the_budget_counts_what_the_labels_behind_an_arm_s_prm_have_cost(tmp_pat
     assert rows["Outcome"][2:5] == ["50", "50", "1"]  # a sample and a program for each verdict
     # An ensemble: the labels of each PRM, the refreshed ones once.
     assert rows["Two"][2:5] == ["1,027", "160", "2"]
+    # Without the file that says whose samples were labelled a number would be too small.
+    (tmp_path / "0" / "search.jsonl.progress").unlink()
+    with pytest.raises(SystemExit, match=r"search\.jsonl\.progress: no such file"):
+        tables.main(["budget", str(tmp_path), *(f"{arm}={arm.title()}" for arm in arms)])
 
 
 def test_the_plans_of_an_arm_are_compared_with_the_references(tmp_path, capsys):
@@ -413,7 +419,9 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
         json.dumps({"failed": 3, "completions": 30, "completion_tokens": 300, "executions": 12}),
     )
     tables.main(["labels", str(tmp_path / "train.jsonl"), f"K = 8={tmp_path / 'search.jsonl'}"])
-    cells = rows_of(capsys.readouterr().out)["K = 8"]
+    printed = capsys.readouterr().out
+    cells = rows_of(printed)["K = 8"]
+    assert "; 1 seeds, " in printed
     assert [cell.split(" ±")[0] for cell in cells] == [
         "all",
         f"{13 / 15:.3f}",
@@ -424,6 +432,9 @@ def test_labels_by_search_are_compared_with_execution_line_by_line(tmp_path, cap
         "100.0",
         "4.0",
     ]
+    search = str(tmp_path / "search.jsonl")
+    tables.main(["labels", str(tmp_path / "train.jsonl"), f"a={search}", f"b={search},{search}"])
+    assert "; a: 1 seeds, b: 2 seeds, mean" in capsys.readouterr().out
 
 
 def test_a_gain_is_the_first_arm_s_pass_rate_minus_the_second_s_over_tasks_and_seeds(

@@ -4,7 +4,9 @@
 # labels come from binary search over samples of four checkpoints of the run with tests alone, as
 # in the paper. main.sh goes first; labels.sh, safeguards.sh and critic.sh go on from its runs.
 #
+#     SEEDS     15 seeds; of the scripts that go on from main.sh, those that main.sh has run
 #     STEPS     numbers of steps of the programs, each an experiment of its own: RUNS/<steps>/<seed>
+#               (safeguards.sh and critic.sh: of 8 alone, since main.sh has fewer arms of 4)
 #     STUDIES   which of a script's studies
 #     BATCHES   of a run, 64 samples each; a multiple of 4. The pass rate still rises at their end
 #     SFT_STEPS optimiser steps of the supervised policy
@@ -18,7 +20,7 @@ cd "$(dirname "$0")/../.."
 source reproduce/lib.sh
 setup requirements.txt
 
-SEEDS="${SEEDS:-0 1 2 3 4}" BATCHES="${BATCHES:-60}" LABELLED="${LABELLED:-750}"
+SEEDS="${SEEDS:-$(seq -s ' ' 10 24)}" BATCHES="${BATCHES:-60}" LABELLED="${LABELLED:-750}"
 SFT_STEPS="${SFT_STEPS:-600}" RM_STEPS="${RM_STEPS:-300}"
 QUARTER=$((BATCHES / 4))
 TASKS="${TASKS:-tasks/psgpo}" RUNS="${RUNS:-runs/psgpo}"
@@ -32,7 +34,7 @@ EVAL=(--num_samples 2)
 mkdir -p "$TASKS" "$RUNS"
 
 # Tasks of the supervised policy, of 2 to 8 steps; then, for reinforcement learning and evaluation,
-# programs of one length. The first training tasks are labelled, or a quarter of those.
+# programs of one length. The first training tasks are labelled, or a quarter of those (settings).
 make_tasks() {
     local steps
     [ -f "$TASKS/sft.jsonl" ] || python make_tasks.py --source micro --output_dir "$TASKS"
@@ -41,13 +43,28 @@ make_tasks() {
             --min_steps "$steps" --train_min_steps "$steps" --max_steps "$steps" \
             --num_sft_tasks 1 --num_test_tasks 300 --num_validation_tasks 100 \
             --output_dir "$TASKS/$steps"
+    done
+}
+
+settings() { # before anything is trained: as they were, in RUNS and in TASKS
+    local steps
+    same_settings "$RUNS" BATCHES LABELLED SFT_STEPS RM_STEPS
+    for steps in $STEPS; do
         first_tasks "$steps" "$LABELLED" labelled
         first_tasks "$steps" $((LABELLED / 4)) quarter
     done
 }
 
 first_tasks() { # steps, how many, name
-    [ -f "$TASKS/$1/$3.jsonl" ] || head -n "$2" "$TASKS/$1/train.jsonl" > "$TASKS/$1/$3.jsonl"
+    local tasks="$TASKS/$1/$3.jsonl"
+    if [ ! -f "$tasks" ]; then
+        head -n "$2" "$TASKS/$1/train.jsonl" > "$tasks.$$"
+        mv "$tasks.$$" "$tasks"
+    elif ! cmp -s "$tasks" <(head -n "$2" "$TASKS/$1/train.jsonl"); then
+        echo "$tasks was made with another LABELLED than $LABELLED: set LABELLED so, or take" \
+            "another TASKS folder" >&2
+        return 1
+    fi
 }
 
 after_main() { # arms ...: ends the script unless main.sh has trained them for each length and seed

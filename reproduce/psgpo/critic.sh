@@ -4,14 +4,14 @@
 # one that learns before the policy does. Goes on from main.sh's runs.
 #
 #     bash reproduce/psgpo/critic.sh
-#     STUDIES=critic SEEDS="0 1" JOBS=1 bash reproduce/psgpo/critic.sh
+#     STUDIES=critic SEEDS="10 11" JOBS=1 bash reproduce/psgpo/critic.sh
 STEPS="${STEPS:-8}" STUDIES="${STUDIES:-critic schedules}"
 source "$(dirname "$0")/base.sh"
 
 arms STARTS << 'END'
-ppo-tests  | policy           |
-ppo-value  | PRM, (r + 1) / 2 | from_prm critic_rescale --value_rescale range
-critic-fit | PRM, fitted      | from_prm
+ppo-tests    | policy           |
+critic-range | PRM, (r + 1) / 2 | from_prm critic_rescale --value_rescale range
+ppo-value    | PRM, fitted      |
 END
 
 arms CRITIC << 'END'
@@ -69,7 +69,8 @@ schedules_tables() { # steps
         "ppo-dense-value:ppo-dense=PRM, fitted, against policy; dense reward"
 }
 
-after_main ppo-tests ppo-dense ppo-dense-value
+after_main ppo-tests ppo-value ppo-dense ppo-dense-value
 make_tasks
+settings
 run_studies
 show_studies

@@ -2,7 +2,7 @@
 # Other labels of the samples that main.sh labels by search. Goes on from its runs.
 #
 #     bash reproduce/psgpo/labels.sh
-#     SEEDS="0 1" JOBS=1 bash reproduce/psgpo/labels.sh
+#     SEEDS="10 11" JOBS=1 bash reproduce/psgpo/labels.sh
 STEPS="${STEPS:-8}" STUDIES=labels
 source "$(dirname "$0")/base.sh"
 
@@ -30,5 +30,6 @@ labels_tables() { # steps
 
 after_main ppo-tests ppo-dense
 make_tasks
+settings
 run_studies
 show_studies

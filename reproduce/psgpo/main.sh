@@ -21,13 +21,15 @@
 # others.
 #
 # Every seed has its own supervised policy, samples, labels and PRMs; tasks and mutated references
-# are the same for all. Each PRM learns for as many steps, from four rows a task, but for the
-# selections, which leave tasks out.
+# are the same for all. PRMs and policies share tasks: the labelled ones (LABELLED) are the first
+# half of those that reinforcement learning draws, so that PRMs from mutated references know the
+# references of half of the tasks that they reward (prlcoder.sh keeps the two apart). Each PRM
+# learns for as many steps, from four rows a task, but for the selections, which leave tasks out.
 #
 #     bash reproduce/psgpo/main.sh                               # 15 seeds, two jobs at a time
 #     SEEDS="10 11" JOBS=1 bash reproduce/psgpo/main.sh run      # runs alone
 #     bash reproduce/psgpo/main.sh tables                        # of the seeds that are whole
-STEPS="${STEPS:-8 4}" SEEDS="${SEEDS:-$(seq -s ' ' 10 24)}"
+STEPS="${STEPS:-8 4}"
 source "$(dirname "$0")/base.sh"
 source reproduce/pool.sh
 
@@ -85,6 +87,7 @@ MORE_CLAIMS=(
     "a PRM by mutations helps=+8/ppo-mutate -8/ppo-tests"
     "a PRM by mutations that are other mistakes helps=+8/ppo-disjoint -8/ppo-tests"
     "mutations, in place against by prefix=+8/ppo-mutate -8/ppo-mutate-prefix"
+    # Also known references of half of the prompts against none.
     "mutations by prefix against search=+8/ppo-mutate-prefix -8/ppo-dense"
     "the critic from the PRM helps, beside the PRM=+8/ppo-dense-value -8/ppo-dense"
     "revised prompts alone against tests=+8/ppo-revised_only -8/ppo-tests"
@@ -149,7 +152,7 @@ quality() { # each PRM against exact labels of both kinds, on lines of the super
 
 plan() { # the jobs: a seed's before the next seed's
     local seed arm steps
-    job mutations "" mutations
+    [[ " $STEPS " != *" 8 "* ]] || job mutations "" mutations
     for seed in $SEEDS; do
         job "sft-$seed" "" supervised "$seed"
         for steps in $STEPS; do
@@ -177,11 +180,14 @@ plan() { # the jobs: a seed's before the next seed's
 }
 
 claims() { # metric, claims ...: those whose lengths were run
-    local claim known=()
+    local claim steps known=()
     for claim in "${@:2}"; do
-        [[ "$claim" == *4/* && " $STEPS " != *" 4 "* ]] || known+=("$claim")
+        for steps in 4 8; do
+            [[ "$claim" != *[+-]$steps/* || " $STEPS " == *" $steps "* ]] || continue 2
+        done
+        known+=("$claim")
     done
-    table contrasts "$RUNS" "$1" "${known[@]}"
+    [ ${#known[@]} -eq 0 ] || table contrasts "$RUNS" "$1" "${known[@]}"
 }
 
 main_tables() {
@@ -199,7 +205,9 @@ main_tables() {
         [ "$steps" != 4 ] || table seeds "$RUNS/4" ppo-tests "$ARMS_4"
     done
     printf '\nAt the end of the run, on the test split\n'
-    claims pass@1 "${CLAIMS[@]}" "${MORE_CLAIMS[@]}"
+    claims pass@1 "${CLAIMS[@]}"
+    claims pass@1 "${MORE_CLAIMS[@]}"
+    [[ " $STEPS " == *" 8 "* ]] || return 0
     table labels "$TASKS/8/train.jsonl" "four checkpoints=$RUNS/8/*/search.jsonl" \
         "starting policy=$RUNS/8/*/search-start.jsonl"
     table prm "$RUNS/8" $(for prm in $PRMS; do echo "$prm"-on-{in_place,prefix}; done)
@@ -207,5 +215,8 @@ main_tables() {
 
 make_tasks
 plan
-[ "${1:-}" = tables ] || run_jobs
+if [ "${1:-}" != tables ]; then
+    settings
+    run_jobs
+fi
 [ "${1:-}" = run ] || main_tables | tee "$RUNS/main.md"

@@ -4,7 +4,7 @@
 # of the studies, forms goes on from padding and safeguards.
 #
 #     bash reproduce/psgpo/safeguards.sh
-#     STUDIES=safeguards SEEDS="0 1" JOBS=1 bash reproduce/psgpo/safeguards.sh
+#     STUDIES=safeguards SEEDS="10 11" JOBS=1 bash reproduce/psgpo/safeguards.sh
 STEPS="${STEPS:-8}" STUDIES="${STUDIES:-padding safeguards forms comments}"
 source "$(dirname "$0")/base.sh"
 
@@ -79,7 +79,7 @@ padding() {
 
 safeguards() {
     run_arms "$SAFEGUARDS"
-    exact "$OUT/prm" $(trained "$SAFEGUARDS")
+    exact "$OUT/prm" $(names "$SAFEGUARDS") # the table shows ppo-dense too
 }
 
 forms() {
@@ -133,6 +133,7 @@ comments_tables() { # steps
 
 after_main ppo-tests ppo-dense
 make_tasks
+settings
 if [[ " $STUDIES " == *" comments "* ]]; then
     [ -f "$TASKS/comments/sft.jsonl" ] || python make_tasks.py --source micro --comment_rate 0.15 \
         --num_train_tasks 1 --num_test_tasks 1 --output_dir "$TASKS/comments"

@@ -15,7 +15,7 @@ def learn(policy, tokenizer, rollout, mini_batch: list[list[int]], weight: float
 
     A reference follows its task's `prefix` and what the prompt opens, as in sft.py. mini_batch:
     rows of the rollout, a list for each forward pass; there are as many forward passes of
-    references, on every rank.
+    references, on every rank, of whatever length. InputError where the policy cannot read one.
     """
     known = {}  # by task_id: the prompt's ids, the reference's ids
     for i in (i for part in mini_batch for i in part):
@@ -26,6 +26,8 @@ def learn(policy, tokenizer, rollout, mini_batch: list[list[int]], weight: float
             ids = common.encode_completion(tokenizer, text)
             known[task["task_id"]] = rollout.prompts[i], ids
     pairs = list(known.values())
+    longest = max((len(prompt) + len(ids) for prompt, ids in pairs), default=0)
+    common.check_length("the policy", policy, longest)
     (num_tokens,) = common.all_sum(sum(len(ids) for _, ids in pairs))
     total = 0.0
     for number in range(len(mini_batch)):

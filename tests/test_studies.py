@@ -941,7 +941,9 @@ def test_the_supervised_loss_is_the_mean_over_the_references_tokens_each_referen
     torch.testing.assert_close(found, policy.get_input_embeddings().weight.grad)
 
 
-def test_the_supervised_loss_goes_on_after_a_prefix_and_what_the_prompt_opens():
+def test_the_supervised_loss_goes_on_after_a_prefix_and_what_the_prompt_opens(monkeypatch):
+    monkeypatch.setattr(common, "check_length", lambda *_: None)
+
     class Policy:
         def completion_logprobs(self, ids, mask):
             self.learned = [tokenizer.decode(row[on]) for row, on in zip(ids, mask, strict=True)]
@@ -1084,9 +1086,13 @@ def test_similarity_reads_samples_that_ended_and_refuses_those_of_unknown_tasks(
 def test_texts_that_grow_are_held_against_the_model_s_length(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(common, "check_length", stopped)
     tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    tokenizer = common.load_tokenizer(stages.path("sft"))
+    rollout = rollout_of([""], tokenizer)._replace(tasks=tuple(tasks[:1]), openings=("",))
+    with pytest.raises(common.InputError, match="stopped"):
+        references.learn(None, tokenizer, rollout, [[0]], 1.0)
     _, config = stages.ppo("unused", run.load(["pruning"]))
     with pytest.raises(common.InputError, match="stopped"):
-        pruning.pruned(tasks, common.load_tokenizer(stages.path("sft")), config)
+        pruning.pruned(tasks, tokenizer, config)
     files = (stages.path("train.jsonl"), stages.path("sft"), str(tmp_path / "pairs.jsonl"))
     with pytest.raises(common.InputError, match="stopped"):
         mcts.main(mcts.Config(*files, num_tasks=1))

@@ -131,8 +131,8 @@ def table(runs: Path, text: str) -> None:
 SECOND = {
     "first": "as the first eight",
     "references": "of the policy that learned the references",
-    "refined": "programs that pass the example refined",
-    "repaired": "and the others repaired (references)",
+    "refined": "refined where one passes the example, else from the prompt",
+    "repaired": "refined where one passes the example, else repaired (references)",
 }
 
 

@@ -4,8 +4,9 @@ CodeRL (Le et al., 2022, arXiv 2207.01780), at inference. A task's first tests a
 which the model may see; the others stay hidden. The first samples run on the examples. Where some
 pass, each of them is a seed: its lines up to the one with the critic's highest score, from which
 the policy goes on. Where no sample passes, the --num_seeds samples with the critic's highest score
-at their last line are the seeds, which the repair model rewrites. A task's --num_samples new
-samples are shared out among its seeds.
+at their last line are the seeds, which the repair model rewrites; without --repair_model the task's
+new samples start from its prompt alone. A task's --num_samples new samples are shared out among its
+seeds.
 
 The authors have not released this part; where the paper is silent: a seed never has its program's
 last line, since then nothing is left to sample; scores are read at line ends; there is one round.
@@ -134,10 +135,11 @@ def complete(config: Config, path: str, wanted: list[tuple[dict, int, Seed]]) ->
     tokenizer = common.load_tokenizer(path)
     model = common.replicate(common.load_policy(path, config).eval(), config)
     prompt_format = common.prompt_format_of(config)
+    prompts = [common.encode_prompt(tokenizer, seed.task, prompt_format) for _, _, seed in wanted]
+    openings = [common.opening_of(tokenizer, prompt) for prompt in prompts]
     prompts = [
-        common.encode_prompt(tokenizer, seed.task, prompt_format)
-        + common.encode_text(tokenizer, seed.prefix)
-        for _, _, seed in wanted
+        prompt + common.encode_text(tokenizer, seed.prefix)
+        for prompt, (_, _, seed) in zip(prompts, wanted, strict=True)
     ]
     common.check_length(path, model, max(map(len, prompts)) + config.max_completion_length)
     rollout = common.roll_out(
@@ -154,14 +156,14 @@ def complete(config: Config, path: str, wanted: list[tuple[dict, int, Seed]]) ->
         rollout_batch_size=config.rollout_batch_size,
     )
     found = []
-    for (task, number, seed), text, terminated in zip(
-        wanted, rollout.texts, rollout.terminated.tolist(), strict=True
+    for (task, number, seed), opening, text, terminated in zip(
+        wanted, openings, rollout.texts, rollout.terminated.tolist(), strict=True
     ):
         completion = seed.prefix + text
-        program = common.standalone(task, common.extract_program(task, completion))
+        program = common.standalone(task, common.extract_program(task, opening + completion))
         row = {"task_id": task["task_id"], "sample": number, "completion": completion}
         row |= {"solution": program, "terminated": terminated, "origin": seed.origin}
-        found.append(row)
+        found.append(row | ({"opening": opening} if opening else {}))
     return found
 
 

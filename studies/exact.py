@@ -22,20 +22,19 @@ def check_task(task: dict) -> None:
     check_reference(task, "exact labels compare with references")
 
 
-def start(runner: sandbox.Sandbox, tasks, texts: list[str], cache: dict) -> list[list]:
+def start(runner: sandbox.Sandbox, rollout: common.Rollout, cache: dict) -> list[list]:
     """Starts what has to run for the labels of N completions, for `labels_of`.
 
     cache: a dict that the caller keeps; a line that is in the cache does not run again.
     """
-    programs = [common.extract_program(task, text) for task, text in zip(tasks, texts, strict=True)]
     return [
         gold.submit(runner, task, program, cache)
-        for task, program in zip(tasks, programs, strict=True)
+        for task, program in zip(rollout.tasks, rollout.programs(), strict=True)
     ]
 
 
 def num_executions(pending: list[list]) -> int:
-    """Different executions that the labels need; some may have run before, for other rollouts."""
+    """Different executions that the labels need, also those that have run before, for others."""
     return len({id(entry) for row in pending for entry in row if isinstance(entry, Future)})
 
 
@@ -46,21 +45,22 @@ def labels_of(
     kind: str = "in_place",
 ) -> torch.Tensor:
     """Waits for what `start` has started; labels (N, T) of a kind, "in_place" or "prefix"."""
-    rows = []
-    for task, text, entries in zip(rollout.tasks, rollout.texts, pending, strict=True):
+    rows, programs = [], rollout.programs()
+    columns = zip(rollout.tasks, programs, rollout.texts, pending, strict=True)
+    for task, program, text, entries in columns:
         labels = gold.labels(entries)
         if kind == "prefix":
-            labels = gold.prefix_labels(task, common.extract_program(task, text), labels)
-        rows.append(labels_of_text(task, text, labels))
+            labels = gold.prefix_labels(task, program, labels)
+        rows.append(labels_of_text(program, text, labels))
     return at_line_ends(rows, rollout, line_table)
 
 
-def labels_of_text(task: dict, text: str, labels: list[float | None]) -> list[float | None]:
+def labels_of_text(program: str, text: str, labels: list[float | None]) -> list[float | None]:
     """Labels of a completion's lines from the labels of its program's lines.
 
     Lines around the program have no label (common.program_lines).
     """
-    lines = common.program_lines(common.extract_program(task, text), text)
+    lines = common.program_lines(program, text)
     return [None if line is None else labels[line] for line in lines]
 
 

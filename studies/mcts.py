@@ -10,9 +10,9 @@ to a prefix without children, samples --num_children completions there, and adds
 The value of a new line is whether its completion passes the tests (--value tests), or the PRM's
 score of the line (--value prm). Values go up to the root; Q is their mean. The paper's value also
 has the policy's own judgement of a step, its UCT a prior, its loss labels that are smoothed by
-visits; these are left out. A row's
-`meta.samples` counts the completions behind the tree. Where no two lines of one prefix have
-different values there are no pairs, and the file is empty.
+visits; these are left out. A row's `meta.samples` is the most completions that the tree may have
+cost: a simulation that ends at a program's last line samples none. Where no two lines of one prefix
+have different values there are no pairs, and the file is empty.
 
     python studies/mcts.py --tasks train.jsonl --model_name_or_path runs/sft \\
         --output_file pairs.jsonl
@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -84,6 +84,13 @@ class Node:
         return self.total / max(self.visits, 1)
 
 
+class Tree(NamedTuple):
+    task: dict
+    prompt: list[int]  # token ids
+    opening: str  # what the prompt opens and the completions close: "<think>" (texts.opening_of)
+    root: Node
+
+
 def is_end(node: Node) -> bool:
     """Whether the completion ended with this line: it has no newline."""
     return bool(node.prefix) and not node.prefix.endswith("\n")
@@ -124,18 +131,16 @@ def pairs_of(root: Node, min_margin: float) -> Iterator[tuple[Node, Node]]:
             yield ranked[-1], ranked[0]
 
 
-def values_of(tasks, prefixes, rollout, runner, prm, config) -> list[float | None]:
-    """Value of the first line of each completion; None without one, or without a verdict."""
-    texts = [prefix + text for prefix, text in zip(prefixes, rollout.texts, strict=True)]
+def values_of(prefixes, rollout, runner, prm, config) -> list[float | None]:
+    """Value of the first line of each completion; None without one, or without a verdict. The
+    rollout's texts are whole: each begins with its prefix."""
     if config.value == "tests":
-        programs = map(common.extract_program, tasks, texts)
-        executions = [runner.submit(t, p) for t, p in zip(tasks, programs, strict=True)]
-        verdicts = common.verdicts_of(executions)
+        verdicts = common.verdicts_of(common.execute(runner, rollout))
         known = zip(verdicts.passed.tolist(), verdicts.judged.tolist(), strict=True)
         return [float(passed) if judged else None for passed, judged in known]
     model, tokenizer = prm
     size = config.per_device_train_batch_size
-    scores = common.score_text_lines(model, tokenizer, tasks, texts, size)
+    scores = common.score_text_lines(model, tokenizer, rollout.tasks, rollout.texts, size)
     found = []
     for row, prefix in zip(scores, prefixes, strict=True):
         number = len(common.lines_of(prefix))
@@ -143,23 +148,22 @@ def values_of(tasks, prefixes, rollout, runner, prm, config) -> list[float | Non
     return found
 
 
-def grow(trees: list[tuple[dict, Node]], policy, tokenizer, runner, prm, config: Config) -> None:
+def grow(trees: list[Tree], policy, tokenizer, runner, prm, config: Config) -> None:
     """config.num_simulations expansions of each tree, all trees at once."""
-    prompt_format = common.prompt_format_of(config)
     for step in range(config.num_simulations):
-        paths = [(task, path_to_leaf(root, config.exploration)) for task, root in trees]
+        paths = [(tree, path_to_leaf(tree.root, config.exploration)) for tree in trees]
         for _, path in paths:
             if is_end(path[-1]):  # nothing to add: what is known of it counts once more
                 for node in path:
                     node.total, node.visits = node.total + path[-1].q, node.visits + 1
-        paths = [(task, path) for task, path in paths if not is_end(path[-1])]
+        paths = [(tree, path) for tree, path in paths if not is_end(path[-1])]
         if not paths:
             continue
         prompts = [
-            common.encode_prompt(tokenizer, task, prompt_format)
-            + common.encode_text(tokenizer, path[-1].prefix)
-            for task, path in paths
+            tree.prompt + common.encode_text(tokenizer, path[-1].prefix) for tree, path in paths
         ]
+        longest = max(map(len, prompts)) + config.max_completion_length
+        common.check_length(config.model_name_or_path, policy, longest)
         repeated = [pair for pair in paths for _ in range(config.num_children)]
         rollout = common.roll_out(
             policy,
@@ -169,13 +173,18 @@ def grow(trees: list[tuple[dict, Node]], policy, tokenizer, runner, prm, config:
             config.max_completion_length,
             config.temperature,
             [
-                common.seed_of(config.seed, "mcts", task["task_id"], step, i)
-                for i, (task, _) in enumerate(repeated)
+                common.seed_of(config.seed, "mcts", tree.task["task_id"], step, i)
+                for i, (tree, _) in enumerate(repeated)
             ],
             rollout_batch_size=config.rollout_batch_size,
         )
-        tasks, prefixes = [task for task, _ in repeated], [path[-1].prefix for _, path in repeated]
-        values = values_of(tasks, prefixes, rollout, runner, prm, config)
+        prefixes = [path[-1].prefix for _, path in repeated]
+        whole = rollout._replace(
+            texts=[prefix + text for prefix, text in zip(prefixes, rollout.texts, strict=True)],
+            tasks=tuple(tree.task for tree, _ in repeated),
+            openings=tuple(tree.opening for tree, _ in repeated),
+        )
+        values = values_of(prefixes, whole, runner, prm, config)
         for (_, path), text, value in zip(repeated, rollout.texts, values, strict=True):
             if value is not None:
                 add(path, common.lines_of(text)[0] if text else "", value)
@@ -200,14 +209,18 @@ def main(config: Config) -> None:
         prm = (model, common.load_tokenizer(config.prm))
     order = common.shuffled(len(tasks), config.seed, "mcts tasks")
     chosen = [order[(config.first_task + i) % len(order)] for i in range(config.num_tasks)]
-    trees = [(tasks[i], Node("")) for i in dict.fromkeys(chosen)]
+    prompt_format, trees = common.prompt_format_of(config), []
+    for i in dict.fromkeys(chosen):
+        prompt = common.encode_prompt(tokenizer, tasks[i], prompt_format)
+        trees.append(Tree(tasks[i], prompt, common.opening_of(tokenizer, prompt), Node("")))
     workers, timeout = config.sandbox_workers, config.sandbox_timeout
     with sandbox.Sandbox(workers, timeout=timeout, packages=config.packages) as runner:
         grow(trees, policy, tokenizer, runner, prm, config)
     pairs = []
-    for task, root in trees:
+    for task, _, opening, root in trees:
         for best, worst in pairs_of(root, config.min_margin):
-            row = rows.pair_row(task, best.prefix, worst.prefix, "mcts") | {"complete": False}
+            texts = opening + best.prefix, opening + worst.prefix
+            row = rows.pair_row(task, *texts, "mcts") | {"complete": False}
             samples = config.num_simulations * config.num_children
             meta = {"q_chosen": best.q, "q_rejected": worst.q, "samples": samples}
             pairs.append(row | {"meta": meta} | rows.prefix_of(task))

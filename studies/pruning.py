@@ -23,6 +23,7 @@ def embeddings(tasks: list[dict], tokenizer, config) -> torch.Tensor:
         texts = [common.encode_text(tokenizer, task["solution"]) for task in batch]
         ids, _ = common.pad_pairs(prompts, texts)
         lengths = [len(p) + len(t) for p, t in zip(prompts, texts, strict=True)]
+        common.check_length(config.model_name_or_path, policy, max(lengths))
         states = policy(input_ids=ids, output_hidden_states=True).hidden_states[-1].float()
         means = [row[:length].mean(0) for row, length in zip(states, lengths, strict=True)]
         found.append(torch.stack(means).cpu())

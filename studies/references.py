@@ -11,18 +11,23 @@ def check_task(task: dict) -> None:
 
 def learn(policy, tokenizer, rollout, mini_batch: list[list[int]], weight: float) -> float:
     """Adds the gradients of weight times -log pi, the mean over the tokens of the references of a
-    mini-batch's tasks, each once. Returns the mean on this rank.
+    mini-batch's tasks, each once. Returns this rank's part of it: the sum over ranks is the loss.
 
-    mini_batch: rows of the rollout, a list for each forward pass; there are as many forward passes
-    of references, on every rank.
+    A reference follows its task's `prefix` and what the prompt opens, as in sft.py. mini_batch:
+    rows of the rollout, a list for each forward pass; there are as many forward passes of
+    references, on every rank, of whatever length. InputError where the policy cannot read one.
     """
     known = {}  # by task_id: the prompt's ids, the reference's ids
     for i in (i for part in mini_batch for i in part):
         task = rollout.tasks[i]
         if task["task_id"] not in known:
-            ids = common.encode_completion(tokenizer, task["solution"])
+            text = task["solution"].removeprefix(task.get("prefix", ""))
+            text = common.after_opening(text, rollout.openings[i], task.get("prefix"))
+            ids = common.encode_completion(tokenizer, text)
             known[task["task_id"]] = rollout.prompts[i], ids
     pairs = list(known.values())
+    longest = max((len(prompt) + len(ids) for prompt, ids in pairs), default=0)
+    common.check_length("the policy", policy, longest)
     (num_tokens,) = common.all_sum(sum(len(ids) for _, ids in pairs))
     total = 0.0
     for number in range(len(mini_batch)):

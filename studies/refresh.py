@@ -38,7 +38,7 @@ def refresh(
     does: the mean over labelled lines of (score - label)^2, with exact labels of rollouts that are
     drawn from `window`.
 
-    Returns the mean loss over the steps, and the number of executed programs.
+    Returns the mean loss over the steps, and the number of programs that the labels need.
     """
     size = config.prm_refresh_steps * config.prm_refresh_batch_size
     drawn = common.shuffled(len(window), config.seed, "prm refresh", step)[:size]
@@ -47,8 +47,10 @@ def refresh(
     prompt_format = common.prompt_format_of(config)
     prompts = [common.encode_prompt(tokenizer, task, prompt_format) for task in tasks]
     mask = common.pad([[1] * len(row) for row in ids]).bool()  # (N, T)
-    rollout = common.Rollout(prompts, ids, texts, common.pad(ids), mask, None, None, tuple(tasks))
-    pending = exact.start(runner, tasks, texts, cache)
+    openings = tuple(common.opening_of(tokenizer, prompt) for prompt in prompts)
+    rollout = common.Rollout(prompts, ids, texts, common.pad(ids), mask, None)
+    rollout = rollout._replace(tasks=tuple(tasks), openings=openings)
+    pending = exact.start(runner, rollout, cache)
     labels = exact.labels_of(pending, rollout, common.line_table(tokenizer))  # (N, T)
 
     losses = []

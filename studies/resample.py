@@ -1,4 +1,4 @@
-"""New prompts for groups without an advantage, for studies/dynamic_sampling.diff."""
+"""New prompts for groups that pass, or fail, as a whole, for studies/dynamic_sampling.diff."""
 
 import dataclasses
 from concurrent.futures import Future

@@ -1,6 +1,7 @@
 """Runs a study: a stage with one or more diffs of this folder applied in memory.
 
     python studies/run.py                                   # the studies, a line each
+    python studies/run.py ensemble --help                   # the flags of the forked stage
     python studies/run.py ensemble --prm runs/a runs/b ...  # the flags are those of the stage
     python studies/run.py gspo --show                       # prints the forked stage
     python studies/run.py gspo --write my_grpo.py           # keeps the forked stage
@@ -115,6 +116,9 @@ def main(argv: list[str]) -> None:
     count = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
     names, flags = argv[:count], argv[count:]
     try:
+        if not names and flags in (["--help"], ["-h"]):
+            print(__doc__.strip())
+            return
         if not names and flags:
             raise InputError("names of studies come before the flags; without any they are listed")
         if not names:

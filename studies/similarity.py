@@ -19,8 +19,9 @@ def edit_similarity(a: list, b: list) -> float:
 
 
 def with_references(samples: list[dict], config) -> list[dict]:
-    """The samples that ended by themselves, each with its task's `reference`. InputError for a
-    sample of an unknown task, and where no model is named that has written the samples."""
+    """The samples that ended by themselves, each with its task's `reference`, without the `prefix`
+    that the prompt gives. InputError for a sample of an unknown task, where no sample ended by
+    itself, and where no model is named that has written the samples."""
     if config.model_name_or_path == "micro":
         raise InputError("--model_name_or_path: name the policy that wrote the samples")
 
@@ -28,12 +29,17 @@ def with_references(samples: list[dict], config) -> list[dict]:
         rows.check_reference(task, "completions are compared with references")
 
     tasks = common.read_jsonl(config.references, common.PROMPT_FIELDS, is_reference)
-    known, found = {task["task_id"]: task["solution"] for task in tasks}, []
+    known = {
+        task["task_id"]: task["solution"].removeprefix(task.get("prefix", "")) for task in tasks
+    }
+    found = []
     for row in samples:
         if row["task_id"] not in known:
             raise InputError(f"{config.references}: has no task {row['task_id']!r} of a sample")
         if row.get("terminated", True):
             found.append(row | {"reference": known[row["task_id"]]})
+    if not found:
+        raise InputError(f"{config.tasks}: every sample was cut off at the length limit")
     return found
 
 

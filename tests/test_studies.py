@@ -61,6 +61,7 @@ FLAGS = {
     "prm_refresh": {"prm_refresh": 1, "prm_refresh_steps": 2, "prm_refresh_batch_size": 5},
     "overlong_penalty": {"overlong_penalty": 8},
 }
+OWN_REWARDS = ("papo", "prof", "prime", "rltf", "coderl")  # no reasoning reward model has a say
 
 
 def metrics_of(folder):
@@ -106,6 +107,8 @@ def run_study(stages, name, output, **flags):
     if name == "similarity":
         stage, config = on_own_samples(stages, output, stage, **flags)
     else:
+        if name in OWN_REWARDS:
+            flags = {"reasoning_rm": None, **flags}
         make = stages.grpo if name in GRPO else stages.ppo
         stage, config = make(output, stage, **flags)
     stage.main(config)
@@ -168,9 +171,11 @@ def test_a_wrong_call_is_one_line(words, message):
     assert result.stderr.startswith("run.py") and result.stderr.count("\n") == 1
 
 
-def test_the_forked_stage_can_be_listed_shown_kept_and_asked_for_help(tmp_path):
+def test_the_forked_stage_can_be_listed_shown_kept_and_asked_for_help(tmp_path, capsys):
     listed = command().stdout
     assert all(name in listed for name in NAMES)
+    run.main(["--help"])
+    assert capsys.readouterr().out == run.__doc__
     shown = command("process_min", "--show").stdout
     assert "process_temperature" in shown and shown == run.fork(["process_min"])[1]
     assert command("process_min", "--write", str(tmp_path / "fork.py")).returncode == 0
@@ -262,6 +267,39 @@ def test_an_ensemble_is_its_minimum_its_mean_or_its_lower_bound():
         assert torch.equal(combine(scores[:1], how), scores[0])
 
 
+def test_only_the_ensemble_s_first_prm_has_to_be_able_to_start_the_critic(stages, monkeypatch):
+    asked = []
+    monkeypatch.setattr(common, "load_reward_model", lambda *given: asked.append(given))
+    monkeypatch.setattr(common, "load_critic", stopped)
+    with pytest.raises(common.InputError, match="stopped"):
+        run_study(stages, "ensemble", "study-critics", prm=[stages.path("prm")] * 2)
+    assert [given[-1] for given in asked if given[0] is not None and len(given) > 3] == [
+        True,
+        False,
+    ]
+
+
+def stopped(*_, **__):
+    raise common.InputError("stopped")
+
+
+def test_exact_labels_leave_no_run_without_a_reward_and_no_prm_without_a_use(stages, monkeypatch):
+    module = run.load(["exact_labels"])
+    for flags, message in (
+        ({"outcome_reward": "none", "lambda_fail": 0.0}, "needs --lambda_fail: no other reward"),
+        ({"prm": "runs/prm"}, "no use without --value_init prm"),
+    ):
+        with pytest.raises(common.InputError, match=message):
+            module.check_flags(module.Config("", "", "", **flags))
+    module.check_flags(module.Config("", "", "", prm="runs/prm", value_init="prm"))
+    asked = []  # a PRM that becomes the critic has to read the policy's ids
+    monkeypatch.setattr(common, "load_reward_model", lambda *given, **more: asked.append(more))
+    monkeypatch.setattr(common, "load_critic", stopped)
+    with pytest.raises(common.InputError, match="stopped"):
+        run_study(stages, "exact_labels", "study-exact-critic")
+    assert asked[0] == {"is_critic": True}
+
+
 def test_exact_labels_pay_each_line_what_it_is_worth_in_the_reference(stages):
     flags = {"prm": None, "value_init": "policy", "outcome_reward": "none", "kl_coef": 0.0}
     flags |= {"lambda_fail": 1.0, "process_norm": "none", "max_steps": 1}
@@ -322,13 +360,33 @@ def test_exact_labels_stand_at_line_ends_and_nowhere_else():
 
 def test_labels_of_a_program_are_put_on_the_lines_of_its_completion():
     def labels(text, count, **task):
-        return exact.labels_of_text(task, text, [float(i) for i in range(count)])
+        program = common.extract_program(task, text)
+        return exact.labels_of_text(program, text, [float(i) for i in range(count)])
 
     assert labels("a\nb\n", 2) == [0, 1]
     given = "def f():\n    x = 1\n"  # a prefix, which the labels count
     assert labels("    a\n    b\n", 4, prefix=given) == [2, 3]
     assert labels("Here:\n```python\na\nb\n```\n", 2) == [None, None, 0, 1, None]
     assert labels("<think>\nx\n</think>\n<answer>\na\n</answer>", 1) == [None] * 4 + [0, None]
+
+
+DRAFT = "```python\nd = 4\n```\n"  # cut off inside the thinking, which the prompt has opened
+
+
+def test_a_draft_in_thinking_that_never_ends_is_labelled_and_judged_as_no_program(monkeypatch):
+    tokenizer = common.new_tokenizer([DRAFT, "x = 2\n"], 320)
+    rollout = rollout_of([DRAFT], tokenizer)._replace(
+        tasks=({"task_id": "t", "solution": "d = 4\n"},)
+    )
+    thinking = rollout._replace(openings=("<think>\n",))
+    assert exact.start(Coin(), rollout, {}) == [[1.0]]
+    assert exact.start(Coin(), thinking, {})[0][1:] == [-1.0] * 3  # of four lines, none a program's
+    programs, submit = [], Coin.submit
+    monkeypatch.setattr(Coin, "submit", lambda *given: programs.append(given[2]) or submit(*given))
+    config = mcts.Config("", "", "")
+    for given in (rollout, thinking):
+        assert mcts.values_of([""], given, Coin(), None, config) == [1.0]
+    assert programs[-2:] == ["d = 4\n", "<think>\n" + DRAFT]
 
 
 def test_the_prm_is_refreshed_on_labelled_rollouts_and_kept(stages):
@@ -349,6 +407,12 @@ def test_a_rescaled_critic_starts_with_half_of_the_prm_s_score_and_one_half(stag
         flags = {"max_steps": 1, "value_rescale": how}
         run_study(stages, "critic_rescale", f"study-rescale-{how}", **flags)
         assert rescaled == expected
+
+
+def test_critic_warm_up_leaves_batches_for_the_policy():
+    module = run.load(["critic_warmup"])
+    with pytest.raises(common.InputError, match="below --max_steps: the policy never learns"):
+        module.check_flags(module.Config("", "", "", critic_warmup_steps=60, max_steps=60))
 
 
 def test_critic_warm_up_moves_the_critic_alone(stages):
@@ -404,6 +468,28 @@ def test_gspo_s_ratio_is_the_sequence_s_geometric_mean_and_its_loss_a_mean_over_
     assert loss(new)[0].item() == pytest.approx(total)
     assert (loss(new)[1] == loss(new)[1][:, :1]).all()
     assert torch.autograd.gradcheck(lambda x: loss(x)[0], new)
+
+
+def test_gspo_s_loss_is_a_mean_over_the_sequences_that_prof_keeps(stages, monkeypatch):
+    forked, losses, sequences, divisors = run.load(["gspo", "prof"]), [], [], []
+    policy_loss = forked.policy_loss
+
+    def spy(logprobs, old, advantages, mask, *clip):
+        loss, *rest = policy_loss(logprobs, old, advantages, mask, *clip)
+        loss.register_hook(lambda gradient: divisors.append(1 / float(gradient)))
+        losses.append(loss.item())
+        sequences.append(int(mask.any(1).sum()))
+        return loss, *rest
+
+    monkeypatch.setattr(sandbox, "Sandbox", Coin)
+    monkeypatch.setattr(forked, "policy_loss", spy)
+    flags = {"prm": stages.path("prm"), "reasoning_rm": None, "num_kept": 2, "max_steps": 1}
+    stage, config = stages.grpo("study-kept", forked, num_mini_batches=1, **flags)
+    stage.main(config)
+    (row,) = metrics_of(config.output_dir)
+    assert sum(sequences) == 4 * 2 and row["completions/kept_ratio"] == 0.5
+    assert divisors == pytest.approx([8] * len(losses))
+    assert row["loss"] == pytest.approx(sum(losses) / 8, abs=1e-6)
 
 
 def test_each_loss_type_is_its_naive_form():
@@ -532,6 +618,28 @@ def test_the_gate_opens_at_the_threshold():
     passed, rate = torch.tensor([False, False, True]), torch.tensor([0.4, 0.5, 1.0])
     rewards = module.compose_rewards(passed, rate, torch.ones(3), torch.full((3,), 0.9), config)
     torch.testing.assert_close(rewards, torch.tensor([1.0, 1.9, 2.9]))
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "value", "message"),
+    [
+        ("gate_threshold", "--gate_threshold", "1.5", r"in \[0, 1\]"),  # it would never open
+        ("prof", "--num_kept", "1", "at least 2"),  # one completion has no advantage
+        ("prime", "--scale_rewards", "none", "unknown flag --scale_rewards"),
+    ],
+)
+def test_a_flag_without_which_nothing_is_learned_is_refused(name, flag, value, message):
+    with pytest.raises(common.InputError, match=message):
+        common.parse_flags(run.load([name]).Config, [flag, value])
+
+
+@pytest.mark.parametrize("name", OWN_REWARDS)
+def test_a_study_with_rewards_of_its_own_refuses_a_reasoning_reward_model(name):
+    module = run.load([name])
+    flags = {"prm": "runs/prm"} if name in ("papo", "prof") else {}
+    module.check_flags(module.Config("", "", "", **flags))
+    with pytest.raises(common.InputError, match="--reasoning_rm has no use: "):
+        module.check_flags(module.Config("", "", "", reasoning_rm="runs/rm", **flags))
 
 
 def test_scores_map_into_0_to_1_without_the_unjudged_and_no_reasoning_is_0():
@@ -689,6 +797,22 @@ def test_a_reference_is_cut_before_the_lines_that_the_policy_writes():
     assert curriculum.given(already, 2)["prompt"] == "def f(x):\n    a = 1\n"
 
 
+@pytest.mark.parametrize("name", ["completion_curriculum", "jump_start"])
+def test_the_longest_prompt_is_checked_with_the_lines_that_it_is_given(stages, name, monkeypatch):
+    checked = []
+    monkeypatch.setattr(common, "check_model", lambda *given: checked.append(given[3]) or stopped())
+    with pytest.raises(common.InputError, match="stopped"):
+        run_study(stages, name, f"study-longest-{name}", **FIRST_STAGE[name])
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    for task, longest in zip(tasks, checked[0], strict=True):
+        lines = common.lines_of(task["solution"])
+        assert longest["prefix"] == "".join(lines[: FIRST_LINES[name](len(lines))])
+
+
+FIRST_STAGE = {"completion_curriculum": {}, "jump_start": {"num_stages": 2}}
+FIRST_LINES = {"completion_curriculum": lambda n: n - 1, "jump_start": lambda n: n // 2}
+
+
 def rates(*values):
     return [{"rewards/tests/mean": value} for value in values]
 
@@ -817,9 +941,39 @@ def test_the_supervised_loss_is_the_mean_over_the_references_tokens_each_referen
     torch.testing.assert_close(found, policy.get_input_embeddings().weight.grad)
 
 
+def test_the_supervised_loss_goes_on_after_a_prefix_and_what_the_prompt_opens(monkeypatch):
+    monkeypatch.setattr(common, "check_length", lambda *_: None)
+
+    class Policy:
+        def completion_logprobs(self, ids, mask):
+            self.learned = [tokenizer.decode(row[on]) for row, on in zip(ids, mask, strict=True)]
+            return torch.zeros(ids.shape, requires_grad=True), None
+
+    given, rest = "def f(a):\n", "    return a\n"
+    tokenizer, policy = common.new_tokenizer([given + rest, "</think>\n\n"], 320), Policy()
+    tasks = [{"task_id": str(i), "solution": given + rest} for i in range(3)]
+    tasks[1]["prefix"] = tasks[2]["prefix"] = given
+    rollout = rollout_of([""] * 3, tokenizer)._replace(prompts=[[1]] * 3, tasks=tuple(tasks))
+    rollout = rollout._replace(openings=("<think>\n", "", "<think>\n"))
+    references.learn(policy, tokenizer, rollout, [[0, 1, 2]], 1.0)
+    texts = [text.removesuffix(tokenizer.eos_token) for text in policy.learned]
+    assert texts == ["</think>\n\n" + given + rest, rest, "</think>" + rest]
+
+
+def test_the_supervised_loss_in_the_log_is_that_of_all_processes(stages, monkeypatch):
+    losses = []
+    for processes in (1, 2):  # this one has learned a half, as one of two
+        monkeypatch.setattr(common, "world_size", lambda processes=processes: processes)
+        flags = {"max_steps": 1, "num_mini_batches": 1}
+        folder = run_study(stages, "supervised", f"study-supervised-{processes}", **flags)
+        losses.append(metrics_of(folder)[0]["loss/sft_avg"])
+    assert losses[1] == pytest.approx(2 * losses[0])  # times 2 processes in the sum: 4 / 2
+
+
 @pytest.mark.parametrize("name", ["rltf", "coderl"])
 def test_rltf_and_coderl_run_with_the_supervised_loss(stages, name):
-    stage, config = stages.grpo(f"study-{name}-supervised", run.load([name, "supervised"]))
+    forked = run.load([name, "supervised"])
+    stage, config = stages.grpo(f"study-{name}-supervised", forked, reasoning_rm=None)
     stage.main(config)
     assert all(row["loss/sft_avg"] > 0 for row in metrics_of(config.output_dir))
 
@@ -836,7 +990,7 @@ def test_coderl_s_return_is_the_critic_s_belief_times_the_lead_over_the_greedy_p
 
     monkeypatch.setattr(sandbox, "Sandbox", Coin)
     monkeypatch.setattr(forked, "policy_loss", spy)
-    stage, config = stages.grpo("study-coderl-first", forked, max_steps=1)
+    stage, config = stages.grpo("study-coderl-first", forked, max_steps=1, reasoning_rm=None)
     stage.main(config)
     # The critic's head is zero: it gives each of the four outcomes 1/4. Rewards are 1 and -0.3.
     assert {round(4 * x, 3) for x in torch.cat(given).tolist()} <= {0.0, 1.3, -1.3}
@@ -919,6 +1073,29 @@ def test_similarity_reads_samples_that_ended_and_refuses_those_of_unknown_tasks(
         similarity.with_references(samples, alone)
     with pytest.raises(common.InputError, match="has no task 'other' of a sample"):
         similarity.with_references([samples[0] | {"task_id": "other"}], config)
+    with pytest.raises(common.InputError, match="every sample was cut off"):
+        similarity.with_references([samples[0] | {"terminated": False}], config)
+    task = common.read_jsonl(config.references, {})[0]  # its prompt gives the first line
+    given, *rest = common.lines_of(task["solution"])
+    common.write_jsonl(tmp_path / "given.jsonl", [task | {"prefix": given}])
+    config = dataclasses.replace(config, references=str(tmp_path / "given.jsonl"))
+    (row,) = similarity.with_references([samples[0]], config)
+    assert row["reference"] == "".join(rest)
+
+
+def test_texts_that_grow_are_held_against_the_model_s_length(stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "check_length", stopped)
+    tasks = common.read_jsonl(stages.path("train.jsonl"), {})
+    tokenizer = common.load_tokenizer(stages.path("sft"))
+    rollout = rollout_of([""], tokenizer)._replace(tasks=tuple(tasks[:1]), openings=("",))
+    with pytest.raises(common.InputError, match="stopped"):
+        references.learn(None, tokenizer, rollout, [[0]], 1.0)
+    _, config = stages.ppo("unused", run.load(["pruning"]))
+    with pytest.raises(common.InputError, match="stopped"):
+        pruning.pruned(tasks, tokenizer, config)
+    files = (stages.path("train.jsonl"), stages.path("sft"), str(tmp_path / "pairs.jsonl"))
+    with pytest.raises(common.InputError, match="stopped"):
+        mcts.main(mcts.Config(*files, num_tasks=1))
 
 
 def test_pruning_keeps_one_of_the_tasks_that_are_alike(stages):
@@ -1007,6 +1184,24 @@ def test_a_tree_search_writes_pairs_of_lines_after_the_same_lines(stages, value,
         assert row["meta"]["samples"] == 12
 
 
+def test_samples_after_thinking_that_the_prompt_opens_are_kept_and_judged_with_it(
+    stages, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(common, "opening_of", lambda *_: "<think>\n")
+    flags = {"num_tasks": 4, "num_simulations": 1, "max_completion_length": 24, "value": "prm"}
+    flags["prm"] = stages.path("prm")
+    files = (stages.path("train.jsonl"), stages.path("sft"), str(tmp_path / "pairs.jsonl"))
+    mcts.main(mcts.Config(*files, **flags))
+    pairs = common.read_jsonl(tmp_path / "pairs.jsonl", common.PAIR_FIELDS)
+    sides = [row[side] for row in pairs for side in ("chosen", "rejected")]
+    assert sides and all(text.startswith("<think>\n") for text in sides)
+    task = common.read_jsonl(files[0], {})[0]
+    config = critic_sampling.Config(*files, "", "", max_completion_length=8)
+    seed = critic_sampling.Seed("new", task, "")
+    (row,) = critic_sampling.complete(config, files[1], [(task, 0, seed)])
+    assert row["opening"] == "<think>\n" and row["solution"] == "<think>\n" + row["completion"]
+
+
 def test_programs_that_pass_the_examples_are_refined_else_the_best_one_is_repaired():
     task = {"task_id": "a", "prompt": "Do it.\n", "tests": []}
     one = {"completion": "x\ny\nz\n", "solution": "one", "status": "passed"}
@@ -1070,9 +1265,10 @@ def test_critic_sampling_from_samples_to_samples(stages, tmp_path):
             stage.main(stage.Config(*flags))
 
 
-@pytest.mark.parametrize(
-    "name", ["completion_curriculum", "jump_start", "prime", "coderl", "similarity", "soft_q"]
-)
+RESUMED = ["completion_curriculum", "jump_start", "prime", "coderl", "similarity", "soft_q"]
+
+
+@pytest.mark.parametrize("name", [*RESUMED, "dynamic_sampling"])
 def test_a_study_that_was_cut_off_goes_on_as_if_it_had_not_been(stages, name, monkeypatch):
     flags = {"max_steps": 3, "save_steps": 2, "save_total_limit": 0}
     whole = run_study(stages, name, f"study-whole-{name}", **flags)
@@ -1088,6 +1284,8 @@ def test_a_study_that_was_cut_off_goes_on_as_if_it_had_not_been(stages, name, mo
     resumed = run_study(stages, name, f"study-cut-{name}", **flags)
     one, other = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(one[key], other[key]) for key in one)
+    for row, again in zip(metrics_of(whole), metrics_of(resumed), strict=True):
+        assert row | {"step_time": 0} == again | {"step_time": 0}
 
 
 def test_every_flag_and_input_of_related_sh_exists(tmp_path):

@@ -20,6 +20,7 @@ from common.flags import (
     PositiveInt,
     PositiveUnitFloat,
     UnitFloat,
+    input_digests,
     parse_flags,
 )
 

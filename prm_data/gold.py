@@ -123,8 +123,9 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
 
     def check(row):
         common.check_known_task(row, tasks)
-        if not isinstance(row.get("solution", row.get("completion")), str):
-            raise ValueError("field 'solution' or 'completion' must be str")
+        common.check_sample(row)
+        if not isinstance(row.get("completion", ""), str):
+            raise ValueError("field 'completion' must be str")
 
     samples, numbers = [], Counter()
     for row in common.read_jsonl(config.samples, {"task_id": str}, check):
@@ -132,7 +133,7 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
         if config.num_samples is None or numbers[row["task_id"]] <= config.num_samples:
             task = tasks[row["task_id"]]
             if "solution" not in row:
-                row["solution"] = common.extract_program(task, rows.judged_text(row))
+                row["solution"] = common.extract_program(task, common.judged_text(row))
             elif "completion" in row:
                 row["solution"] = without_preamble(task, row["solution"])
             samples.append(row)

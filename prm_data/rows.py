@@ -34,11 +34,6 @@ def steps_of(task: dict) -> int | None:
     return task.get("meta", {}).get("steps")
 
 
-def judged_text(row: dict) -> str:
-    """A sample's completion after what its prompt opened (`opening`, where a template did)."""
-    return row.get("opening", "") + row["completion"]
-
-
 def line_row(
     task: dict, lines: list[str], labels: list[float | None], origin: str, meta: dict
 ) -> dict:

@@ -439,6 +439,14 @@ def test_tasks_without_a_result_run_though_all_other_results_are_whole(tmp_path,
         assert "nothing to do" in capsys.readouterr().out
 
 
+def test_a_reference_that_is_too_deep_to_read_is_named(tmp_path):
+    deep = f"def f(x):\n    return {' + '.join('x' for _ in range(3000))}\n"
+    common.write_jsonl(tmp_path / "tasks.jsonl", [ADD_ONE | {"task_id": "t", "solution": deep}])
+    config = mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl"))
+    with pytest.raises(common.InputError, match=r"tasks.jsonl:1: field 'solution' does not parse"):
+        mutate.main(config)
+
+
 def test_a_task_that_was_edited_runs_again_and_the_others_do_not(tmp_path, monkeypatch, capsys):
     tasks = [ADD_ONE | {"task_id": name} for name in "ab"]
     config = mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl"))

@@ -13,7 +13,7 @@ import common
 import make_prm_data
 from benchmarks import micro
 from common import InputError
-from prm_data import gold, mutate, rank
+from prm_data import contrast, gold, mutate, rank
 from prm_data.rows import lines_of
 from sandbox import Sandbox
 
@@ -276,6 +276,18 @@ def test_a_task_that_occurs_twice_is_refused(tmp_path, module):
     flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
     flags |= {"rank_by": "tests"} if module is rank else {}
     with pytest.raises(InputError, match="a task_id occurs twice"):
+        run(module, output_file=str(tmp_path / "out.jsonl"), **flags)
+
+
+@pytest.mark.parametrize("module", [gold, rank, contrast])
+@pytest.mark.parametrize("field", ["opening", "completion"])
+def test_a_sample_that_is_no_text_is_named(tmp_path, module, field):
+    sample = {"task_id": "t", "completion": "a", "solution": "a", "status": "passed", field: 5}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [REVERSED | {"meta": {"plan": ["a"]}}])
+    common.write_jsonl(tmp_path / "samples.jsonl", [sample])
+    flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
+    flags |= {"rank_by": "tests"} if module is rank else {}
+    with pytest.raises(InputError, match=f"samples.jsonl:1: field '{field}' must be str"):
         run(module, output_file=str(tmp_path / "out.jsonl"), **flags)
 
 

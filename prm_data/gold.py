@@ -154,13 +154,15 @@ def row_of(task: dict, sample: dict, pending: list, kind: str = "in_place") -> d
 
     `changed` are the lines that are not the reference's.
     """
-    given, own = rows.given_lines(task), labels(pending)
+    own = labels(pending)
     if kind == "prefix":
         own = prefix_labels(task, sample["solution"], own)
     found = common.program_lines(sample["solution"], sample.get("completion", ""))
     if any(line is not None for line in found):  # the completion as written, with its prose
         lines = lines_of(sample["completion"])
-    else:
+    else:  # without the lines that the task gave, where the program goes on from them
+        goes_on = sample["solution"].startswith(task.get("prefix", ""))
+        given = rows.given_lines(task) if goes_on else 0
         lines = lines_of(sample["solution"])[given:]
         found = range(given, given + len(lines))
     changed = [

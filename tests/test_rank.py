@@ -260,6 +260,13 @@ def test_the_preamble_that_eval_puts_before_a_program_is_no_line_of_the_sample(
     assert judged == bare and (expected is None or judged["labels"] == expected)
 
 
+def test_a_whole_program_of_its_own_keeps_the_lines_that_a_task_gives():
+    task = REVERSED | {"prefix": HEAD, "solution": HEAD + RIGHT.partition("\n")[2]}
+    for program, own in ((task["solution"], 2), (RIGHT, 3)):
+        row = gold.row_of(task, {"solution": program}, [1.0] * len(lines_of(program)))
+        assert row["completions"] == lines_of(RIGHT)[-own:] and row["labels"] == [1.0] * own
+
+
 def test_a_preamble_behind_future_imports_is_found():
     task = REVERSED | {"preamble": "from math import pi"}
     program = FUTURE + RIGHT

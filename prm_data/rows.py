@@ -99,8 +99,9 @@ def is_complete(config, more: str | None = None) -> bool:
     """Whether config.output_file holds the result of these flags, and of the input files as they
     are, with every verdict and answer. more: a second file of the result.
 
-    Raises InputError where a file is the result of other flags, of other contents of an input file,
-    or of another program. A result of an earlier version has no digests and counts by its flags.
+    Raises InputError where a file is the result of other flags, or of another program, or complete
+    and of other contents of an input file. An earlier version's result, without digests, counts by
+    its flags.
     """
     outputs = [Path(path) for path in (config.output_file, more) if path is not None]
     found = [path for path in outputs if path.exists()]
@@ -109,9 +110,11 @@ def is_complete(config, more: str | None = None) -> bool:
     complete, inputs = flags.pop("complete", True), flags.pop("inputs", None)
     now = common.input_digests(config)
     changed = [f"--{name}" for name in now if (inputs or now).get(name) != now[name]]
-    reason = f"made from other contents of {', '.join(changed)}" if changed else None
+    reason = None
     if flags != dataclasses.asdict(config):
         reason = "made with other flags"
+    elif complete and changed:  # verdicts that a result lacks may come with the samples
+        reason = f"made from other contents of {', '.join(changed)}"
     if found and reason:
         raise InputError(f"{found[0]}: exists, {reason}; choose another --output_file or delete it")
     if found != outputs or not complete:

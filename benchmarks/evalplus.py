@@ -185,7 +185,6 @@ def make(config: Config) -> dict[str, list[dict]]:
             prefix, reference = {"prefix": row["prompt"]}, row["prompt"] + row["canonical_solution"]
         else:  # the prompt is a docstring
             prefix, reference = {}, row["canonical_solution"].strip("\n") + "\n"
-        base = plus_arguments(row["task_id"], row["base_input"])
         inputs = row["base_input"] + (row["plus_input"] if config.tests == "plus" else [])
         arguments = plus_arguments(row["task_id"], inputs)
         base = plus_arguments(row["task_id"], row["base_input"])  # these come first

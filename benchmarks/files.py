@@ -6,6 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -123,13 +124,26 @@ def why_not_judged(task: dict) -> str | None:
     return f"{size >> 20} MiB of tests, more than {limit >> 20}" if size > limit else None
 
 
+def rows_left_out(left_out: dict[str, str]) -> list[dict]:
+    return [{"task_id": name, "reason": reason} for name, reason in left_out.items()]
+
+
+def check_new(path: Path, rows: list[dict]) -> None:
+    """Raises InputError where a file has other rows than these: no file of the user's goes."""
+    if path.exists():
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+            if any(a != b for a, b in zip_longest(file, map(common.json_line, rows))):
+                raise InputError(
+                    f"{path}: exists, with other rows; choose another --output_dir or delete it"
+                )
+
+
 def write_left_out(left_out: dict[str, str], output_dir: str) -> None:
     """Writes and prints which published tasks the splits lack: {task_id: reason}."""
     if not left_out:
         return
     path = Path(output_dir) / "left_out.jsonl"
-    rows = [{"task_id": name, "reason": reason} for name, reason in left_out.items()]
-    common.write_jsonl(path, rows)
+    common.write_jsonl(path, rows_left_out(left_out))
     named = "; ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:8])
     more = "; ..." if len(left_out) > 8 else ""
     print(f"{path}: {len(left_out)} tasks are left out, and count in no mean: {named}{more}")
@@ -142,10 +156,14 @@ def write_splits(
     left_out: dict[str, str] | None = None,
 ) -> None:
     """Writes {split: tasks} as one JSONL file a split; `think`: every prompt asks for reasoning;
-    left_out: see `write_left_out`."""
+    left_out: see `write_left_out`. InputError, before a file is written, where one of the files
+    exists with other rows."""
     for tasks in splits.values() if think else ():
         for task in tasks:
             ask_to_think(task)
+    for split, tasks in [*splits.items(), ("left_out", rows_left_out(left_out or {}))]:
+        if tasks:
+            check_new(Path(output_dir) / f"{split}.jsonl", tasks)
     for split, tasks in splits.items():
         path = Path(output_dir) / f"{split}.jsonl"
         common.write_jsonl(path, tasks)

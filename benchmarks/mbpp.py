@@ -43,15 +43,28 @@ def make(config: Config) -> dict[str, list[dict]]:
         if not isinstance(text, str):
             raise InputError(f"{config.input}: task {number}: field 'text' must be str")
         code = common.unix(row["code"]).rstrip("\n") + "\n"  # 972 of 974 have CRLF line ends
+        imports = row.get("test_imports") or []
+        for name, texts in (("test_list", row["test_list"]), ("test_imports", imports)):
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise InputError(f"{config.input}: task {number}: field {name!r} must be strings")
         tests = [common.unix(test) for test in row["test_list"]]
-        setup = row.get("test_setup_code", "") + "\n".join(row.get("test_imports", []))
+        setup = row.get("test_setup_code") or ""
+        if not isinstance(setup, str):
+            raise InputError(f"{config.input}: task {number}: field 'test_setup_code' must be str")
+        setup += "\n".join(imports)
+        try:
+            entry_point = called_function(code, tests)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise InputError(
+                f"{config.input}: task {number}: 'code' or a test is no Python: {error}"
+            ) from None
         split = evalplus.mbpp_split(number)
         splits[split].append(
             {
                 "task_id": f"mbpp/{number}",
                 "prompt": "You are an expert Python programmer, and here is your task: "
                 f"{text.strip()} Your code should pass these tests:\n\n" + "\n".join(tests) + "\n",
-                "entry_point": called_function(code, tests),
+                "entry_point": entry_point,
                 "solution": code,
                 "setup": common.unix(setup),
                 "style": "assert",

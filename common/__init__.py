@@ -20,6 +20,7 @@ from common.flags import (
     PositiveInt,
     PositiveUnitFloat,
     UnitFloat,
+    input_digests,
     parse_flags,
 )
 
@@ -222,7 +223,14 @@ from common.ranking import (
 )
 
 # verdicts: samples and their verdicts, kept as they come.
-from common.verdicts import VerdictLog, check_known_task, read_samples, unknown_samples
+from common.verdicts import (
+    VerdictLog,
+    check_known_task,
+    check_sample,
+    judged_text,
+    read_samples,
+    unknown_samples,
+)
 
 # runs: a stage's entry point, its folder, its log, its checkpoints.
 from common.runs import (

@@ -14,7 +14,7 @@ from common.flags import InputError
 
 DIGESTS = "digests.json"  # of a folder's files
 LOCKS = {}  # lock files that this process holds; an flock ends with the open file
-OPTIONAL = {"prefix": str, "meta": dict}  # fields that a row of any file may have
+OPTIONAL = {"prefix": str, "opening": str, "meta": dict}  # fields that a row of any file may have
 
 
 def read_jsonl(path: str | Path, fields: dict, check=None) -> list[dict]:

@@ -9,6 +9,7 @@ A field's annotation says what the flag takes: its type, its range, which file i
 
 import dataclasses
 import difflib
+import hashlib
 import math
 import os
 import types
@@ -160,6 +161,19 @@ def check_paths(config) -> None:
         if kind == "input file" and path.parent in folders:
             folder = folders[path.parent]
             raise InputError(f"--{name}: {path} lies in --{folder}, whose files a run writes")
+
+
+def input_digests(config) -> dict[str, list[str]]:
+    """The BLAKE2 digests of the files that each flag of input files names, by the flag's name."""
+    digests = {}
+    for name, annotation in typing.get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if "input file" in _kinds(annotation) and value is not None:
+            digests[name] = []
+            for path in value if isinstance(value, list) else [value]:
+                with open(path, "rb") as file:
+                    digests[name].append(hashlib.file_digest(file, "blake2b").hexdigest())
+    return digests
 
 
 def _check_input(name: str, path: Path) -> None:

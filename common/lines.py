@@ -3,19 +3,13 @@
 A line is that of kernels/masking. N completions of T tokens, of at most L lines.
 """
 
-import re
 from collections.abc import Iterable
 
 import torch
 
 from common.batches import Rollout, pad
-from common.texts import unix
+from common.texts import lines_of, unix
 from kernels import lexer, masking
-
-
-def lines_of(text: str) -> list[str]:
-    """The lines of a text, each with its line end; the last line may have none."""
-    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
 
 
 def program_lines(program: str, text: str) -> list[int | None]:

@@ -18,6 +18,8 @@ import re
 import warnings
 from typing import NamedTuple
 
+from common.texts import lines_of
+
 MAX_PARSED = 200_000  # characters: a longer text is taken as it is, without a search
 MAX_CANDIDATES = 64  # texts that are parsed of one completion
 MAX_FENCES = MAX_ANSWERS = 8  # of a text, the last ones
@@ -58,7 +60,7 @@ def fences_of(text: str) -> list[Fence]:
     A closing line has the opening's character, at least as often, and less than four more columns
     of indentation. A string in the code may hold such a line too: then a later one closes.
     """
-    lines = text.splitlines(keepends=True)
+    lines = lines_of(text)
     found, number = [], 0  # (index of the opening line, its match, the closing line's pattern)
     while number < len(lines):
         opening = OPENING.fullmatch(lines[number].rstrip("\r\n"))
@@ -92,16 +94,24 @@ def dedent(line: str, indent: int) -> str:
     return line[min(indent, spaces) :]
 
 
-def is_program(source: str, entry_point: str | None) -> bool:
-    """Whether a source parses, and defines the entry point at its top level; without an entry
-    point, whether it has a statement that is more than a constant, a name or a string."""
+def statements_of(source: str) -> list[ast.stmt] | None:
+    """The statements of a source's top level; None for a source that does not parse, or is longer
+    than MAX_PARSED."""
     if len(source) > MAX_PARSED:
-        return False
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of doubtful escapes in the text
-            body = ast.parse(source).body
+            return ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def is_program(source: str, entry_point: str | None) -> bool:
+    """Whether a source parses, and defines the entry point at its top level; without an entry
+    point, whether it has a statement that is more than a constant, a name or a string."""
+    body = statements_of(source)
+    if body is None:
         return False
     if entry_point:
         return entry_point.split(".")[0] in defined_names(body)
@@ -164,7 +174,10 @@ def standalone(task: dict, program: str) -> str:
     preamble, prefix = task.get("preamble") or "", task.get("prefix") or ""
     if not preamble or (prefix and program.startswith(prefix)):
         return program
-    lines = program.splitlines(keepends=True)
-    future = [i for i, line in enumerate(lines) if line.startswith("from __future__ import")]
-    start = future[-1] + 1 if future else 0  # such an import stands before everything else
+    future = [  # such imports stand before everything else
+        node.end_lineno
+        for node in statements_of(program) or ()
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__"
+    ]
+    lines, start = lines_of(program), max(future, default=0)
     return "".join([*lines[:start], preamble.rstrip("\n") + "\n", *lines[start:]])

@@ -15,6 +15,11 @@ def unix(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, each with its line end; the last line may have none."""
+    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
+
+
 class PromptFormat(NamedTuple):
     """How a task becomes a prompt."""
 

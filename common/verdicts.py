@@ -28,7 +28,13 @@ DECISIVE = [field for field in sandbox.FIELDS if field != "task_id"]  # of a tas
 WINDOW = 32  # programs a worker that wait in the sandbox, however many there are
 
 
+def judged_text(row: dict) -> str:
+    """A sample's completion after what its prompt opened (`opening`, where a template did)."""
+    return row.get("opening", "") + row["completion"]
+
+
 def check_sample(row: dict) -> None:
+    """Raises ValueError for a sample without a program, or of another type than text."""
     if not isinstance(row.get("solution", row.get("completion")), str):
         raise ValueError("field 'solution' or 'completion' must be str")
 
@@ -64,7 +70,7 @@ def read_samples(path: str | Path, tasks: dict[str, dict]) -> Iterator[dict]:
         if task is None:
             continue
         if "solution" not in row:
-            row["solution"] = extract_program(task, row["completion"])
+            row["solution"] = extract_program(task, judged_text(row))
         row["sample"] = numbers[row["task_id"]]
         numbers[row["task_id"]] += 1
         yield row

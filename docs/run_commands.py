@@ -22,7 +22,7 @@ SMALL = {  # of a script: flags that make it small
     "studies/run.py": {"--max_steps": "2", "--num_prompts": "4"},
     "train_prm.py": {"--max_steps": "2"},
 }
-SKIPPED = ("micro.sh", "run.sh", "--source mbpp", "my_grpo.py")
+SKIPPED = ("micro.sh", "run.sh", "--source mbpp")
 
 
 def commands() -> list[str]:

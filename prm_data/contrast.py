@@ -58,7 +58,6 @@ from typing import Literal
 import common
 from common import InputError, InputFile, NonNegativeFloat, NonNegativeInt, OutputFile, PositiveInt
 from prm_data import rows
-from prm_data.rows import judged_text
 from teachers import chat, chat_reasoning, reasoning_rules
 from teachers.reasoning_rules import (
     DIMENSIONS,
@@ -132,7 +131,7 @@ def read_bases(tasks: list[dict], config: Config) -> list[tuple[dict, str]]:
     else:
         check = partial(common.check_known_task, tasks={task["task_id"] for task in tasks})
         for row in common.read_jsonl(config.samples, {"task_id": str, "completion": str}, check):
-            by_task[row["task_id"]].append(common.reasoning_of(judged_text(row)))
+            by_task[row["task_id"]].append(common.reasoning_of(common.judged_text(row)))
     bases = []
     for task in tasks:
         found = [text for text in by_task[task["task_id"]] if text and text.strip()]
@@ -206,7 +205,7 @@ def pairs_from_verdicts(tasks: list[dict], config: Config) -> list[dict]:
     plans = {task["task_id"]: task.get("meta", {}).get("plan") for task in tasks}
     check = partial(common.check_known_task, tasks=plans)
     for row in common.read_jsonl(config.from_verdicts, fields, check):
-        text, plan = common.reasoning_of(judged_text(row)), plans.get(row["task_id"])
+        text, plan = common.reasoning_of(common.judged_text(row)), plans.get(row["task_id"])
         if not (text and text.strip()) or row["status"] == "harness_error":
             continue
         passed = row["status"] == "passed"
@@ -277,6 +276,11 @@ def main(config: Config) -> None:
         is_plan = isinstance(plan, list) and plan and all(isinstance(line, str) for line in plan)
         if plan is not None and not is_plan:
             raise ValueError("field 'meta': 'plan' must be a list of str")
+        for line in plan or []:  # a reasoning's lines are compared without blank ones, stripped
+            if line != line.strip() or len(rows.lines_of(line)) != 1:
+                raise ValueError(f"field 'meta': 'plan': not one line without margins: {line!r}")
+        if not isinstance(row.get("completion", ""), str | None):
+            raise ValueError("field 'completion' must be str")
 
     if config.lines_file is not None and not rules:
         raise InputError(
@@ -286,6 +290,7 @@ def main(config: Config) -> None:
     if config.samples is not None and config.from_verdicts is not None:
         raise InputError("give either --samples or --from_verdicts")
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
+    rows.check_unique(tasks, config.tasks)
     if rows.is_complete(config, config.lines_file):
         return
     missing, lines = 0, {}  # answers that did not come; rows by the file's name

@@ -123,8 +123,9 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
 
     def check(row):
         common.check_known_task(row, tasks)
-        if not isinstance(row.get("solution", row.get("completion")), str):
-            raise ValueError("field 'solution' or 'completion' must be str")
+        common.check_sample(row)
+        if not isinstance(row.get("completion", ""), str):
+            raise ValueError("field 'completion' must be str")
 
     samples, numbers = [], Counter()
     for row in common.read_jsonl(config.samples, {"task_id": str}, check):
@@ -132,7 +133,7 @@ def read_samples(config: Config, tasks: dict[str, dict]) -> list[dict]:
         if config.num_samples is None or numbers[row["task_id"]] <= config.num_samples:
             task = tasks[row["task_id"]]
             if "solution" not in row:
-                row["solution"] = common.extract_program(task, rows.judged_text(row))
+                row["solution"] = common.extract_program(task, common.judged_text(row))
             elif "completion" in row:
                 row["solution"] = without_preamble(task, row["solution"])
             samples.append(row)
@@ -153,13 +154,15 @@ def row_of(task: dict, sample: dict, pending: list, kind: str = "in_place") -> d
 
     `changed` are the lines that are not the reference's.
     """
-    given, own = rows.given_lines(task), labels(pending)
+    own = labels(pending)
     if kind == "prefix":
         own = prefix_labels(task, sample["solution"], own)
     found = common.program_lines(sample["solution"], sample.get("completion", ""))
     if any(line is not None for line in found):  # the completion as written, with its prose
         lines = lines_of(sample["completion"])
-    else:
+    else:  # without the lines that the task gave, where the program goes on from them
+        goes_on = sample["solution"].startswith(task.get("prefix", ""))
+        given = rows.given_lines(task) if goes_on else 0
         lines = lines_of(sample["solution"])[given:]
         found = range(given, given + len(lines))
     changed = [

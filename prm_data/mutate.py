@@ -69,12 +69,11 @@ from common import (
     UnitFloat,
 )
 from prm_data import mutate_rows, rows
-from prm_data.mutate_rows import labelled_lines, variants_of
+from prm_data.mutate_rows import variants_of
 from teachers import chat
 from teachers.ast_variants import ast_variants
 from teachers.chat_variants import chat_variants
-from teachers.program import Program, source_lines
-from teachers.units import Variant, line_units
+from teachers.units import Variant
 
 # Flags that change nothing in the labels: a run may go on with others.
 OPERATIONAL = (
@@ -184,6 +183,7 @@ def execute(
         before, clock = clock, time.perf_counter()
         result = {
             "task_id": task["task_id"],
+            "digest": rows.digest_of(task),
             "reference": reference,
             "variants": variants,
             "dropped": dropped,
@@ -271,7 +271,7 @@ def report_of(
         "total": {name: sum(row[name] for row in operators) for name in COUNTS},
         "labels": {"positive": labels[1.0], "negative": labels[-1.0], "none": labels[None]},
         "changed": {"positive": changed[1.0], "negative": changed[-1.0]},
-        **counts_of_references(tasks),
+        **mutate_rows.counts_of_references(tasks),
         "executions": executions,
         "seconds": seconds,
         "programs_per_second": executions / seconds,
@@ -281,23 +281,6 @@ def report_of(
         useless = {n: dropped[n] for n in ("missing", "unparsable", "unchanged", "duplicate")}
         report["teacher"] = {"answers": len(teacher.answers), **teacher.tokens, **useless}
     return report
-
-
-def counts_of_references(tasks: list[dict]) -> dict:
-    """Lines of the references that have no label, and statements of several lines."""
-    silent, several = Counter(comment=0, blank=0, other=0), 0
-    for task in tasks:
-        units = line_units(Program(task["solution"]))
-        several += sum(unit.end > unit.start for unit in units)
-        marked = labelled_lines(task["solution"])
-        for index, line in enumerate(source_lines(task["solution"])):
-            if index < rows.given_lines(task) or index in marked:
-                continue
-            if line.lstrip().startswith("#"):
-                silent["comment"] += 1
-            else:
-                silent["other" if line.strip() else "blank"] += 1
-    return {"reference_lines_without_label": dict(silent), "statements_of_several_lines": several}
 
 
 def print_report(report: dict, config: Config) -> None:
@@ -352,7 +335,7 @@ def read_tasks(config: Config) -> list[dict]:
             raise ValueError("field 'solution' must start with the field 'prefix'")
         try:
             ast.parse(row["solution"])
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"field 'solution' does not parse: {error}") from None
 
     tasks = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, check)
@@ -382,11 +365,18 @@ def main(config: Config) -> None:
     flags = dataclasses.asdict(config)
     flags = {name: flags[name] for name in flags if name not in OPERATIONAL}
     found = rows.read_progress(config, flags, config.outcomes_file)
-    names = {task["task_id"] for task in tasks}
-    # Results that are not damaged and lack nothing; the other tasks run again.
-    whole = [r for r in found if r and r["task_id"] in names and not lacking(r, config)]
+    digests = {task["task_id"]: rows.digest_of(task) for task in tasks}
+    # Results that are not damaged, lack nothing and are of a task as it is; other tasks run again.
+    whole = [r for r in found if r and r.get("digest", "") == digests.get(r["task_id"])]
+    changed = sum(bool(r) and r["task_id"] in digests for r in found) - len(whole)
+    if changed:
+        print(
+            f"{rows.progress_of(config)}: {changed} tasks run again: they have changed, or an "
+            "earlier version ran them and did not note their contents"
+        )
+    whole = [result for result in whole if not lacking(result, config)]
     outputs = [output, *([Path(config.outcomes_file)] if config.outcomes_file else [])]
-    complete = len(whole) == len(found) and {result["task_id"] for result in whole} == names
+    complete = len(whole) == len(found) and {r["task_id"] for r in whole} == digests.keys()
     if complete and all(path.is_file() for path in outputs):
         print(f"{output} is complete; nothing to do")
         return

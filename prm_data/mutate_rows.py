@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import common
 from prm_data import rows
@@ -115,6 +115,23 @@ def balanced(verified: dict[str, list], seed: int) -> dict[str, list]:
         task_id: [change for index, change in enumerate(changes) if (task_id, index) in kept]
         for task_id, changes in verified.items()
     }
+
+
+def counts_of_references(tasks: list[dict]) -> dict:
+    """Lines of the references that have no label, and statements of several lines."""
+    silent, several = Counter(comment=0, blank=0, other=0), 0
+    for task in tasks:
+        units = line_units(Program(task["solution"]))
+        several += sum(unit.end > unit.start for unit in units)
+        marked = labelled_lines(task["solution"])
+        for index, line in enumerate(source_lines(task["solution"])):
+            if index < rows.given_lines(task) or index in marked:
+                continue
+            if line.lstrip().startswith("#"):
+                silent["comment"] += 1
+            else:
+                silent["other" if line.strip() else "blank"] += 1
+    return {"reference_lines_without_label": dict(silent), "statements_of_several_lines": several}
 
 
 def outcome_rows(tasks: list[dict], results: dict[str, dict]) -> list[dict]:

@@ -72,7 +72,7 @@ def prm_scores(
     lines = common.score_text_lines(
         model, tokenizer, tasks, completions, size, "samples scored", path=config.prm
     )
-    programs = map(common.extract_program, tasks, map(rows.judged_text, samples))
+    programs = map(common.extract_program, tasks, map(common.judged_text, samples))
     found = common.of_program_lines(lines, programs, completions)
     scores = [common.reduce_lines(row, config.aggregate) for row in found]
     return [math.nan if score == -math.inf else score for score in scores]

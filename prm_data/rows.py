@@ -1,6 +1,7 @@
 """What the methods share: lines of programs, rows of prm.jsonl and pairs.jsonl, runs to resume."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -31,11 +32,6 @@ def given_lines(task: dict) -> int:
 def steps_of(task: dict) -> int | None:
     """The length of the task's reference, where the benchmark says so."""
     return task.get("meta", {}).get("steps")
-
-
-def judged_text(row: dict) -> str:
-    """A sample's completion after what its prompt opened (`opening`, where a template did)."""
-    return row.get("opening", "") + row["completion"]
 
 
 def line_row(
@@ -87,6 +83,12 @@ def check_teacher(config, rules: str) -> None:
         )
 
 
+def digest_of(value) -> str:
+    """A digest of a value of JSON: an edited task has another one."""
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def check_unique(tasks: list[dict], path: str) -> None:
     """Raises InputError where two tasks have one id."""
     if len({task["task_id"] for task in tasks}) < len(tasks):
@@ -94,38 +96,50 @@ def check_unique(tasks: list[dict], path: str) -> None:
 
 
 def is_complete(config, more: str | None = None) -> bool:
-    """Whether config.output_file holds the result of these flags, with every verdict and answer.
-    more: a second file of the result.
+    """Whether config.output_file holds the result of these flags, and of the input files as they
+    are, with every verdict and answer. more: a second file of the result.
 
-    Raises InputError where a file is the result of other flags, or of another program.
+    Raises InputError where a file is the result of other flags, or of another program, or complete
+    and of other contents of an input file. An earlier version's result, without digests, counts by
+    its flags.
     """
     outputs = [Path(path) for path in (config.output_file, more) if path is not None]
     found = [path for path in outputs if path.exists()]
-    beside, flags = flags_beside(outputs[0]), flags_of(config)
-    written = beside.read_text(encoding="utf-8") if beside.is_file() else None
-    if found and written not in (flags, flags_of(config, lacking=True)):
-        raise InputError(
-            f"{found[0]}: exists, made with other flags; choose another --output_file or delete it"
-        )
-    if found != outputs or written != flags:
+    beside = flags_beside(outputs[0])
+    flags = (parsed(beside.read_text(encoding="utf-8")) if beside.is_file() else None) or {}
+    complete, inputs = flags.pop("complete", True), flags.pop("inputs", None)
+    now = common.input_digests(config)
+    changed = [f"--{name}" for name in now if (inputs or now).get(name) != now[name]]
+    reason = None
+    if flags != dataclasses.asdict(config):
+        reason = "made with other flags"
+    elif complete and changed:  # verdicts that a result lacks may come with the samples
+        reason = f"made from other contents of {', '.join(changed)}"
+    if found and reason:
+        raise InputError(f"{found[0]}: exists, {reason}; choose another --output_file or delete it")
+    if found != outputs or not complete:
         return False
-    print(f"{outputs[0]} is complete; nothing to do")
+    known = "" if inputs else "; by its flags: an earlier version did not note its inputs' contents"
+    print(f"{outputs[0]} is complete; nothing to do{known}")
     return True
 
 
 def write_result(
     config, result: list[dict], lacking: int = 0, more: dict[str, list[dict]] | None = None
 ) -> None:
-    """Writes config.output_file, the last one, after the flags beside it, for `is_complete`.
+    """Writes config.output_file, and the flags beside it, for `is_complete`.
 
     lacking: the verdicts or answers that did not come; with one the result is not complete. more:
     the rows of a second file.
     """
     hold(config)
-    common.write_text(flags_beside(Path(config.output_file)), flags_of(config, lacking > 0))
+    beside = flags_beside(Path(config.output_file))
+    # Before the rows, too: a result that a kill leaves half written says that it is not complete.
+    common.write_text(beside, flags_of(config, lacking=True))
     for path, rows in (more or {}).items():
         common.write_jsonl(path, rows)
     common.write_jsonl(config.output_file, result)
+    common.write_text(beside, flags_of(config, lacking > 0))
     warn_of_lacking(config.output_file, lacking)
 
 
@@ -156,8 +170,10 @@ def flags_beside(output: Path) -> Path:
 
 
 def flags_of(config, lacking: bool = False) -> str:
-    """The flags as the file beside an output has them; lacking: the output is not complete."""
+    """The flags as the file beside an output has them, with the digests of the input files;
+    lacking: the output is not complete."""
     flags = dataclasses.asdict(config) | ({"complete": False} if lacking else {})
+    flags["inputs"] = common.input_digests(config)
     return json.dumps(flags, indent=2) + "\n"
 
 

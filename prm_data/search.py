@@ -212,6 +212,30 @@ def is_whole(chunk: dict | None) -> bool:
     return bool(chunk) and not counts_of(chunk)[1]
 
 
+# Of a task, beside the flags: what decides its responses and their labels.
+DECISIVE = [*common.PROMPT_FIELDS, "prefix", *sandbox.FIELDS]
+
+
+def digest_of(tasks: list[dict]) -> str:
+    return rows.digest_of([[task.get(field) for field in DECISIVE] for task in tasks])
+
+
+def laid_out(results: list, chunks: list[list[dict]], num_policies: int) -> list[dict | None]:
+    """The lines of the progress file, a policy after the other, one for each chunk of tasks; None
+    where no line is of these tasks as they are. A line of an earlier version has no digest, and is
+    taken by the ids of its tasks."""
+    found = {}
+    for line in filter(None, results):
+        ids = frozenset(response["task_id"] for response in line["responses"])
+        found[line["policy"], line.get("digest", ids)] = line
+    keys = [(digest_of(chunk), frozenset(task["task_id"] for task in chunk)) for chunk in chunks]
+    return [
+        found.get((index, digest), found.get((index, ids)))
+        for index in range(num_policies)
+        for digest, ids in keys
+    ]
+
+
 def search_all(config: Config, tasks: list[dict], flags: dict, results: list[dict | None]) -> None:
     """Searches chunk by chunk, policy after policy, and adds to results a line of the progress file
     a chunk. A chunk whose line is damaged, or lacks a verdict, is searched anew in its place.
@@ -219,9 +243,14 @@ def search_all(config: Config, tasks: list[dict], flags: dict, results: list[dic
     InputError where the sandbox fails.
     """
     chunks = [tasks[i : i + config.chunk_size] for i in range(0, len(tasks), config.chunk_size)]
-    total = len(chunks) * len(config.model_name_or_path)
-    latest, written = deque(maxlen=10), len(results)
-    results += [None] * (total - written)
+    read = sum(map(bool, results))
+    results[:] = laid_out(results, chunks, len(config.model_name_or_path))
+    if common.rank() == 0 and read > sum(map(bool, results)):
+        print(f"{rows.progress_of(config)}: lines whose tasks have changed are left out")
+    if common.rank() == 0 and any(chunk and "digest" not in chunk for chunk in results):
+        print(f"{rows.progress_of(config)}: an earlier version's chunks are taken by their ids")
+    total, latest = len(results), deque(maxlen=10)
+    written = max((place for place, chunk in enumerate(results, 1) if chunk), default=0)
     done = sum(map(is_whole, results))
     if done == total:
         return
@@ -248,7 +277,7 @@ def search_all(config: Config, tasks: list[dict], flags: dict, results: list[dic
                 chunk = search_chunk(
                     config, policy, completer, tokenizer, table, runner, chunks[number], index
                 )
-                place = first + number
+                chunk["digest"], place = digest_of(chunks[number]), first + number
                 results[place] = chunk
                 if common.rank() == 0 and place < written:
                     rows.write_progress(config, flags, results[:written])

@@ -170,7 +170,8 @@ def test_pairs_by_tests_are_made_anew_once_the_samples_have_their_verdicts(stage
     assert sorted(row["rejected"] for row in common.read_jsonl(output, {})) == ["b", "c"]
     rows[2]["status"] = "passed"
     common.write_jsonl(samples, rows)
-    rank.main(config)  # complete
+    with pytest.raises(InputError, match="made from other contents of --samples"):
+        rank.main(config)  # complete
     assert len(common.read_jsonl(output, {})) == 2
 
 

@@ -344,11 +344,25 @@ def test_a_language_model_is_asked_for_each_version_and_its_answers_make_the_pai
 
 @pytest.mark.parametrize(
     ("meta", "message"),
-    [({}, "field 'meta' must hold 'plan'"), ({"plan": [1]}, "'plan' must be a list of str")],
+    [
+        ({}, "field 'meta' must hold 'plan'"),
+        ({"plan": [1]}, "'plan' must be a list of str"),
+        ({"plan": ["a", "b "]}, "'plan': not one line without margins: 'b '"),
+        ({"plan": ["a", ""]}, "'plan': not one line without margins: ''"),
+        ({"plan": ["a\nb"]}, "'plan': not one line without margins"),
+    ],
 )
 def test_a_task_without_a_plan_is_named(tmp_path, meta, message):
     with pytest.raises(InputError, match=rf"tasks.jsonl:1: .*{message}"):
         make_pairs(tmp_path, [{"task_id": "a", "prompt": "p", "meta": meta}])
+
+
+def test_a_task_that_occurs_twice_or_holds_no_text_is_refused(tmp_path):
+    task = {"task_id": "a", "prompt": "p", "meta": {"plan": PLAN}}
+    with pytest.raises(InputError, match="a task_id occurs twice"):
+        make_pairs(tmp_path, [task, task])
+    with pytest.raises(InputError, match=r"tasks.jsonl:1: field 'completion' must be str"):
+        make_pairs(tmp_path, [task | {"completion": 5}])
 
 
 def test_the_method_has_its_place_in_make_prm_data():

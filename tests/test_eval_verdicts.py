@@ -142,6 +142,16 @@ def test_base_tests_give_a_rate_of_their_own_and_a_program_that_passes_all_runs_
     assert [row["base_status"] for row in verdicts] == ["passed"] * 3 + ["failed"]
 
 
+def test_a_sample_is_judged_behind_what_its_prompt_opened(tmp_path):
+    """Thinking that never ends is no program, whatever draft stands in it."""
+    text = f"So:\n```python\n{RIGHT}```\n"
+    samples = [{"task_id": "a", "completion": text}]
+    samples += [sample | {"opening": "<think>\n"} for sample in samples]
+    common.write_jsonl(tmp_path / "samples.jsonl", samples)
+    read = common.read_samples(tmp_path / "samples.jsonl", {"a": {"entry_point": "f"}})
+    assert [row["solution"] for row in read] == [RIGHT, "<think>\n" + text]
+
+
 def test_a_packed_file_of_samples_is_read_as_it_is_and_a_torn_one_refused(run):
     rows = [*ROWS, ("unknown", "x")]
     report = run(rows, name="samples.jsonl.gz")

@@ -439,6 +439,48 @@ def test_tasks_without_a_result_run_though_all_other_results_are_whole(tmp_path,
         assert "nothing to do" in capsys.readouterr().out
 
 
+def test_a_reference_that_is_too_deep_to_read_is_named(tmp_path):
+    deep = f"def f(x):\n    return {' + '.join('x' for _ in range(3000))}\n"
+    common.write_jsonl(tmp_path / "tasks.jsonl", [ADD_ONE | {"task_id": "t", "solution": deep}])
+    config = mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl"))
+    with pytest.raises(common.InputError, match=r"tasks.jsonl:1: field 'solution' does not parse"):
+        mutate.main(config)
+
+
+def test_a_task_that_was_edited_runs_again_and_the_others_do_not(tmp_path, monkeypatch, capsys):
+    tasks = [ADD_ONE | {"task_id": name} for name in "ab"]
+    config = mutate.Config(str(tmp_path / "tasks.jsonl"), str(tmp_path / "prm.jsonl"))
+    config.outcomes_file, config.num_donors = str(tmp_path / "outcomes.jsonl"), 0
+    common.write_jsonl(config.tasks, tasks)
+    mutate.main(config)
+    tasks[0]["solution"] = "def f(x):\n    y = 2 * x\n    return y\n"
+    tasks[0]["tests"] = [{"args": [1], "output": 2}, {"args": [5], "output": 10}]
+    common.write_jsonl(config.tasks, tasks)
+    judged, submit = set(), Sandbox.submit
+
+    def noted(self, task, program):
+        judged.add(task["task_id"])
+        return submit(self, task, program)
+
+    monkeypatch.setattr(Sandbox, "submit", noted)
+    mutate.main(config)
+    assert judged == {"a"} and "1 tasks run again" in capsys.readouterr().out
+    rows = common.read_jsonl(config.output_file, {})
+    own = ["".join(row["completions"]) for row in rows if row["task_id"] == "a"]
+    assert own and all("2 * x" in text or "return y" in text for text in own)
+    outcomes = common.read_jsonl(config.outcomes_file, {})
+    assert tasks[0]["solution"] in [r["completion"] for r in outcomes if r["task_id"] == "a"]
+    mutate.main(config)
+    assert "nothing to do" in capsys.readouterr().out
+
+    progress = Path(config.output_file + ".progress")  # of an earlier version, without digests
+    flags, *results = [json.loads(line) for line in open(progress)]
+    common.write_jsonl(progress, [flags, *({**r, "digest": None} for r in results)])
+    judged.clear()
+    mutate.main(config)
+    assert judged == {"a", "b"} and common.read_jsonl(config.output_file, {}) == rows
+
+
 def test_a_changed_program_has_its_own_limit_also_where_the_task_limits_its_tests(
     tmp_path, monkeypatch
 ):

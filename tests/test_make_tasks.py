@@ -12,7 +12,7 @@ import pytest
 
 import common
 import make_tasks
-from benchmarks import evalplus, gsm8k, humaneval, mbpp, micro, micro_operations
+from benchmarks import evalplus, files, gsm8k, humaneval, mbpp, micro, micro_operations
 from common import InputError
 from sandbox import Sandbox, check_task
 
@@ -503,6 +503,11 @@ def test_a_damaged_plus_file_is_named(tmp_path, change, message):
         plus_tasks("mbppplus", path)
 
 
+def mbpp_row(**fields):
+    row = {"task_id": 601, "text": "t", "code": "x = 1\n", "test_list": ["assert x"]}
+    return json.dumps(row | fields) + "\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -511,12 +516,31 @@ def test_a_damaged_plus_file_is_named(tmp_path, change, message):
             ":2: field 'code' must be str",
         ),
         ("{", "not a readable benchmark file"),
+        (mbpp_row(code="print 1\n"), "task 601: 'code' or a test is no Python"),
+        (mbpp_row(test_setup_code=3), "task 601: field 'test_setup_code' must be str"),
+        (mbpp_row(test_list=[1]), "task 601: field 'test_list' must be strings"),
+        (mbpp_row(test_imports=[1]), "task 601: field 'test_imports' must be strings"),
     ],
 )
 def test_a_damaged_benchmark_file_is_named(tmp_path, text, message):
     (tmp_path / "mbpp.jsonl").write_text(text)
     with pytest.raises(InputError, match=message):
         mbpp.make(mbpp.Config(output_dir="", input=str(tmp_path / "mbpp.jsonl")))
+
+
+def test_a_file_of_other_tasks_is_refused_and_not_replaced(tmp_path):
+    files.write_splits({"train": [{"a": 1}]}, str(tmp_path), left_out={"t": "no tests"})
+    files.write_splits({"train": [{"a": 1}]}, str(tmp_path), left_out={"t": "no tests"})
+    for tasks, left_out, name in (
+        ([{"a": 2}], None, "train"),
+        ([{"a": 1}, {"b": 1}], None, "train"),
+        ([{"a": 1}], {"u": "no tests"}, "left_out"),
+    ):
+        splits = {"test": [{"c": 1}], "train": tasks}
+        with pytest.raises(InputError, match=f"{name}.jsonl: exists, with other rows"):
+            files.write_splits(splits, str(tmp_path), left_out=left_out)
+        assert (tmp_path / "train.jsonl").read_text() == '{"a": 1}\n'
+        assert not (tmp_path / "test.jsonl").exists()
 
 
 def test_a_benchmark_needs_its_file():

@@ -134,6 +134,23 @@ def test_a_standalone_program_begins_with_what_the_prompt_gives():
     assert value_of(common.standalone(task, future + GOOD)) == 5
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from __future__ import (\n    annotations,\n)\n",
+        "from __future__ import annotations, \\\n    division\n",
+        "'''Doc.\x0c'''\r\n# \u2028\nfrom __future__ import annotations\n",
+        'DOC = """\nfrom __future__ import annotations\n"""\n',
+    ],
+    ids=["brackets", "backslash", "line ends", "text"],
+)
+def test_a_preamble_stands_behind_the_future_imports_as_python_reads_them(head):
+    program = head + "def f(x):\n    return floor(x)\n"
+    task = {"entry_point": "f", "preamble": "from math import floor"}
+    assert value_of(common.standalone(task, program)) == 5
+    assert common.standalone(task, "def f(x:\n") == "from math import floor\ndef f(x:\n"
+
+
 def test_names_are_those_that_the_top_level_binds():
     import ast
 
@@ -164,6 +181,8 @@ def test_a_fence_is_read_with_its_language_and_place():
     assert first.language == "python" and first.contents[0] == "b\n" and first.start == 2
     assert second.language == "" and second.contents == ["d\n"]
     assert text[second.start :].startswith("~~~")
+    text = "  ```\n  s = 'a\u2028  b\x0c  c'\n  ```\n"  # neither separator ends a line
+    assert fences_of(text)[0].contents[0] == "s = 'a\u2028  b\x0c  c'\n"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ import train_prm
 from benchmarks import protocols
 from common import InputError, PromptFormat
 from kernels import masking, sampling
-from prm_data import contrast
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 SPACE = "\u2581"
@@ -230,7 +229,7 @@ def test_a_template_that_opens_the_reasoning_gives_the_format_its_due(chat, spec
     assert list(map(common.reasoning_of, rollout.judged_texts())) == ["\nplan\n"]
     closed = common.encode_prompt(tokenizer, {"prompt": "Write <think>."}, PromptFormat("plain"))
     assert common.opening_of(tokenizer, closed) == ""
-    assert contrast.judged_text({"completion": text, "opening": "<think>\n"}) == "<think>\n" + text
+    assert common.judged_text({"completion": text, "opening": "<think>\n"}) == "<think>\n" + text
 
 
 def model_and_tokenizer(template: str | None = None):

@@ -1,5 +1,6 @@
 """Exact line labels of samples, and the pairs that preference optimisation learns from."""
 
+import json
 import math
 import random
 from collections import defaultdict
@@ -12,7 +13,7 @@ import common
 import make_prm_data
 from benchmarks import micro
 from common import InputError
-from prm_data import gold, mutate, rank
+from prm_data import contrast, gold, mutate, rank
 from prm_data.rows import lines_of
 from sandbox import Sandbox
 
@@ -188,6 +189,36 @@ def test_gold_writes_prm_rows_of_samples_and_does_not_replace_others(tasks, tmp_
         run(gold, **flags | {"num_samples": 1})
 
 
+def test_a_result_of_other_samples_is_refused_and_not_replaced(tmp_path, monkeypatch, capsys):
+    common.write_jsonl(tmp_path / "tasks.jsonl", [REVERSED])
+    samples = [{"task_id": "t", "completion": c, "status": s} for c, s in PASS_AND_FAIL]
+    common.write_jsonl(tmp_path / "samples.jsonl", samples)
+    flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
+    flags |= {"output_file": str(tmp_path / "pairs.jsonl"), "rank_by": "tests"}
+    pairs, beside = tmp_path / "pairs.jsonl", tmp_path / "pairs.jsonl.run_config.json"
+    whole = run(rank, **flags)
+    common.write_jsonl(tmp_path / "samples.jsonl", [*samples, samples[0] | {"completion": "c"}])
+    with pytest.raises(InputError, match="exists, made from other contents of --samples;"):
+        run(rank, **flags)
+    assert common.read_jsonl(pairs, {}) == whole
+    written = json.loads(beside.read_text())
+    assert set(written.pop("inputs")) == {"tasks", "samples"}
+    beside.write_text(json.dumps(written))  # of an earlier version
+    assert run(rank, **flags) == whole
+    assert "nothing to do; by its flags: an earlier version" in capsys.readouterr().out
+
+    # A run that is killed before its rows are written leaves no result that calls itself complete.
+    pairs.unlink()
+    write_jsonl = common.write_jsonl
+    monkeypatch.setattr(common, "write_jsonl", None)
+    with pytest.raises(TypeError):
+        run(rank, **flags)
+    monkeypatch.setattr(common, "write_jsonl", write_jsonl)
+    write_jsonl(pairs, [])  # as the earlier run left it
+    assert len(run(rank, **flags)) == 1
+
+
+PASS_AND_FAIL = [("a", "passed"), ("b", "failed")]
 FUTURE = "from __future__ import annotations\n"
 HEAD = "from math import pi\n\n\ndef f(xs):\n"
 RIGHT = "def f(xs):\n    xs = xs[::-1]\n    return xs\n"
@@ -229,6 +260,13 @@ def test_the_preamble_that_eval_puts_before_a_program_is_no_line_of_the_sample(
     assert judged == bare and (expected is None or judged["labels"] == expected)
 
 
+def test_a_whole_program_of_its_own_keeps_the_lines_that_a_task_gives():
+    task = REVERSED | {"prefix": HEAD, "solution": HEAD + RIGHT.partition("\n")[2]}
+    for program, own in ((task["solution"], 2), (RIGHT, 3)):
+        row = gold.row_of(task, {"solution": program}, [1.0] * len(lines_of(program)))
+        assert row["completions"] == lines_of(RIGHT)[-own:] and row["labels"] == [1.0] * own
+
+
 def test_a_preamble_behind_future_imports_is_found():
     task = REVERSED | {"preamble": "from math import pi"}
     program = FUTURE + RIGHT
@@ -245,6 +283,18 @@ def test_a_task_that_occurs_twice_is_refused(tmp_path, module):
     flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
     flags |= {"rank_by": "tests"} if module is rank else {}
     with pytest.raises(InputError, match="a task_id occurs twice"):
+        run(module, output_file=str(tmp_path / "out.jsonl"), **flags)
+
+
+@pytest.mark.parametrize("module", [gold, rank, contrast])
+@pytest.mark.parametrize("field", ["opening", "completion"])
+def test_a_sample_that_is_no_text_is_named(tmp_path, module, field):
+    sample = {"task_id": "t", "completion": "a", "solution": "a", "status": "passed", field: 5}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [REVERSED | {"meta": {"plan": ["a"]}}])
+    common.write_jsonl(tmp_path / "samples.jsonl", [sample])
+    flags = {name: str(tmp_path / f"{name}.jsonl") for name in ("tasks", "samples")}
+    flags |= {"rank_by": "tests"} if module is rank else {}
+    with pytest.raises(InputError, match=f"samples.jsonl:1: field '{field}' must be str"):
         run(module, output_file=str(tmp_path / "out.jsonl"), **flags)
 
 

@@ -574,6 +574,48 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(folders, monkeypatch):
         search.main(config_of(folders, seed=1))
 
 
+def test_tasks_that_were_added_or_edited_are_searched_and_the_others_are_not(
+    folders, monkeypatch, capsys
+):
+    tasks = common.read_jsonl(folders / "tasks.jsonl", {})
+    config, progress = config_of(folders, chunk_size=3), folders / "prm.jsonl.progress"
+    searched, search_chunk = [], search.search_chunk
+
+    def noted(*args):
+        searched.append((args[-1], [task["task_id"] for task in args[-2]]))
+        return search_chunk(*args)
+
+    def rows_of(tasks):
+        searched.clear()
+        common.write_jsonl(folders / "tasks.jsonl", tasks)
+        search.main(config)
+        return (folders / "prm.jsonl").read_bytes()
+
+    monkeypatch.setattr(search, "search_chunk", noted)
+    whole = rows_of(tasks)
+    progress.unlink()
+    (folders / "prm.jsonl").unlink()
+    rows_of(tasks[:4])
+    assert rows_of(tasks) == whole
+    names = [task["task_id"] for task in tasks]
+    others = [names[start : start + 3] for start in range(3, len(names), 3)]
+    assert searched == [(index, chunk) for index in (0, 1) for chunk in others]
+    assert rows_of(tasks) == whole and not searched
+
+    tasks[0]["prompt"] += " Now."
+    edited = rows_of(tasks)
+    assert searched == [(0, names[:3]), (1, names[:3])] and edited != whole
+
+    flags, *lines = [json.loads(line) for line in open(progress)]
+    for line in lines:  # of an earlier version
+        del line["digest"]
+    common.write_jsonl(progress, [flags, *lines])
+    assert rows_of(tasks) == edited and not searched
+    assert "an earlier version" in capsys.readouterr().out
+    rows_of(tasks[:4])
+    assert searched == [(0, names[3:4]), (1, names[3:4])]
+
+
 def test_other_flags_for_the_rows_alone_write_them_anew_without_a_search(folders, monkeypatch):
     search.main(config_of(folders))
     rows = common.read_jsonl(folders / "prm.jsonl", {})

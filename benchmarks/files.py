@@ -124,10 +124,6 @@ def why_not_judged(task: dict) -> str | None:
     return f"{size >> 20} MiB of tests, more than {limit >> 20}" if size > limit else None
 
 
-def rows_left_out(left_out: dict[str, str]) -> list[dict]:
-    return [{"task_id": name, "reason": reason} for name, reason in left_out.items()]
-
-
 def check_new(path: Path, rows: list[dict]) -> None:
     """Raises InputError where a file has other rows than these: no file of the user's goes."""
     if path.exists():
@@ -139,11 +135,14 @@ def check_new(path: Path, rows: list[dict]) -> None:
 
 
 def write_left_out(left_out: dict[str, str], output_dir: str) -> None:
-    """Writes and prints which published tasks the splits lack: {task_id: reason}."""
+    """Writes and prints which published tasks the splits lack: {task_id: reason}. Tasks that the
+    file names already stay: another command may have made another split of the folder."""
     if not left_out:
         return
     path = Path(output_dir) / "left_out.jsonl"
-    common.write_jsonl(path, rows_left_out(left_out))
+    named = common.read_jsonl(path, {"task_id": str}) if path.is_file() else []
+    rows = [{"task_id": name, "reason": reason} for name, reason in left_out.items()]
+    common.write_jsonl(path, {row["task_id"]: row for row in [*named, *rows]}.values())
     named = "; ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:8])
     more = "; ..." if len(left_out) > 8 else ""
     print(f"{path}: {len(left_out)} tasks are left out, and count in no mean: {named}{more}")
@@ -161,9 +160,8 @@ def write_splits(
     for tasks in splits.values() if think else ():
         for task in tasks:
             ask_to_think(task)
-    for split, tasks in [*splits.items(), ("left_out", rows_left_out(left_out or {}))]:
-        if tasks:
-            check_new(Path(output_dir) / f"{split}.jsonl", tasks)
+    for split, tasks in splits.items():
+        check_new(Path(output_dir) / f"{split}.jsonl", tasks)
     for split, tasks in splits.items():
         path = Path(output_dir) / f"{split}.jsonl"
         common.write_jsonl(path, tasks)

@@ -531,16 +531,19 @@ def test_a_damaged_benchmark_file_is_named(tmp_path, text, message):
 def test_a_file_of_other_tasks_is_refused_and_not_replaced(tmp_path):
     files.write_splits({"train": [{"a": 1}]}, str(tmp_path), left_out={"t": "no tests"})
     files.write_splits({"train": [{"a": 1}]}, str(tmp_path), left_out={"t": "no tests"})
-    for tasks, left_out, name in (
-        ([{"a": 2}], None, "train"),
-        ([{"a": 1}, {"b": 1}], None, "train"),
-        ([{"a": 1}], {"u": "no tests"}, "left_out"),
-    ):
+    for tasks in ([{"a": 2}], [{"a": 1}, {"b": 1}], []):
         splits = {"test": [{"c": 1}], "train": tasks}
-        with pytest.raises(InputError, match=f"{name}.jsonl: exists, with other rows"):
-            files.write_splits(splits, str(tmp_path), left_out=left_out)
+        with pytest.raises(InputError, match="train.jsonl: exists, with other rows"):
+            files.write_splits(splits, str(tmp_path))
         assert (tmp_path / "train.jsonl").read_text() == '{"a": 1}\n'
         assert not (tmp_path / "test.jsonl").exists()
+
+
+def test_the_tasks_that_another_split_of_the_folder_lacks_stay_named(tmp_path):
+    for split, name in (("train", "t"), ("test", "u"), ("test", "u")):
+        files.write_splits({split: [{"a": 1}]}, str(tmp_path), left_out={name: "no tests"})
+    named = common.read_jsonl(tmp_path / "left_out.jsonl", {"task_id": str, "reason": str})
+    assert [row["task_id"] for row in named] == ["t", "u"]
 
 
 def test_a_benchmark_needs_its_file():

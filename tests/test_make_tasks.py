@@ -533,7 +533,7 @@ def test_a_file_of_other_tasks_is_refused_and_not_replaced(tmp_path):
     files.write_splits({"train": [{"a": 1}]}, str(tmp_path), left_out={"t": "no tests"})
     for tasks in ([{"a": 2}], [{"a": 1}, {"b": 1}], []):
         splits = {"test": [{"c": 1}], "train": tasks}
-        with pytest.raises(InputError, match="train.jsonl: exists, with other rows"):
+        with pytest.raises(InputError, match=r"train\.jsonl: exists, with other rows"):
             files.write_splits(splits, str(tmp_path))
         assert (tmp_path / "train.jsonl").read_text() == '{"a": 1}\n'
         assert not (tmp_path / "test.jsonl").exists()

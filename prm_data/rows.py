@@ -133,13 +133,13 @@ def write_result(
     the rows of a second file.
     """
     hold(config)
-    beside = flags_beside(Path(config.output_file))
+    inputs = common.input_digests(config)
     # Before the rows, too: a result that a kill leaves half written says that it is not complete.
-    common.write_text(beside, flags_of(config, lacking=True))
+    write_flags(config, {"complete": False, "inputs": inputs})
     for path, rows in (more or {}).items():
         common.write_jsonl(path, rows)
     common.write_jsonl(config.output_file, result)
-    common.write_text(beside, flags_of(config, lacking > 0))
+    write_flags(config, ({"complete": False} if lacking else {}) | {"inputs": inputs})
     warn_of_lacking(config.output_file, lacking)
 
 
@@ -169,12 +169,11 @@ def flags_beside(output: Path) -> Path:
     return output.with_name(output.name + ".run_config.json")
 
 
-def flags_of(config, lacking: bool = False) -> str:
-    """The flags as the file beside an output has them, with the digests of the input files;
-    lacking: the output is not complete."""
-    flags = dataclasses.asdict(config) | ({"complete": False} if lacking else {})
-    flags["inputs"] = common.input_digests(config)
-    return json.dumps(flags, indent=2) + "\n"
+def write_flags(config, more: dict) -> None:
+    """Writes the file beside an output: the flags and `more`, which are the digests of the input
+    files (`inputs`) and, of an output that is not complete, `complete`: false."""
+    text = json.dumps(dataclasses.asdict(config) | more, indent=2) + "\n"
+    common.write_text(flags_beside(Path(config.output_file)), text)
 
 
 def hold(config) -> None:

@@ -72,6 +72,7 @@ class Config:
     max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
+    torch_compile: bool = False  # faster on a GPU, after minutes of compilation; needs gcc
     epsilon: NonNegativeFloat = 0.2  # clip range below 1
     epsilon_high: NonNegativeFloat = 0.28  # clip range above 1 (DAPO's clip-higher)
     beta: NonNegativeFloat = 0.0  # weight of the KL term in the loss; 0: no reference policy

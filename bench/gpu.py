@@ -4,16 +4,17 @@
 
 1. The card's peaks: a matrix product and a copy. The shares below are shares of these.
 2. Training: forward and backward pass of a bfloat16 policy over float32 masters, as `shard` makes
-   it, on a micro-batch of 16,384 tokens, and AdamW. The floating-point operations of a pass are 2
-   a parameter and token, and attention's; backward counts twice, and a second forward pass of
-   gradient checkpointing does not count. The memory is torch's peak.
+   it, on a micro-batch of --max_tokens_per_forward tokens, and AdamW. The floating-point operations
+   of a pass are 2 a parameter and token, and attention's; the output matrix's at the completions'
+   tokens alone. Backward counts twice; what it computes a second time (logits, or everything under
+   gradient checkpointing) does not count. The memory is torch's peak.
 3. A step of ppo.py (policy, critic, reference, PRM) and of grpo.py by phase: main() on random
    prompts of 512 tokens, completions of 1,024, programs and all. The second of two steps counts.
    Memory by phase beside the prediction of bench/memory.py.
 
 bench/rollout.py compares decoding with `generate`. --profile prints, in the place of 3, which
-kernels the time of a training pass and of 64 decoded tokens goes to. --tiny runs the same code on a
-CPU.
+kernels the time of a training pass and of 64 decoded tokens goes to. --torch_compile is the stages'
+flag. --tiny runs the same code on a CPU.
 """
 
 import argparse
@@ -102,18 +103,19 @@ def measure_peaks(size: int) -> float:
     return rates["bfloat16"]
 
 
-def operations(config, rows: int, length: int) -> int:
-    """Floating-point operations of a forward pass: parameters that multiply, causal attention."""
-    layer = memory.sizes_of(config)["layer"]
-    parameters = layer * config.num_hidden_layers + config.vocab_size * config.hidden_size
+def operations(config, rows: int, length: int, counted: int) -> int:
+    """Floating-point operations of a forward pass over (rows, length) tokens: parameters that
+    multiply, causal attention, and the output matrix at the `counted` tokens alone."""
+    layers = memory.sizes_of(config)["layer"] * config.num_hidden_layers
     attention = 2 * config.num_hidden_layers * length * config.hidden_size
-    return rows * length * (2 * parameters + attention)
+    head = 2 * counted * config.vocab_size * config.hidden_size
+    return rows * length * (2 * layers + attention) + head
 
 
-def policy_and_batch(folder: Path, rows: int, length: int, checkpointing: bool) -> tuple:
+def policy_and_batch(folder: Path, rows: int, length: int, **flags) -> tuple:
     """A policy as the stages train it, token ids (rows, length), and the mask of the completions:
     the last two thirds of each row."""
-    flags = SimpleNamespace(bf16=True, gradient_checkpointing=checkpointing)
+    flags = SimpleNamespace(bf16=True, **flags)
     policy = common.shard(common.load_policy(folder, flags).eval(), flags, trained=True)
     generator = torch.Generator(DEVICE).manual_seed(0)
     size = policy.config.vocab_size
@@ -123,26 +125,29 @@ def policy_and_batch(folder: Path, rows: int, length: int, checkpointing: bool) 
     return policy, ids, mask
 
 
-def measure_training(
-    folder: Path, rows: int, length: int, peak_rate: float, checkpointing: bool
-) -> None:
+def measure_training(folder: Path, rows: int, length: int, peak_rate: float, **flags) -> None:
     """Prints a row: a forward and backward pass, and an optimiser step, of a policy."""
-    policy, ids, mask = policy_and_batch(folder, rows, length, checkpointing)
+    policy, ids, mask = policy_and_batch(folder, rows, length, **flags)
     optimizer = common.adamw(policy, weight_decay=0.0)
 
-    def read_and_learn():
-        logprobs, _ = policy.completion_logprobs(ids, mask)
+    def read_and_learn(cut: int = 0):
+        logprobs, _ = policy.completion_logprobs(ids[:, cut:], mask[:, cut:])
         (-logprobs.sum() / mask.sum()).backward()
 
-    read_and_learn()
+    start = now()
+    for cut in (0, 1, 2):  # batches of other lengths: torch.compile's code is for all lengths
+        read_and_learn(cut)
+    first = now() - start
     common.take_step(policy, optimizer, 1.0)
     forget_peak()
     seconds = seconds_of(read_and_learn, 3)
     start = now()
     common.take_step(policy, optimizer, 1.0)
     step = now() - start
-    share = 3 * operations(policy.config, rows, length) / seconds / peak_rate
-    saved = ", gradient checkpointing" if checkpointing else ""
+    share = 3 * operations(policy.config, rows, length, int(mask.sum())) / seconds / peak_rate
+    saved = "".join(f", {name}" for name, value in flags.items() if value)
+    if flags.get("torch_compile"):
+        saved += f" (at first {first:.0f} s)"
     print(
         f"| {rows} x {length} tokens{saved} | {1e3 * seconds:.0f} ms | {1e3 * step:.0f} ms | "
         f"{rows * length / seconds:,.0f} | {share:.0%} | {peak():.1f} |",
@@ -170,8 +175,8 @@ def print_profile(title: str, function) -> None:
         print(f"| {getattr(event, column) / 1e3:.2f} | {event.count} | `{name}` |")
 
 
-def profile_all(folder: Path, rows: int, length: int) -> None:
-    policy, ids, mask = policy_and_batch(folder, rows, length, checkpointing=False)
+def profile_all(folder: Path, rows: int, length: int, torch_compile: bool) -> None:
+    policy, ids, mask = policy_and_batch(folder, rows, length, torch_compile=torch_compile)
     prompts = ids[:, : length // 3].tolist()
     seeds = list(range(len(prompts) * 16))
 
@@ -292,6 +297,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a small shape, to try the script")
     parser.add_argument("--profile", action="store_true", help="where the time goes; no part 3")
     parser.add_argument("--skip_stages", action="store_true", help="without part 3")
+    parser.add_argument("--torch_compile", action="store_true", help="as the stages' flag")
+    parser.add_argument("--max_tokens_per_forward", default=16384, type=int)
     args = parser.parse_args()
     if args.tiny:
         args.num_prompts, args.prompt_length, args.max_completion_length = 4, 32, 24
@@ -305,11 +312,12 @@ def main() -> None:
         print("\n| training, bfloat16 | forward and backward | AdamW | tokens/s | of peak | GiB |")
         print("|---" * 6 + "|")
         for checkpointing in (False, True):
-            rows = max(1, 16384 // length)
-            measure_training(policy, rows, length, peak_rate, checkpointing)
+            rows = max(1, args.max_tokens_per_forward // length)
+            flags = {"gradient_checkpointing": checkpointing, "torch_compile": args.torch_compile}
+            measure_training(policy, rows, length, peak_rate, **flags)
             common.end_distributed()
         if args.profile:
-            profile_all(policy, max(1, min(16, 16384 // length)), length)
+            profile_all(policy, max(1, min(16, 16384 // length)), length, args.torch_compile)
             common.end_distributed()
         if args.profile or args.skip_stages:
             return
@@ -351,6 +359,9 @@ def main() -> None:
             "learning_rate": 1e-6,
             "prompt_format": "plain",
             "gradient_checkpointing": True,
+            "torch_compile": args.torch_compile,
+            "max_tokens_per_forward": args.max_tokens_per_forward,
+            "per_device_train_batch_size": 64,
             "sandbox_workers": 2 if args.tiny else 8,
             "sandbox_timeout": 1.0,
         }

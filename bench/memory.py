@@ -38,7 +38,7 @@ from torch.distributed._composable import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels import logprobs, sampling
+from kernels import draws, logprobs
 
 GIB = 2**30
 # config.json of Qwen2.5-Coder: hidden size, layers, heads, key-value heads, intermediate size,
@@ -194,7 +194,7 @@ def rollout_bytes(
     kept = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
     with LiveBytes() as live:
         logits = model(past_key_values=cache, use_cache=True, **step).logits
-        sampling._draw(logits, 1.0, torch.zeros(samples, 1, dtype=torch.float64))
+        draws.draw(logits, 1.0, torch.zeros(samples, 1, dtype=torch.float64))
     return kept, max(prefill - kept, live.peak)
 
 

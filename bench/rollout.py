@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from common.compiling import decoding_forward
 from kernels import sampling
 from kernels.masking import completion_mask
 
@@ -179,10 +180,13 @@ def main() -> None:
     parser.add_argument("--head_dim", default=32, type=int)
     parser.add_argument("--kv_heads", type=int, help="default: as many as heads")
     parser.add_argument("--intermediate_size", type=int, help="default: 11/4 of the hidden size")
+    parser.add_argument("--torch_compile", action="store_true", help="the static cache's step")
     parser.add_argument("--bandwidth", type=float, help="TB/s; default: by the card's name")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = build_model(args)
+    if args.torch_compile:
+        model.decoding_forward = decoding_forward(model)
     cuda = args.device.type == "cuda"
     device = torch.cuda.get_device_name(args.device) if cuda else "CPU, one thread"
     bandwidth = args.bandwidth or next((x for name, x in BANDWIDTH.items() if name in device), None)

@@ -4,6 +4,7 @@ import math
 import sys
 import types
 import warnings
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from common.checkpoints import fill, head_of
+from common.compiling import compile_passes
 from common.distributed import bf16, device, rank, start_distributed, world_size
 from common.flags import InputError
 from kernels.logprobs import check_plain_head, completion_logprobs
@@ -39,8 +41,9 @@ def shard(model: nn.Module, config=None, trained: bool = False) -> nn.Module:
     files (`checkpoints.fill`), those of this rank alone.
 
     config.gradient_checkpointing: a trained model keeps the inputs of its layers alone, and its
-    backward pass computes the rest again. A policy gets the method `completion_logprobs`
-    (kernels/logprobs.py); InputError for one that the kernels do not cover.
+    backward pass computes the rest again. config.torch_compile: torch.compile fuses the kernels of
+    a layer, of a decoding step, and of `completion_logprobs`, the method that a policy gets
+    (kernels/logprobs.py); InputError for a policy that this method does not cover.
     """
     in_bf16, is_policy = bf16(config), model.get_output_embeddings() is not None
     head = _set_precision(model, in_bf16, trained)
@@ -71,9 +74,13 @@ def shard(model: nn.Module, config=None, trained: bool = False) -> nn.Module:
         except ValueError as error:
             raise InputError(str(error)) from None
         reshard(model)
-        model.completion_logprobs = types.MethodType(completion_logprobs, model)
+        fused = getattr(config, "torch_compile", False)
+        method = partial(completion_logprobs, fused=fused)
+        model.completion_logprobs = types.MethodType(method, model)
         if isinstance(model, FSDPModule):
             register_fsdp_forward_method(model, "completion_logprobs")
+    if getattr(config, "torch_compile", False):
+        compile_passes(model, layers)
     return model
 
 

@@ -25,7 +25,7 @@ GROUPS = {
         learning_rate value_learning_rate warmup_steps lr_scheduler_type weight_decay max_grad_norm
         eval_fraction eval_steps""",
     "memory and speed": """per_device_train_batch_size per_device_eval_batch_size batch_size
-        max_tokens_per_forward bf16 gradient_checkpointing""",
+        max_tokens_per_forward bf16 gradient_checkpointing torch_compile""",
     "sandbox": "sandbox_workers sandbox_timeout variant_timeout memory_mb packages details",
     "run": "save_steps save_total_limit seed",
 }

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -33,6 +34,22 @@ def can_be_recorded(model) -> bool:
     ropes = {str(getattr(module, "rope_type", None)) for module in model.modules()}
     asks = any("dynamic" in rope or "longrope" in rope for rope in ropes)
     return getattr(model, "_can_compile_fullgraph", False) and not asks
+
+
+def of_any_size(step: Callable, kv) -> Callable:
+    """A compiled step(token (R, 1), mask (R, 1, 1, L), position (R, 1)) with a static KV cache, of
+    which torch.compile makes one version for all R and L above 1, not one version each."""
+
+    def run(token: Tensor, mask: Tensor, position: Tensor):
+        for x in (token, position):
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+        torch._dynamo.maybe_mark_dynamic(mask, [0, 3])
+        for layer in kv.layers:
+            for x in (layer.keys, layer.values):  # (R, K, L, D)
+                torch._dynamo.maybe_mark_dynamic(x, [0, 2])
+        return step(token, mask, position)
+
+    return run
 
 
 @contextmanager

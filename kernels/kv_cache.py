@@ -3,6 +3,7 @@
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -62,13 +63,12 @@ def _static(layer_class: type) -> type:
 
     class Static(layer_class):
         def update(self, keys, values, *args, **kwargs):
-            for buffer, new in zip(self.buffers, (keys, values), strict=True):
-                buffer.index_copy_(2, self.at, new)
+            self.keys.index_copy_(2, self.at, keys)
+            self.values.index_copy_(2, self.at, values)
             return self.keys, self.values
 
         def reorder_cache(self, indices):
-            self.buffers = [x[indices] for x in self.buffers]
-            self.keys, self.values = self.buffers
+            self.keys, self.values = self.keys[indices], self.values[indices]
 
     return Static
 
@@ -76,11 +76,17 @@ def _static(layer_class: type) -> type:
 def make_static(layer, repeats: int, size: int, at: Tensor) -> None:
     """Repeats each row of a layer of the KV cache, with room for `size` tokens in all; zeros, since
     what the mask hides is still multiplied by 0."""
-    layer.buffers = []
+    buffers = []
     for x in (layer.keys, layer.values):
         rows, heads, length, width = x.shape
         buffer = x.new_zeros(rows * repeats, heads, size, width)
         buffer.unflatten(0, (rows, repeats))[..., :length, :] = x[:, None]
-        layer.buffers.append(buffer)
-    layer.at, layer.keys, layer.values = at, *layer.buffers
+        buffers.append(buffer)
+    layer.at, layer.keys, layer.values = at, *buffers
     layer.__class__ = _static(type(layer))
+
+
+def grow(layer, size: int) -> None:
+    """Gives a layer of `make_static` room for `size` tokens in all."""
+    more = size - layer.keys.shape[2]
+    layer.keys, layer.values = (F.pad(x, (0, 0, 0, more)) for x in (layer.keys, layer.values))

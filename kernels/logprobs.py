@@ -12,6 +12,8 @@ The same idea in other tiles: TRL `chunked_logprob`, verl `FusedLinearForPPO`, L
 `fused_linear_ppo`.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -52,18 +54,69 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a, b.to(total.dtype))
 
 
-def _at_target(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where targets (n,) stand in the tile of vocabulary entries start, ..., start + width - 1.
+def _at_target(z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Column (n, 1) clamped into the tile z (n, m), and whether it was in the tile (n, 1) bool."""
+    return column.clamp(0, z.shape[1] - 1), (column >= 0) & (column < z.shape[1])
 
-    Column (n, 1) long, clamped into the tile, and whether the target is in the tile (n, 1) bool.
-    """
-    column = targets[:, None] - start
-    return column.clamp(0, width - 1), (column >= 0) & (column < width)
+
+# What is done with a tile, twice: an operation at a time, in place; and as an expression of which
+# torch.compile makes one kernel that reads the tile once (a GPU's time goes to reading tiles).
+# Tensors are (n, 1), but the tile z (n, m) of logits. `column` is where the target stands from the
+# tile's first entry on.
+compiled = cache(torch.compile)
+
+
+def _add_tile(z, column, peak, total, weighted, z_y):
+    """The running sums of the forward pass after one more tile."""
+    clamped, in_tile = _at_target(z, column)
+    z_y = torch.where(in_tile, z.gather(1, clamped), z_y)
+    old, peak = peak, torch.maximum(peak, z.amax(1, keepdim=True))
+    shift, z = old - peak, z - peak
+    e = z.exp()
+    weighted = (weighted + total * shift) * shift.exp() + (e * z).sum(1, keepdim=True)
+    total = total * shift.exp() + e.sum(1, keepdim=True)
+    return peak, total, weighted, z_y
+
+
+def _add_tile_in_place(z, column, peak, total, weighted, z_y, buffer):
+    column, in_tile = _at_target(z, column)
+    z_y = torch.where(in_tile, z.gather(1, column), z_y)
+    old, peak = peak, torch.maximum(peak, z.amax(1, keepdim=True))
+    z -= peak
+    e = torch.exp(z, out=buffer[: z.numel()].view_as(z))
+    shift = old - peak
+    weighted = (weighted + total * shift) * shift.exp()
+    weighted = weighted + torch.linalg.vecdot(e, z)[:, None]
+    total = total * shift.exp() + e.sum(1, keepdim=True)
+    return peak, total, weighted, z_y
+
+
+def _gradient(z, column, logz, entropy, g, g_entropy, dtype):
+    """The gradient of a tile, dz = (1[target] - p) g - p (log p + S) g_S, in `dtype`."""
+    logp = z - logz
+    p = logp.exp()
+    is_target = torch.arange(z.shape[1], device=z.device) == column
+    dz = (is_target.to(z.dtype) - p) * g
+    if g_entropy is not None:
+        dz = dz - p * (logp + entropy) * g_entropy
+    return dz.to(dtype)
+
+
+def _gradient_in_place(z, column, logz, entropy, g, g_entropy, buffer):
+    z -= logz  # log p
+    # dz = -p g, or with a gradient g_S of the entropy -p ((log p + S) g_S + g)
+    if g_entropy is None:
+        dz = z.exp_().mul_(-g)
+    else:
+        p = torch.exp(z, out=buffer[: z.numel()].view_as(z))
+        dz = z.add_(entropy).mul_(g_entropy).add_(g).mul_(p).neg_()
+    column, in_tile = _at_target(z, column)
+    return dz.scatter_add_(1, column, torch.where(in_tile, g, 0))
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, tile):
+    def forward(ctx, hidden, weight, targets, temperature, tile, fused):
         ctx.set_materialize_grads(False)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         logprobs, entropy, logz = torch.empty(3, len(hidden), dtype=dtype, device=hidden.device)
@@ -79,21 +132,18 @@ class _TokenLogprobs(torch.autograd.Function):
                 for j in range(0, len(weight), tile[1]):
                     w = weight[j : j + tile[1]]
                     z = _logits(h, w, temperature, buffers[0])
-                    column, in_tile = _at_target(y, j, len(w))
-                    z_y = torch.where(in_tile, z.gather(1, column), z_y)
-                    old, peak = peak, torch.maximum(peak, z.amax(1, keepdim=True))
-                    z -= peak
-                    e = torch.exp(z, out=buffers[1][: z.numel()].view_as(z))
-                    shift = old - peak
-                    weighted = (weighted + total * shift) * shift.exp()
-                    weighted = weighted + torch.linalg.vecdot(e, z)[:, None]
-                    total = total * shift.exp() + e.sum(1, keepdim=True)
+                    inputs = (z, y[:, None] - j, peak, total, weighted, z_y)
+                    if fused:
+                        peak, total, weighted, z_y = compiled(_add_tile)(*inputs)
+                    else:
+                        inputs = (*inputs, buffers[1])
+                        peak, total, weighted, z_y = _add_tile_in_place(*inputs)
                 log_total = total.log()
                 logz[rows] = (log_total + peak).squeeze(1)
                 logprobs[rows] = (z_y - peak - log_total).squeeze(1)
                 entropy[rows] = (log_total - weighted / total).squeeze(1)
         ctx.save_for_backward(hidden, weight, targets, logz, entropy)
-        ctx.temperature, ctx.tile = temperature, tile
+        ctx.temperature, ctx.tile, ctx.fused = temperature, tile, fused
         return logprobs, entropy
 
     @staticmethod
@@ -110,20 +160,17 @@ class _TokenLogprobs(torch.autograd.Function):
             for i in range(0, len(hidden), tile[0]):
                 rows = slice(i, i + tile[0])
                 h, y, g = hidden[rows], targets[rows], grad_logprobs[rows, None]
+                g_entropy = None if grad_entropy is None else grad_entropy[rows, None]
                 for j in range(0, len(weight), tile[1]):
                     columns = slice(j, j + tile[1])
                     w = weight[columns]
                     z = _logits(h, w, ctx.temperature, buffers[0])
-                    z -= logz[rows, None]  # log p
-                    # dz = -p g, or with a gradient g_S of the entropy -p ((log p + S) g_S + g)
-                    if grad_entropy is None:
-                        dz = z.exp_().mul_(-g)
+                    inputs = (z, y[:, None] - j, logz[rows, None], entropy[rows, None], g)
+                    if ctx.fused:
+                        factor = w.dtype if w.is_cuda else dtype  # as `_add_product` wants
+                        dz = compiled(_gradient)(*inputs, g_entropy, factor)
                     else:
-                        p = torch.exp(z, out=buffers[1][: z.numel()].view_as(z))
-                        dz = z.add_(entropy[rows, None]).mul_(grad_entropy[rows, None])
-                        dz.add_(g).mul_(p).neg_()
-                    column, in_tile = _at_target(y, j, len(w))
-                    dz.scatter_add_(1, column, torch.where(in_tile, g, 0))
+                        dz = _gradient_in_place(*inputs, g_entropy, buffers[1])
                     if ctx.temperature != 1:
                         dz /= ctx.temperature
                     if grad_hidden is not None:
@@ -132,7 +179,7 @@ class _TokenLogprobs(torch.autograd.Function):
                         _add_product(grad_weight[columns], dz.T, h)
         grad_hidden = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def token_logprobs(
@@ -141,30 +188,36 @@ def token_logprobs(
     targets: Tensor,
     temperature: float = 1.0,
     tile: tuple[int, int] | None = None,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target and entropy of each distribution softmax(hidden W^T / temperature).
 
     hidden (N, H) and weight W (V, H) of one dtype, targets (N,) long -> logprobs (N,), entropy
     (N,), in nats, float32 (float64 for float64 input). Both outputs have exact gradients for
     `hidden` and `weight`. N = 0 is fine. `weight` may be tied to the embedding: autograd adds the
-    two contributions. `tile` is tokens x vocabulary entries. ValueError unless temperature > 0.
+    two contributions. `tile` is tokens x vocabulary entries. `fused`: torch.compile makes the
+    kernels that read a tile, in some seconds at first. ValueError unless temperature > 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     tile = tile or (CPU_TILE if hidden.device.type == "cpu" else GPU_TILE)
-    return _TokenLogprobs.apply(hidden, weight, targets, temperature, tile)
+    return _TokenLogprobs.apply(hidden, weight, targets, temperature, tile, fused)
 
 
 def completion_logprobs(
-    model: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0
+    model: nn.Module,
+    input_ids: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of the tokens that count, under a Hugging Face causal LM.
 
     The model's head must be plain (`check_plain_head`). input_ids (B, L) long, right-padded; mask
-    (B, L) bool: token t counts where mask[b, t] is on, and position t - 1 predicts token t. Returns
-    logprobs (B, L) and entropy (B, L), float32, 0 where the mask is off. Right padding needs no
-    attention mask: a causal model never looks right. If no token counts, both results are zeros
-    that are connected to the parameters.
+    (B, L) bool: token t counts where mask[b, t] is on, and position t - 1 predicts token t; fused:
+    as in `token_logprobs`. Returns logprobs (B, L) and entropy (B, L), float32, 0 where the mask is
+    off. Right padding needs no attention mask: a causal model never looks right. If no token
+    counts, both results are zeros that are connected to the parameters.
 
     Under FSDP2 bind this function to the sharded model, so that its hooks gather the parameters:
     `model.completion_logprobs = types.MethodType(completion_logprobs, model)`, then
@@ -178,7 +231,8 @@ def completion_logprobs(
     counted = mask[:, 1:]
     weight = model.get_output_embeddings().weight
     hidden = hidden[:, :-1][counted].to(weight.dtype)  # (N, H) of the N tokens that count
-    logprobs, entropy = token_logprobs(hidden, weight, input_ids[:, 1:][counted], temperature)
+    targets = input_ids[:, 1:][counted]
+    logprobs, entropy = token_logprobs(hidden, weight, targets, temperature, fused=fused)
     zeros = logprobs.new_zeros(mask.shape)
     return zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
 

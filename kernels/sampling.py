@@ -18,14 +18,16 @@ entries; R rows of S slots, at first R S = P G.
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.cuda_graph import can_be_recorded, recorded, without_hooks
-from kernels.kv_cache import attention_mask, is_full, make_static, reserve, select
+from kernels.cuda_graph import can_be_recorded, of_any_size, recorded, without_hooks
+from kernels.draws import draw
+from kernels.kv_cache import attention_mask, grow, is_full, make_static, reserve, select
 
 # Drop finished samples once this share of the batch, or less, is left. Dropping copies the cache;
 # with a static cache a CUDA graph is also recorded anew, which launches two steps kernel by kernel.
@@ -34,9 +36,6 @@ COMPACT, STATIC_COMPACT = 0.8, 0.5
 # With a static cache: tokens between two looks at which samples have ended, and by how many tokens
 # the part of the cache that a step reads grows.
 LOOK, GROW = 32, 256
-
-# A CDF over more entries than WHOLE is a CDF over blocks, and one within the block that is drawn.
-WHOLE, BLOCK = 8192, 64
 
 
 @torch.no_grad()
@@ -102,10 +101,15 @@ def sample(
     if cache_name is None:
         raise ValueError(f"{type(model).__name__} takes no KV cache")
 
-    def forward(ids: Tensor, attention: Tensor | None, position: Tensor, **kwargs):
+    def forward(run, ids: Tensor, attention: Tensor | None, position: Tensor, **kwargs):
         kwargs = {"position_ids": position, **kwargs}
         kwargs = {name: x for name, x in kwargs.items() if name in accepted}
-        return model(input_ids=ids, attention_mask=attention, use_cache=True, **kwargs)
+        return run(input_ids=ids, attention_mask=attention, use_cache=True, **kwargs)
+
+    # common/compiling.py: layers compiled for texts without a cache, and a step for decoding. With
+    # a cache each layer would be compiled for itself.
+    compiled = getattr(model, "decoding_forward", None)
+    eager = partial(torch.compiler.set_stance, "force_eager") if compiled else nullcontext
 
     # Prefill: all prompts, padded on the left.
     longest = max(map(len, prompts))
@@ -113,7 +117,9 @@ def sample(
     prompt_ids = torch.tensor(padded, device=device)  # (P, L)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     real = torch.arange(longest, device=device) >= longest - lengths[:, None]  # (P, L) no padding
-    out = forward(prompt_ids, real.long(), (real.cumsum(1) - 1).clamp(min=0), logits_to_keep=1)
+    place = (real.cumsum(1) - 1).clamp(min=0)
+    with eager():
+        out = forward(model, prompt_ids, real.long(), place, logits_to_keep=1)
     kv = getattr(out, cache_name, None)
     if type(kv).__name__ != "DynamicCache":  # one that keeps a part of the past elsewhere
         raise ValueError(f"{type(model).__name__} has a KV cache of its own, {type(kv).__name__}")
@@ -132,13 +138,17 @@ def sample(
     samples = _Samples(
         seeds, max_new_tokens, temperature, top_p, eos_ids, stop, pad_id, progress, device
     )
-    step = partial(forward, **{cache_name: kv})
     prefilled = (out.logits[:, -1], real, num_samples)
     if _static and shared and can_be_recorded(model):
+        step = partial(forward, compiled or model, **{cache_name: kv})
+        if compiled:
+            step = of_any_size(step, kv)
         with without_hooks(model):
             _decode_static(step, kv, samples, *prefilled)
     else:
-        _decode(step, kv, samples, *prefilled, shared)
+        with eager():
+            step = partial(forward, model, **{cache_name: kv})
+            _decode(step, kv, samples, *prefilled, shared)
     return samples.results()
 
 
@@ -173,7 +183,7 @@ class _Samples:
 
         logits (R, S, V), owner and state of `stop` (R, S) -> token, owner, state, all (R, S).
         """
-        token, logprob = _draw(logits, self.temperature, self.uniforms[owner, t], self.top_p)
+        token, logprob = draw(logits, self.temperature, self.uniforms[owner, t], self.top_p)
         self.ids[owner, t], self.logprobs[owner, t] = token, logprob
         self.mask[owner, t] = owner < self.total
         ended = (token[..., None] == self.eos).any(-1)
@@ -256,13 +266,13 @@ def _decode_static(
     """As `_decode`, one slot a row: each step writes and reads the same tensors, and asks nothing
     of the host."""
     total, max_new_tokens, longest = samples.total, samples.max_new_tokens, real.shape[1]
-    size = -(-(longest + max_new_tokens) // GROW) * GROW
+    seen = -(-longest // GROW) * GROW  # tokens that a step reads, with those still to come
     at = torch.full((1,), longest, device=real.device)  # where the next keys and values go
     t = torch.zeros_like(at)  # the number of the next token
     for layer in kv.layers:
-        make_static(layer, num_samples, size, at)
+        make_static(layer, num_samples, seen, at)
     real = real.repeat_interleave(num_samples, 0)  # (R, L)
-    attention = attention_mask(kv, real, 1, size)
+    attention = attention_mask(kv, real, 1, seen)
     position = real.sum(1, keepdim=True)  # (R, 1) of the token that is fed
     owner = torch.arange(total, device=real.device)[:, None]
     state = torch.zeros_like(owner)  # of `stop`
@@ -272,14 +282,14 @@ def _decode_static(
 
     def decode_token() -> None:
         attention.index_fill_(3, at, 0)
-        logits = step(token, attention[..., :seen], position).logits
+        logits = step(token, attention, position).logits
         for number in (at, position, t):
             number.add_(1)
         drawn = samples.draw(logits, owner, state, t)
         for x, new in zip((token, owner, state), drawn, strict=True):
             x.copy_(new)
 
-    decode, seen = None, 0
+    decode = None
     done, counted, drawing = 1, 0, total  # tokens a row; tokens and samples of the last look
     while True:
         alive = owner[:, 0] < total
@@ -292,15 +302,20 @@ def _decode_static(
         counted, drawing = drawn, left
         steps = min(LOOK, max_new_tokens - done)
         needed = -(-(longest + done + steps) // GROW) * GROW
-        if needed > seen or left <= STATIC_COMPACT * len(owner):
-            decode, seen = None, max(needed, seen)  # frees the graph's memory
-            if left < len(owner):
-                keep = alive.nonzero()[:, 0]
+        rows = max(left, 2)  # torch.compile has a version of its own for a single row
+        if needed > seen or rows <= STATIC_COMPACT * len(owner):
+            decode = None  # frees the graph's memory
+            if rows < len(owner):
+                keep = (~alive).int().argsort(stable=True)[:rows]
                 tensors = (token, owner, state, position, attention)
                 token, owner, state, position, attention = (x[keep] for x in tensors)
                 select(kv, keep)
-            for layer in kv.layers:
-                layer.keys, layer.values = (x[:, :, :seen] for x in layer.buffers)
+            if needed > seen:
+                hidden = torch.finfo(attention.dtype).min
+                attention = F.pad(attention, (0, needed - seen), value=hidden)
+                for layer in kv.layers:
+                    grow(layer, needed)
+                seen = needed
         run = steps
         if decode is None:
             decode, run = recorded(decode_token, owner.device), steps - 1
@@ -355,64 +370,3 @@ def _slots(prompt: int, num_samples: int, max_new_tokens: int) -> int:
     """
     divisors = [s for s in range(1, num_samples + 1) if num_samples % s == 0]
     return min(divisors, key=lambda s: (prompt + s * max_new_tokens / 2) * (1 + 12 / s))
-
-
-def _nucleus(logp: Tensor, top_p: float) -> Tensor:
-    """Log-probs (..., V) of the fewest tokens whose probabilities sum to top_p or more; the other
-    tokens have -inf."""
-    ordered, order = logp.sort(dim=-1, descending=True, stable=True)
-    share = ordered.double().exp_()
-    before = share.cumsum(-1).sub_(share)  # of the likelier tokens
-    outside = torch.zeros_like(before, dtype=torch.bool).scatter_(-1, order, before >= top_p)
-    return torch.log_softmax(logp.masked_fill(outside, -torch.inf), -1)
-
-
-def _draw(
-    logits: Tensor, temperature: float, uniform: Tensor, top_p: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Next tokens and their log-probs, each (...): logits (..., V), uniform (...) in [0, 1)."""
-    logp = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
-    if temperature == 0:
-        token = logp.argmax(-1, keepdim=True)
-    else:
-        if top_p < 1:
-            logp = _nucleus(logp, top_p)
-        share = 1 - uniform[..., None]  # in (0, 1]
-        if logp.shape[-1] <= WHOLE:
-            token = _inverse_cdf(logp.double().exp_(), share)
-        else:
-            token = _inverse_cdf_by_blocks(logp.exp(), share)
-    return token.squeeze(-1), logp.gather(-1, token).squeeze(-1)
-
-
-def _inverse_cdf(p: Tensor, share: Tensor) -> Tensor:
-    """The first entry at which the running sum reaches this share, in (0, 1], of the total.
-
-    p (..., V) float64, is overwritten; share (..., 1) float64 -> (..., 1) long. The entry has p
-    above 0. NaN gives an entry in range.
-    """
-    cdf = p.cumsum_(-1)
-    return torch.searchsorted(cdf, share * cdf[..., -1:]).clamp_(max=p.shape[-1] - 1)
-
-
-def _inverse_cdf_by_blocks(p: Tensor, share: Tensor) -> Tensor:
-    """`_inverse_cdf` of p (..., V) float32: the block of entries first, then the entry.
-
-    Sums within a block are float32, over blocks and in the block that is drawn float64: each
-    entry's chance is right up to float32's rounding. A float64 CDF over a large vocabulary costs
-    several times the memory traffic of the logits.
-    """
-    vocabulary = p.shape[-1]
-    if vocabulary % BLOCK:
-        p = F.pad(p, (0, -vocabulary % BLOCK))
-    p = p.unflatten(-1, (-1, BLOCK))  # (..., V / BLOCK, BLOCK)
-    mass = p.sum(-1).double()
-    cdf = mass.cumsum(-1)
-    target = share * cdf[..., -1:]
-    block = torch.searchsorted(cdf, target).clamp_(max=mass.shape[-1] - 1)  # (..., 1)
-    mass = mass.gather(-1, block)
-    before = cdf.gather(-1, block) - mass
-    share = ((target - before) / mass).clamp(2**-53, 1)  # of the block's own mass
-    index = block[..., None].expand(*block.shape, BLOCK)
-    entry = _inverse_cdf(p.gather(-2, index).squeeze(-2).double(), share)
-    return (block * BLOCK + entry).clamp_(max=vocabulary - 1)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 import common
 import plot
-from kernels import advantages, lexer, logprobs, masking, sampling
+from common import tensors
+from kernels import advantages, draws, lexer, logprobs, masking, sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DEVICE = common.device()
@@ -118,7 +119,7 @@ def test_a_draw_is_the_entry_whose_share_of_the_cdf_holds_the_uniform_number(voc
     generator = torch.Generator(DEVICE).manual_seed(2)
     logits = torch.randn(512, vocabulary, device=DEVICE, generator=generator) * 2
     uniform = torch.rand(512, dtype=torch.float64, device=DEVICE, generator=generator)
-    token, logprob = sampling._draw(logits, 0.7, uniform)
+    token, logprob = draws.draw(logits, 0.7, uniform)
     p = (logits.double() / 0.7).softmax(-1)
     above = p.cumsum(-1).gather(1, token[:, None])[:, 0]
     below = above - p.gather(1, token[:, None])[:, 0]
@@ -190,6 +191,29 @@ def test_a_sharded_bfloat16_policy_samples_scores_and_trains(folder):
     common.logprobs_of(plain, rollout, rows, 1.0)[0].sum().backward()
     for name, parameter in plain.named_parameters():
         assert error_of(in_bf16[name], parameter.grad.double()) < 0.05, name
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_compiled_policy_samples_scores_and_learns_as_a_plain_one(folder, bf16):
+    flags = {"bf16": bf16, "gradient_checkpointing": bf16}
+    configs = [SimpleNamespace(**flags, torch_compile=x) for x in (False, True)]
+    plain, fused = (common.shard(common.load_policy(folder, x).eval(), x, True) for x in configs)
+    tokenizer = common.load_tokenizer(folder)
+    rollout = common.roll_out(fused, tokenizer, PROMPTS, 4, 80, 1.0, list(range(16)))
+    rows = list(range(16))
+    with torch.no_grad():
+        old, _ = common.logprobs_of(fused, rollout, rows, 1.0)
+    new, _ = common.logprobs_of(fused, rollout, rows, 1.0)
+    assert torch.equal(old, new)  # the first ratio is exactly 1
+    expected, _ = common.logprobs_of(plain, rollout, rows, 1.0)
+    limit = 0.02 if bf16 else 2e-4
+    for other in (rollout.logprobs, expected):
+        assert float(((new - other).abs() * rollout.mask).sum() / rollout.mask.sum()) < limit
+    new.sum().backward(), expected.sum().backward()
+    pairs = zip(fused.named_parameters(), plain.named_parameters(), strict=True)
+    for (name, parameter), (_, other) in pairs:
+        error = error_of(tensors.whole(parameter.grad), tensors.whole(other.grad).double())
+        assert error < (0.05 if bf16 else 1e-3), name
 
 
 @pytest.mark.parametrize("bf16", [True, False])

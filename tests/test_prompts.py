@@ -19,7 +19,7 @@ import sft
 import train_prm
 from benchmarks import protocols
 from common import InputError, PromptFormat
-from kernels import masking, sampling
+from kernels import draws, masking, sampling
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 SPACE = "\u2581"
@@ -428,16 +428,16 @@ def test_nucleus_sampling_draws_from_the_likeliest_tokens_by_their_own_log_probs
     probs = torch.tensor([0.1, 0.4, 0.2, 0.3])
     uniform = torch.linspace(0, 1, 2001, dtype=torch.float64)[:-1]
     logits = probs.log().expand(2000, 4)
-    token, logprob = sampling._draw(logits, 1.0, uniform, top_p=0.65)
+    token, logprob = draws.draw(logits, 1.0, uniform, top_p=0.65)
     share = torch.bincount(token, minlength=4) / 2000
     assert torch.allclose(share, torch.tensor([0, 4 / 7, 0, 3 / 7]), atol=2e-3)
     assert torch.allclose(logprob.exp(), torch.tensor([0, 4 / 7, 0, 3 / 7])[token])
-    everything = sampling._draw(logits, 1.0, uniform)
+    everything = draws.draw(logits, 1.0, uniform)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(everything, sampling._draw(logits, 1.0, uniform, 1.0), strict=True)
+        for a, b in zip(everything, draws.draw(logits, 1.0, uniform, 1.0), strict=True)
     )
-    assert (sampling._draw(logits, 1.0, uniform, 1e-9)[0] == 1).all()  # at least one token
+    assert (draws.draw(logits, 1.0, uniform, 1e-9)[0] == 1).all()  # at least one token
     policy, _ = model_and_tokenizer()
     with pytest.raises(ValueError, match="top_p"):
         sampling.sample(policy, [[5]], 1, 2, 1.0, [1], [0], top_p=0.0)

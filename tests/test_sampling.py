@@ -30,7 +30,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from kernels import sampling
+from kernels import draws, sampling
 from kernels.logprobs import completion_logprobs
 from kernels.masking import completion_mask, line_table, stop_table
 from kernels.sampling import check_sampling, sample
@@ -208,7 +208,7 @@ def test_frequencies_of_token_pairs_are_their_probabilities_at_that_temperature(
 def test_a_token_without_probability_is_never_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(3, 4)
     uniform = torch.tensor([0.0, 0.25, 1 - 2**-53], dtype=torch.float64)
-    token, logprob = sampling._draw(logits, 1.0, uniform)
+    token, logprob = draws.draw(logits, 1.0, uniform)
     assert set(token.tolist()) == {1, 2}
     torch.testing.assert_close(logprob, torch.full((3,), 0.5).log())
 

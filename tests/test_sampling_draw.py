@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from kernels import sampling
-from kernels.sampling import _draw
+from kernels.draws import WHOLE, draw
 
 LARGE = [8193, 10_000, 49_152]  # of more entries than one CDF holds; not all a multiple of a block
 
@@ -45,7 +44,7 @@ def test_a_draw_over_blocks_is_that_of_one_cdf(vocabulary):
     uniform = uniforms_of(300)
     for form, logits in logits_of(vocabulary).items():
         rows = logits.expand(len(uniform), -1)
-        token, logprob = _draw(rows, 1.0, uniform)
+        token, logprob = draw(rows, 1.0, uniform)
         p = logits.log_softmax(-1).double().exp()
         cdf = p.cumsum(-1) / p.sum()
         assert (p[token] > 0).all(), form
@@ -63,7 +62,7 @@ def test_frequencies_over_blocks_are_the_probabilities():
     logits = torch.randn(10_000, generator=generator) * 5
     n = 20_000
     uniform = torch.rand(n, generator=generator, dtype=torch.float64)
-    token = torch.cat([_draw(logits.expand(500, -1), 0.9, u)[0] for u in uniform.split(500)])
+    token = torch.cat([draw(logits.expand(500, -1), 0.9, u)[0] for u in uniform.split(500)])
     p = (logits.double() / 0.9).softmax(-1)
     likely = n * p > 10
     counts = torch.bincount(token, minlength=10_000)
@@ -75,18 +74,18 @@ def test_frequencies_over_blocks_are_the_probabilities():
 
 def test_a_small_vocabulary_has_one_cdf_in_float64():
     generator = torch.Generator().manual_seed(3)
-    for vocabulary in (768, sampling.WHOLE):
+    for vocabulary in (768, WHOLE):
         logits = torch.randn(304, vocabulary, generator=generator) * 3
         uniform = uniforms_of(300)
         cdf = logits.log_softmax(-1).double().exp().cumsum(-1)
         expected = torch.searchsorted(cdf, (1 - uniform[:, None]) * cdf[:, -1:]).squeeze(1)
-        assert torch.equal(_draw(logits, 1.0, uniform)[0], expected)
+        assert torch.equal(draw(logits, 1.0, uniform)[0], expected)
 
 
 @pytest.mark.parametrize("vocabulary", [100, 10_000])
 def test_logits_that_are_nan_give_an_id_in_range_and_no_log_prob(vocabulary):
     logits = torch.full((3, vocabulary), torch.nan)
-    token, logprob = _draw(logits, 1.0, uniforms_of(0)[:3])
+    token, logprob = draw(logits, 1.0, uniforms_of(0)[:3])
     assert ((token >= 0) & (token < vocabulary)).all() and logprob.isnan().all()
 
 
@@ -103,7 +102,7 @@ def test_a_nucleus_is_the_fewest_likeliest_tokens(vocabulary, top_p):
         kept.append(index)
         mass += math.exp(logp[index].item())
     uniform = uniforms_of(300)
-    token, logprob = _draw(logits.expand(len(uniform), -1), 1.0, uniform, top_p)
+    token, logprob = draw(logits.expand(len(uniform), -1), 1.0, uniform, top_p)
     assert set(token.tolist()) <= set(kept)
     expected = logp[token] - math.log(mass)
     torch.testing.assert_close(logprob, expected, rtol=0, atol=1e-5)

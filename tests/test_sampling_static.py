@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kernels import sampling
+from kernels import draws, sampling
 from kernels.cuda_graph import recorded
 from kernels.sampling import sample
 
@@ -202,8 +202,8 @@ def record_on_tape(monkeypatch) -> list[Tape]:
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_recorded_step_can_be_replayed(setting, blocks, monkeypatch, static_calls):
     if blocks:
-        monkeypatch.setattr(sampling, "WHOLE", 16)
-        monkeypatch.setattr(sampling, "BLOCK", 9)
+        monkeypatch.setattr(draws, "WHOLE", 16)
+        monkeypatch.setattr(draws, "BLOCK", 9)
     model = build("llama")
     given = {"prompts": PROMPTS, "num_samples": 4, "max_new_tokens": 70, "eos_ids": EOS[:2]}
     given |= {"seeds": SEEDS} | SETTINGS[setting]

@@ -299,7 +299,7 @@ def main(config: Config) -> None:
         if config.samples:
             unknown = common.unknown_samples(config.samples, tasks)
     report_file = Path(config.output_dir) / "report.json"
-    if common.open_run(config, "report.json", FREE) is not None:
+    if common.open_run(config, "report.json", FREE, growing="samples") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")
     if config.model_name_or_path is not None:
         most = max(drawn(Path(config.output_dir) / "samples.jsonl").values(), default=0)

@@ -277,3 +277,12 @@ def print_report(report: dict) -> None:
     for title, group in groups.items():
         for name, row in group.items():
             print(f"{title:>14} {name:>6}  {format_numbers(row)}")
+
+
+def is_over_optimised(history: list[dict]) -> bool:
+    """Whether, of the last 10 batches, the later 5 have a higher PRM score and a lower pass rate.
+    history: rows of metrics.jsonl."""
+    scores = [row["rewards/prm/mean"] or 0.0 for row in history]
+    passes = [row["rewards/tests/mean"] or 0.0 for row in history]
+    rise = sum(scores[-5:]) - sum(scores[-10:-5])
+    return len(history) >= 10 and rise > 0 and sum(passes[-5:]) < sum(passes[-10:-5])

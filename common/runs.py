@@ -28,7 +28,8 @@ from common.distributed import (
     wait_for_all,
 )
 from common.files import append_jsonl, damage_of, lock, whole_lines, write_digests, write_text
-from common.flags import InputError, check_paths, parse_flags
+from common.flags import InputError, check_paths, input_digests, parse_flags
+from common.reports import is_over_optimised
 from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
 from common.usage import usage
@@ -156,29 +157,36 @@ def _flags(config) -> dict:
     return flags
 
 
-def open_run(config, complete: str = "config.json", free: tuple[str, ...] = ()) -> Path | None:
+def open_run(
+    config, complete: str = "config.json", free: tuple[str, ...] = (), growing: str | None = None
+) -> Path | None:
     """Looks at config.output_dir; returns the checkpoint to go on from, or None. Writes nothing.
 
     A finished run, known by the file `complete`, which is written last, ends the process with a
     word; not so an evaluation whose report lacks verdicts or answers. A run, also a finished one,
-    may go on with other values of the flags `free`. InputError for a folder where another run is at
-    work, that holds a run with other flags, or files that no run of this stage has written.
+    may go on with other values of the flags `free` and other contents of the file of the flag
+    `growing`. InputError for a folder where another run is at work, that holds a run with other
+    flags or contents of input files, or files that no run of this stage has written.
     """
     folder, flags, changed = Path(config.output_dir), _flags(config), []
     run_config = folder / "run_config.json"
     if run_config.is_file():
         try:
             before = json.loads(run_config.read_text(encoding="utf-8"))
+            inputs = before.pop("inputs", {})  # an earlier release noted none
             names = sorted(flags.keys() | before.keys())
         except (ValueError, AttributeError):
             raise InputError(f"{run_config}: damaged; delete that folder, or mend it") from None
         changed = [name for name in names if before.get(name) != flags.get(name)]
+        now, what = input_digests(config) if inputs else {}, None
+        if other := [x for x in now if now[x] != inputs.get(x) and x != growing]:
+            what = f"of other contents of --{other[0]}"
         if blocking := [name for name in changed if name not in free]:
-            name = blocking[0]
-            raise InputError(
-                f"{folder}: holds a run with other flags (--{name} was {before.get(name)!r}, is "
-                f"{flags.get(name)!r}); choose another --output_dir or delete that folder"
-            )
+            was, value = (values.get(blocking[0]) for values in (before, flags))
+            what = f"with other flags (--{blocking[0]} was {was!r}, is {value!r})"
+        if what:
+            where = "choose another --output_dir or delete that folder"
+            raise InputError(f"{folder}: holds a run {what}; {where}")
     elif foreign := [name for name in ("config.json", *LOGS) if (folder / name).exists()]:
         what = "a model" if foreign[0] == "config.json" else f"a {foreign[0]}"
         raise InputError(
@@ -228,7 +236,8 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
     if rank() == 0:
         lock(folder / ".lock", folder)
         print(json.dumps(_flags(config), indent=2))
-        write_text(folder / "run_config.json", json.dumps(_flags(config), indent=2) + "\n")
+        noted = _flags(config) | {"inputs": input_digests(config)}
+        write_text(folder / "run_config.json", json.dumps(noted, indent=2) + "\n")
         for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:
             shutil.rmtree(leftover, ignore_errors=True)
         _delete_old_checkpoints(config, checkpoint)
@@ -248,15 +257,6 @@ def _step_of(line: str, log_file: Path) -> float:
     except (ValueError, KeyError, TypeError):
         print(f"{log_file}: a damaged line is left out", file=sys.stderr)
         return math.inf
-
-
-def is_over_optimised(history: list[dict]) -> bool:
-    """Whether, of the last 10 batches, the later 5 have a higher PRM score and a lower pass rate.
-    history: rows of metrics.jsonl."""
-    scores = [row["rewards/prm/mean"] or 0.0 for row in history]
-    passes = [row["rewards/tests/mean"] or 0.0 for row in history]
-    rise = sum(scores[-5:]) - sum(scores[-10:-5])
-    return len(history) >= 10 and rise > 0 and sum(passes[-5:]) < sum(passes[-10:-5])
 
 
 def logged_metrics(output_dir: str | Path) -> list[dict]:

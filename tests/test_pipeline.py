@@ -1,5 +1,6 @@
 """The pipeline in miniature: each stage on real files, resumed after a kill, on two processes."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -424,6 +425,29 @@ def test_an_evaluation_goes_on_with_more_samples_and_draws_the_missing_ones_alon
     with pytest.raises(common.InputError, match=r"--num_samples: .*more holds 4 samples of a task"):
         evaluation.main(config("more", num_samples=2))
     assert json.loads((stages.folder / "more" / "report.json").read_text()) == report
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with_alone(stages, tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(Path(stages.path("train.jsonl")).read_text())
+    stage, config = stages.sft("same-data", max_steps=2)
+    config = dataclasses.replace(config, tasks=str(tasks))
+    stage.main(config)
+    for complete in (True, False):
+        if not complete:
+            (Path(config.output_dir) / "config.json").unlink()
+        text = tasks.read_text()
+        tasks.write_text("".join(text.splitlines(keepends=True)[1:]))
+        with pytest.raises(common.InputError, match="a run of other contents of --tasks"):
+            stage.main(config)
+        tasks.write_text(text)
+    stage.main(config)  # goes on from the checkpoint
+    flags = json.loads((Path(config.output_dir) / "run_config.json").read_text())
+    del flags["inputs"]  # as an earlier release wrote the file
+    common.write_text(Path(config.output_dir) / "run_config.json", json.dumps(flags))
+    tasks.write_text("".join(text.splitlines(keepends=True)[1:]))
+    with pytest.raises(SystemExit):  # complete by its flags
+        stage.main(config)
 
 
 @pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "ppo_refresh", "grpo"])

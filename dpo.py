@@ -24,6 +24,7 @@ Where a chat template opens the thinking ("<think>"), a text without thinking cl
     torchrun --standalone --nproc_per_node=2 dpo.py --data pairs.jsonl ...
 """
 
+import gc
 import json
 import time
 from collections import Counter
@@ -227,6 +228,7 @@ def main(config: Config) -> None:
     # The policy is loaded anew: an optimizer made after a forward would hold gathered parameters,
     # not FSDP's shards.
     del reference
+    gc.collect()  # a sharded model refers to itself: it would stay in memory beside the policy
     policy = common.load_policy(checkpoint or config.model_name_or_path, config).train()
     policy = common.shard(policy, config, trained=True)
     optimizer = common.adamw(policy, config.weight_decay)

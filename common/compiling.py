@@ -1,11 +1,15 @@
 """--torch_compile: torch.compile fuses the kernels of a model's passes."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from common.distributed import device
+from common.flags import InputError
 
 
 def compile_passes(model: nn.Module, layers: list[nn.Module]) -> None:
@@ -14,7 +18,10 @@ def compile_passes(model: nn.Module, layers: list[nn.Module]) -> None:
 
     Hooks of a layer (of FSDP2, of activation checkpointing) stay outside of what is compiled.
     Layers of one kind share a version; passes with and without gradients have a version each.
+    Which version reads a batch depends on the batches before: a run that was cut off goes on to the
+    same result up to rounding.
     """
+    check_compiler()
     torch._dynamo.config.recompile_limit = 64
     for layer in layers:
         layer.forward = _compiled(layer.forward)
@@ -26,6 +33,16 @@ def _compiled(function: Callable) -> Callable:
     """What is compiled rounds to bfloat16 where the plain function does: rollouts, passes that
     score and passes that learn give the same log-probs (on a CPU up to 1e-6; else up to 2e-2)."""
     return torch.compile(function, options={"emulate_precision_casts": True})
+
+
+@cache
+def check_compiler() -> None:
+    """InputError where torch.compile cannot compile anything, for want of a C++ compiler, say."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device()))
+    except Exception as error:  # the compilers of CPUs and GPUs raise errors of their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise InputError(f"--torch_compile: {reason}") from None
 
 
 def decoding_forward(model: nn.Module) -> Callable:

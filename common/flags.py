@@ -163,6 +163,20 @@ def check_paths(config) -> None:
             raise InputError(f"--{name}: {path} lies in --{folder}, whose files a run writes")
 
 
+def flags_of(config) -> dict:
+    """The values of the flags, by name; the studies too, since a forked stage is another run."""
+    studies = {"studies": config.studies} if hasattr(config, "studies") else {}
+    return dataclasses.asdict(config) | studies  # studies/run.py sets `studies`
+
+
+def defaults(config) -> dict:
+    """The default values of the flags that have one, by the flag's name."""
+    found = {f.name: f.default for f in dataclasses.fields(config)}
+    lists = [f for f in dataclasses.fields(config) if f.default_factory is not dataclasses.MISSING]
+    found |= {f.name: f.default_factory() for f in lists}
+    return {name: value for name, value in found.items() if value is not dataclasses.MISSING}
+
+
 def input_digests(config) -> dict[str, list[str]]:
     """The BLAKE2 digests of the files that each flag of input files names, by the flag's name."""
     digests = {}

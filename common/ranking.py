@@ -21,10 +21,13 @@ from math import inf, nan
 def _text(value):
     if isinstance(value, (bool, str)) or value is None:
         return repr(value)
-    if isinstance(value, int) and abs(value) > 10**15:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):
         return hex(value)
-    if isinstance(value, (int, float)):
-        return f"{value:.9g}"
+    if isinstance(value, float):
+        text = f"{value:.9g}"
+        return hex(int(text)) if text.lstrip("-").isdigit() else text
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_text, value)) + "]"
     if isinstance(value, (set, frozenset)):
@@ -32,7 +35,9 @@ def _text(value):
     if isinstance(value, dict):
         items = [_text(key) + ": " + _text(item) for key, item in value.items()]
         return "{" + ", ".join(sorted(items)) + "}"
-    return type(value).__name__
+    if type(value).__name__ in ("bytes", "bytearray", "complex", "range", "Fraction", "Decimal"):
+        return repr(value)
+    raise TypeError("a value of another type")
 
 _outputs = []
 for _call in (CALLS,):

@@ -1,6 +1,5 @@
 """A run: its entry point, its folder, its log, its checkpoints."""
 
-import dataclasses
 import errno
 import json
 import math
@@ -28,7 +27,7 @@ from common.distributed import (
     wait_for_all,
 )
 from common.files import append_jsonl, damage_of, lock, whole_lines, write_digests, write_text
-from common.flags import InputError, check_paths, input_digests, parse_flags
+from common.flags import InputError, check_paths, defaults, flags_of, input_digests, parse_flags
 from common.reports import is_over_optimised
 from common.reward_models import BackboneWithHead
 from common.tensors import read_into, save_tensors, tensors_in
@@ -150,13 +149,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def _flags(config) -> dict:
-    flags = dataclasses.asdict(config)
-    if hasattr(config, "studies"):  # set by studies/run.py: a forked stage is another run
-        flags["studies"] = config.studies
-    return flags
-
-
 def open_run(
     config, complete: str = "config.json", free: tuple[str, ...] = (), growing: str | None = None
 ) -> Path | None:
@@ -168,17 +160,19 @@ def open_run(
     `growing`. InputError for a folder where another run is at work, that holds a run with other
     flags or contents of input files, or files that no run of this stage has written.
     """
-    folder, flags, changed = Path(config.output_dir), _flags(config), []
+    folder, flags, changed, grown = Path(config.output_dir), flags_of(config), [], False
     run_config = folder / "run_config.json"
     if run_config.is_file():
         try:
-            before = json.loads(run_config.read_text(encoding="utf-8"))
-            inputs = before.pop("inputs", {})  # an earlier release noted none
+            # An earlier release noted no inputs, and lacked flags: their defaults change nothing.
+            before = defaults(config) | json.loads(run_config.read_text(encoding="utf-8"))
+            inputs = before.pop("inputs", {})
             names = sorted(flags.keys() | before.keys())
-        except (ValueError, AttributeError):
+        except (ValueError, TypeError):
             raise InputError(f"{run_config}: damaged; delete that folder, or mend it") from None
         changed = [name for name in names if before.get(name) != flags.get(name)]
         now, what = input_digests(config) if inputs else {}, None
+        grown = now.get(growing) != inputs.get(growing)
         if other := [x for x in now if now[x] != inputs.get(x) and x != growing]:
             what = f"of other contents of --{other[0]}"
         if blocking := [name for name in changed if name not in free]:
@@ -192,7 +186,7 @@ def open_run(
         raise InputError(
             f"{folder}: holds {what}, but no run of this stage; choose another --output_dir"
         )
-    if not changed and (folder / complete).is_file() and _is_whole(folder / complete):
+    if not changed and not grown and (folder / complete).is_file() and _is_whole(folder / complete):
         if rank() == 0:
             print(f"{folder} is complete; nothing to do")
         end_distributed()
@@ -235,8 +229,8 @@ def begin_run(config, checkpoint: Path | None = None) -> None:
         step = int(checkpoint.name.split("-")[1])
     if rank() == 0:
         lock(folder / ".lock", folder)
-        print(json.dumps(_flags(config), indent=2))
-        noted = _flags(config) | {"inputs": input_digests(config)}
+        print(json.dumps(flags_of(config), indent=2))
+        noted = flags_of(config) | {"inputs": input_digests(config)}
         write_text(folder / "run_config.json", json.dumps(noted, indent=2) + "\n")
         for leftover in [*folder.glob("checkpoint-*.tmp"), folder / "final.tmp"]:
             shutil.rmtree(leftover, ignore_errors=True)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 CPU_TILE, GPU_TILE = (1024, 512), (2048, 16384)
 
 
-def _two_buffers(hidden: Tensor, weight: Tensor, tile: tuple[int, int], dtype: torch.dtype):
-    """Room for two tiles: (2, entries of a tile)."""
+def _buffers(hidden: Tensor, weight: Tensor, tile: tuple[int, int], dtype: torch.dtype, fused):
+    """Room for two tiles, (2, entries of a tile); for one where the operations are fused."""
     size = min(tile[0], len(hidden)) * min(tile[1], len(weight))
-    return torch.empty(2, size, dtype=dtype, device=hidden.device)
+    return torch.empty(1 if fused else 2, size, dtype=dtype, device=hidden.device)
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float, buffer: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         logprobs, entropy, logz = torch.empty(3, len(hidden), dtype=dtype, device=hidden.device)
-        buffers = _two_buffers(hidden, weight, tile, dtype)
+        buffers = _buffers(hidden, weight, tile, dtype, fused)
         with torch.autocast(hidden.device.type, enabled=False):
             for i in range(0, len(hidden), tile[0]):
                 rows = slice(i, i + tile[0])
@@ -155,12 +155,15 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_logprobs = torch.zeros_like(logz)
         grad_hidden = torch.zeros_like(hidden, dtype=dtype) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=dtype) if ctx.needs_input_grad[1] else None
-        buffers = _two_buffers(hidden, weight, tile, dtype)
+        buffers = _buffers(hidden, weight, tile, dtype, ctx.fused)
         with torch.autocast(hidden.device.type, enabled=False):
             for i in range(0, len(hidden), tile[0]):
                 rows = slice(i, i + tile[0])
                 h, y, g = hidden[rows], targets[rows], grad_logprobs[rows, None]
                 g_entropy = None if grad_entropy is None else grad_entropy[rows, None]
+                if ctx.fused:
+                    g = g / ctx.temperature
+                    g_entropy = None if g_entropy is None else g_entropy / ctx.temperature
                 for j in range(0, len(weight), tile[1]):
                     columns = slice(j, j + tile[1])
                     w = weight[columns]
@@ -171,8 +174,8 @@ class _TokenLogprobs(torch.autograd.Function):
                         dz = compiled(_gradient)(*inputs, g_entropy, factor)
                     else:
                         dz = _gradient_in_place(*inputs, g_entropy, buffers[1])
-                    if ctx.temperature != 1:
-                        dz /= ctx.temperature
+                        if ctx.temperature != 1:
+                            dz /= ctx.temperature
                     if grad_hidden is not None:
                         _add_product(grad_hidden[rows], dz, w)
                     if grad_weight is not None:

@@ -288,7 +288,7 @@ def search_all(config: Config, tasks: list[dict], flags: dict, results: list[dic
                 latest.append(counts_of(chunk))
                 if len(latest) == 10:
                     rows.check_judged(latest, rows.progress_of(config))
-            del policy, completer  # before the next policy is loaded
+            del policy, completer, model  # before the next policy is loaded
     bar.close()
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import weakref
 from pathlib import Path
 
 import pytest
@@ -294,3 +295,43 @@ def test_pairs_that_cannot_be_learned_from_are_refused_by_place(tmp_path, change
     common.write_jsonl(tmp_path / "pairs.jsonl", [STEP, STEP | change])
     with pytest.raises(InputError, match=r"pairs\.jsonl:2: " + message):
         common.read_jsonl(tmp_path / "pairs.jsonl", common.PAIR_FIELDS, dpo.check_row)
+
+
+def test_the_reference_is_freed_before_the_policy_is_loaded(start, monkeypatch):
+    references, reference_of, begin_run = [], dpo.reference_of, common.begin_run
+
+    def noting(model, *args):
+        references.append(weakref.ref(model))
+        return reference_of(model, *args)
+
+    def check(*args):
+        assert [reference() for reference in references] == [None]
+        begin_run(*args)
+
+    monkeypatch.setattr(dpo, "reference_of", noting)
+    monkeypatch.setattr(common, "begin_run", check)
+    dpo.main(config_of(start, "freed", max_steps=1))
+    assert references
+
+
+def test_a_step_is_the_gradient_of_the_mean_over_its_pairs_and_the_seed_draws_them(start):
+    rows = []
+    for seed in (0, 1):
+        config = config_of(start, f"step-{seed}", max_steps=1, warmup_steps=1, seed=seed)
+        dpo.main(config)
+        rows += metrics_of(config.output_dir)
+    assert rows[0]["logps/chosen"] != rows[1]["logps/chosen"]
+    config = config_of(start, "unused")
+    tokenizer = common.load_tokenizer(start / "policy")
+    policy = common.shard(common.load_policy(start / "policy"))
+    data = common.read_jsonl(config.data, {})
+    held_out = common.held_out_tasks(data, 0.3, 0)
+    train = [row for row in data if row["task_id"] not in held_out]
+    drawn = common.draw(len(train), 8, 0, 0, "dpo pairs")
+    pairs = [dpo.encode_pair(tokenizer, train[i]) for i in drawn]
+    with torch.no_grad():
+        reference = dpo.pair_logps(policy, pairs)
+    loss, _ = dpo.score_pairs(policy, pairs, reference, config)
+    (loss / 8).backward()
+    norm = torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()
+    assert rows[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-3)

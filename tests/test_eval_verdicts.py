@@ -75,6 +75,7 @@ def test_another_k_a_longer_file_and_another_folder_judge_nothing_again(run, sub
     copy.write_bytes((run.folder / "samples.jsonl").read_bytes())
     again = run(folder="other", name="run/samples.jsonl", k=[1, 2])
     assert again == report and len(submitted) == 4
+    assert run([*ROWS, ("b", RIGHT)], k=[1, 2])["samples"] == 6  # the file alone is another one
 
 
 def test_a_killed_evaluation_judges_the_rest_alone(run, submitted, monkeypatch):

@@ -104,9 +104,11 @@ def test_programs_are_compared_by_their_outputs_whatever_the_tests_expect(task):
 def test_outputs_of_all_kinds_have_a_text_of_their_own():
     task = task_of("call", [{"args": [1], "output": None}])
     values = ["True", "1", "'1'", "None", "[1]", "{1}", "{1: 2}", "1.5", "10**40", "10**40 + 1"]
+    values += ["10**10", "10**10 + 7", "b'ab'", "b'cd'", "1 + 2j", "range(3)", "range(9)"]
     found = outputs(task, *(f"def f(x):\n    return {value}\n" for value in values))
     assert len(set(found)) == len(values) and None not in found
     equal = ["{1: 2, 3: 4}", "{3: 4, 1: 2}"], ["{'a', 'b'}", "{'b', 'a'}"], ["0.1 + 0.2", "0.3"]
+    equal += ["0.0", "-0.0"], ["10**16", "1e16"], ["3", "3.0000000001"]
     for pair in equal:
         first, second = outputs(task, *(f"def f(x):\n    return {value}\n" for value in pair))
         assert first == second is not None

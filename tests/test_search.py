@@ -783,3 +783,15 @@ def test_the_report_counts_what_is_in_the_file(labelled):
     )
     assert report["probes"] == sum(row["meta"]["probes"] for row in rows)
     assert 0 < report["executions"] <= report["responses"] + report["completions"]
+
+
+def test_the_search_of_a_run_is_made_of_its_flags_and_of_seeds_that_all_differ(
+    folders, monkeypatch
+):
+    calls, label_all = [], search.label_responses
+    monkeypatch.setattr(search, "label_responses", lambda *a: calls.append(a) or label_all(*a))
+    flags = {"temperature": 0.8, "num_completions": 6, "search": "linear", "batch_size": 3}
+    search.main(config_of(folders, share_completions=True, **flags))
+    assert {call[9:] for call in calls} == {(6, "linear", False, 0.8, 24, 3, True)}
+    seeds = [seed for call in calls for seed in call[8]]
+    assert len(set(seeds)) == len(seeds) > 20  # of every policy, task and response

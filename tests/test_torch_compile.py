@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import transformers
 
 import common
-from common import tensors
+from common import compiling, tensors
 from kernels import logprobs, sampling
 
 PROMPTS = [[5 + (7 * i + n) % 280 for i in range(n)] for n in (30, 7, 12, 31)]
@@ -41,6 +41,8 @@ def traced(monkeypatch, start_anew) -> list[int]:
 
     compile_with = partial(torch.compile, backend=backend)
     monkeypatch.setattr(torch, "compile", compile_with)
+    compiling.check_compiler()  # once a process
+    graphs.clear()
     return graphs
 
 
@@ -150,6 +152,18 @@ def test_a_stage_logs_the_same_metrics_with_the_flag(stages, traced, name):
     for plain, fused in zip(*rows, strict=True):
         for key in plain.keys() - {"step_time"}:
             assert fused[key] == pytest.approx(plain[key], rel=1e-3, abs=1e-4), key
+
+
+def test_a_machine_without_a_compiler_is_told_so_before_the_run_begins(stages, monkeypatch):
+    def fail(function, **options):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    compiling.check_compiler.cache_clear()
+    stage, config = stages.sft("no-compiler", torch_compile=True)
+    with pytest.raises(common.InputError, match=r"^--torch_compile: Failed to find C compiler\.$"):
+        stage.main(config)
+    assert not (stages.folder / "no-compiler").exists()
 
 
 @pytest.mark.slow

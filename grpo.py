@@ -15,8 +15,8 @@ the think tags, c is --process_center. ReCode does not publish its map; the sigm
 
 The advantage of every token is (R - mean) / (std + 1e-4) over a prompt's judged samples. ReCode
 has no KL term, and an upper clip range that is higher but unpublished: DAPO's 0.2 and 0.28 stand
-in. The loss is a mean over tokens (DAPO). In a batch's first update ratios are 1 and advantages
-cancel: a loss near 0 is no sign of trouble.
+in. The loss is a mean over tokens (DAPO). In a batch's first update ratios are 1, and the loss is
+minus the mean advantage of a token: a loss near 0 is no sign of trouble.
 
 A sample without a verdict (a failure of the sandbox) counts nowhere.
 
@@ -72,7 +72,7 @@ class Config:
     max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    torch_compile: bool = False  # faster on a GPU, after minutes of compilation; needs gcc
+    torch_compile: bool = False  # faster on a GPU, after a minute of compilation; needs gcc
     epsilon: NonNegativeFloat = 0.2  # clip range below 1
     epsilon_high: NonNegativeFloat = 0.28  # clip range above 1 (DAPO's clip-higher)
     beta: NonNegativeFloat = 0.0  # weight of the KL term in the loss; 0: no reference policy

@@ -83,7 +83,7 @@ class Config:
     max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    torch_compile: bool = False  # faster on a GPU, after minutes of compilation; needs gcc
+    torch_compile: bool = False  # faster on a GPU, after a minute of compilation; needs gcc
     cliprange: NonNegativeFloat = 0.2  # the ratio counts from 1 - x to 1 + x (PPO)
     cliprange_value: NonNegativeFloat = 0.2  # how far a value may move in a batch; 0: no limit
     kl_coef: NonNegativeFloat = 0.0  # weight of the KL term in the reward; 0: no reference

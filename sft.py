@@ -51,7 +51,7 @@ class Config:
     max_grad_norm: PositiveFloat = 1.0
     bf16: bool | None = None  # compute in bfloat16, weights in float32; default: on CUDA
     gradient_checkpointing: bool = False  # less memory: backward computes activations again
-    torch_compile: bool = False  # faster on a GPU, after minutes of compilation; needs gcc
+    torch_compile: bool = False  # faster on a GPU, after a minute of compilation; needs gcc
     save_steps: PositiveInt = 100  # optimiser steps between checkpoints
     save_total_limit: NonNegativeInt = 2  # how many checkpoints stay; 0: all
     seed: int = 0

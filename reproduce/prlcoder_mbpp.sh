@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # PRLCoder's comparison on MBPP with a real model: PPO with a process reward model, with outcome
-# reward models and with tests. Not yet run by the authors: no GPU was at hand. The paper's policy
+# reward models and with tests. Not yet run by the authors. The paper's policy
 # is CodeT5+ 770M; this takes a current small code model in its place, and MBPP's 374 training
 # tasks.
 #

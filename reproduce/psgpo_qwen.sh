@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# PSGPO with the paper's public model, Qwen2.5-7B. Not run by the authors, who had no GPU: every
-# flag has been parsed, no number of it is known. The paper's 30,000 prompts are not public: this
-# takes MBPP's 374 training tasks, or TRAIN, any tasks.jsonl.
+# PSGPO with the paper's public model, Qwen2.5-7B. Not run by the authors: every flag has been
+# parsed, no number of it is known. The paper's 30,000 prompts are not public: this takes MBPP's 374
+# training tasks, or TRAIN, any tasks.jsonl.
 #
 # What differs from reproduce/psgpo/main.sh, the comparison at micro scale: the paper's 2 x 2 alone,
 # without exact labels and PRMs from other labels; the PRM learns from revised prompts alone, of

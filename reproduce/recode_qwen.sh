@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # ReCode with the model of the paper, Qwen2.5-Coder-7B-Instruct. It wants an endpoint for the
-# teacher. Not run by the authors, who had no GPU: every flag has been parsed, no number of it is
-# known.
+# teacher. Not run by the authors: every flag has been parsed, no number of it is known.
 #
 #     vllm serve Qwen/Qwen2.5-Coder-32B-Instruct --port 8000 # elsewhere; any endpoint like OpenAI's
 #     PROCESSES=8 bash reproduce/recode_qwen.sh mbpp.jsonl   # the published file

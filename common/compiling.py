@@ -30,8 +30,9 @@ def compile_passes(model: nn.Module, layers: list[nn.Module]) -> None:
 
 
 def _compiled(function: Callable) -> Callable:
-    """What is compiled rounds to bfloat16 where the plain function does: rollouts, passes that
-    score and passes that learn give the same log-probs (on a CPU up to 1e-6; else up to 2e-2)."""
+    """What is compiled rounds to bfloat16 where the plain function does, so that rollouts, scores
+    and updates read the same log-probs. On a CPU these differ from the plain ones by up to 1e-6,
+    and without the option by up to 2e-2."""
     return torch.compile(function, options={"emulate_precision_casts": True})
 
 

@@ -620,31 +620,34 @@ def test_without_a_protocol_prompts_and_programs_are_those_of_training(chat):
 
 
 def test_what_a_protocol_asks_is_checked_before_a_file_is_written(tmp_path):
-    tokenizer = byte_level(True)
+    policy, tokenizer = model_and_tokenizer()
+    policy.save_pretrained(tmp_path / "unlimited")
     size = {"n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 400}
     config = transformers.GPT2Config(**size, vocab_size=len(tokenizer))
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
-    tokenizer.save_pretrained(tmp_path / "gpt2")
+    for name in ("gpt2", "unlimited"):
+        tokenizer.save_pretrained(tmp_path / name)
     task = {"entry_point": "f", "style": "call", "tests": [{"args": [1], "output": 2}]}
     common.write_jsonl(tmp_path / "tasks.jsonl", [MBPP | task])
 
-    def flags(**more):
+    def flags(model, **more):
         return evaluation.Config(
             tasks=str(tmp_path / "tasks.jsonl"),
             output_dir=str(tmp_path / "run"),
-            model_name_or_path=str(tmp_path / "gpt2"),
+            model_name_or_path=str(tmp_path / model),
             **more,
         )
 
-    protocols.check(flags(), [MBPP])
-    for more, message in (
-        ({"protocol": "mbpp"}, r"a text may have \d+ tokens; beyond 400 it has no positions"),
-        ({"max_completion_length": 400}, "beyond 400"),
-        ({"protocol": "livecodebench"}, "--protocol livecodebench is a chat"),
-        ({"system_prompt": "Be brief."}, "--system_prompt: .*no chat template"),
+    protocols.check(flags("gpt2"), [MBPP])
+    protocols.check(flags("unlimited", protocol="mbpp"), [MBPP])
+    for model, more, message in (
+        ("gpt2", {"protocol": "mbpp"}, r"a text may have \d+ tokens; beyond 400 it has no"),
+        ("gpt2", {"max_completion_length": 400}, "beyond 400"),
+        ("unlimited", {"protocol": "livecodebench"}, "--protocol livecodebench is a chat"),
+        ("unlimited", {"system_prompt": "Be brief."}, "--system_prompt: .*no chat template"),
     ):
         with pytest.raises(InputError, match=message):
-            evaluation.main(flags(**more))
+            evaluation.main(flags(model, **more))
     assert not (tmp_path / "run").exists()
 
 

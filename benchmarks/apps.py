@@ -20,7 +20,7 @@ original also takes for right, and this module does not:
 
 - lines in another order, a line's words in another order, and words or lines that repeat
 - other integers within 1e-5 times the expected one, in a problem that prints integers alone
-- a value that is called for and comes wrapped in its list of one
+- of a function that is called, the right value in a list of one
 
 The original runs all tests of a Solution on one object, gives a program numpy as np, and makes
 lists of tuples at the outer two levels of what a call returns. Here each test has an object of its

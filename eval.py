@@ -32,7 +32,6 @@ result depends on the number of processes. eval_prm.py evaluates reward models.
 
 import itertools
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -225,29 +224,6 @@ def evaluate(config: Config, tasks: dict[str, dict], unknown: dict) -> dict:
     return report
 
 
-def read_arms(words: list[str], k: int = 1) -> dict[str, np.ndarray]:
-    """pass@k (seeds, tasks) of each arm, on the tasks that have k verdicts in all folders."""
-    if len(words) < 2 or len(set(words)) < len(words):
-        raise InputError("--compare needs two arms or more, no two the same")
-    folders = {word: list(dict.fromkeys(word.split(","))) for word in words}
-    rates = {
-        folder: common.read_pass_rates(folder, k) for arm in folders.values() for folder in arm
-    }
-    first = folders[words[0]][0]
-    for folder in rates:
-        different = sorted(rates[folder].keys() ^ rates[first].keys())
-        if different:
-            raise InputError(f"{folder}: only one of it and {first} has task {different[0]!r}")
-    names = sorted(rates[first])
-    names = [name for name in names if not any(math.isnan(run[name]) for run in rates.values())]
-    if not names:
-        raise InputError(f"--compare: no task has {k} verdicts in every folder")
-    return {
-        word: np.array([[rates[folder][name] for name in names] for folder in arm])
-        for word, arm in folders.items()
-    }
-
-
 def compare(config: Config, arms: dict[str, np.ndarray]) -> dict:
     """Differences in pass@k of each arm from the first, with their intervals."""
     (base, first), *others = arms.items()
@@ -282,7 +258,7 @@ def main(config: Config) -> None:
     if config.compare:
         if len(config.k) > 1:
             raise InputError("--compare takes one value of --k")
-        arms = read_arms(config.compare, config.k[0])
+        arms = common.read_arms(config.compare, config.k[0])
     else:
         rows = common.read_jsonl(config.tasks, common.PROMPT_FIELDS, sandbox.check_task)
         tasks, unknown = {task["task_id"]: task for task in rows}, {}
@@ -295,9 +271,10 @@ def main(config: Config) -> None:
             raise InputError(f"pass@{max(config.k)} needs --num_samples {max(config.k)} or more")
         if config.protocol != "none" and config.samples:
             raise InputError("--protocol is for sampling, not for --samples")
-        common.check_model("policy", config.model_name_or_path, config.max_completion_length, rows)
         if config.samples:
             unknown = common.unknown_samples(config.samples, tasks)
+        else:
+            protocols.check(config, rows)
     report_file = Path(config.output_dir) / "report.json"
     if common.open_run(config, "report.json", FREE, growing="samples") is not None:
         raise InputError(f"{config.output_dir}: holds checkpoints; choose another --output_dir")

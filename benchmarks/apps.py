@@ -11,13 +11,25 @@ Tasks without tests, or with tests that cannot be read, are left out. left_out.j
 
 A program reads standard input (style stdio), or is called (style call): a function, or a method of
 Solution where the starter code or the reference has that class. The file wraps what a call returns
-in a list of one; a task whose outputs all have this form loses the wrapping. The original grader
-takes the wrapped value for right too, and lets a program use numpy as np without importing it;
-here a program imports what is not in HEADER.
+in a list of one; a task whose outputs all have this form loses the wrapping.
+
+Printed outputs are equal but for blank lines, as in the original grader (eval/testing_util.py). In
+a problem that prints a number with a decimal point, numbers are equal within 0.0005 + 1e-5 times
+the expected one: the original compares by np.allclose, and after rounding to three decimals. The
+original also takes for right, and this module does not:
+
+- lines in another order, a line's words in another order, and words or lines that repeat
+- other integers within 1e-5 times the expected one, in a problem that prints integers alone
+- of a function that is called, the right value in a list of one
+
+The original runs all tests of a Solution on one object, gives a program numpy as np, and makes
+lists of tuples at the outer two levels of what a call returns. Here each test has an object of its
+own, a program imports what is not in HEADER, and all tuples are lists.
 """
 
 import ast
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,9 +50,11 @@ class Config:
     think: bool = False  # prompts ask for reasoning between think tags before the program
 
 
-# What the original grader puts before every program, but for numpy.
+# What the original grader puts before every program, but for numpy. The original's Python read and
+# wrote integers of any length.
 HEADER = """\
 import sys
+sys.set_int_max_str_digits(0)
 import time
 import itertools
 from itertools import accumulate, product, permutations, combinations
@@ -55,6 +69,11 @@ import random
 import heapq
 from heapq import *
 """
+
+
+# A word of an output that is a number with a decimal point.
+REAL = re.compile(r"(?<!\S)[+-]?\d*\.\d+(?:[eE][+-]?\d+)?(?!\S)")
+TOLERANCE = {"atol": 5e-4, "rtol": 1e-5}
 
 
 def iterate_folder(folder: Path) -> Iterator[dict]:
@@ -127,7 +146,9 @@ def tests_of(text: str) -> tuple[str | None, list[dict]]:
     ]
     if not all(isinstance(text, str) for texts in lines for text in texts):
         raise ValueError("an input or an output is no text")
-    return None, [{"input": a, "output": b} for a, b in zip(*lines, strict=True)]
+    tolerance = TOLERANCE if any(map(REAL.search, lines[1])) else {}
+    rules = {"blank_lines": False} | tolerance
+    return None, [{"input": a, "output": b} | rules for a, b in zip(*lines, strict=True)]
 
 
 def has_numeric_keys(arguments: list) -> bool:

@@ -135,8 +135,8 @@ def plus_tests(entry_point: str, arguments: list[str]) -> list[str]:
 def plus_setup(row: dict, reference: str) -> str:
     """Source of `agrees`, which compares a function with the reference by evalplus' rules.
 
-    Two rules are tightened: a tolerance does not outlast the input whose result asked for it, and
-    NaN agrees with NaN.
+    Three rules differ. A tolerance does not outlast the input whose result asked for it. NaN agrees
+    with NaN. Within a list, numbers that differ must have one type, as 1 and 1.0000001 have not.
     """
     rule = RULES.get(row["task_id"], "close(result, expected, tolerance(expected))")
     given = "copy(arguments)" if "arguments" in rule else "arguments"

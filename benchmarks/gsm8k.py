@@ -6,6 +6,10 @@
 The split is the one that the input file is named after. With --think true each row carries its
 rationale as a `completion` with think and answer tags, and the rationale's lines as `meta.plan`.
 The marks <<48/2=24>> for a calculator, which no stage has, are left out there.
+
+GSM8K's own evaluation reads digits and points after the first ####, and compares them as text. Here
+the last #### counts, the whole of its line, and numbers are equal by value: "18.00" is 18 here and
+is wrong there; "18, I think" and "18/1" are wrong here and are 18 there.
 """
 
 from dataclasses import dataclass

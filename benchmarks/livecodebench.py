@@ -11,7 +11,9 @@ are those of the harness. meta has `difficulty`, `date`, `platform` and `starter
 `errata` for the tasks that ERRATA.md of the harness lists; the harness counts these tasks, as
 eval.py does. eval.py --protocol livecodebench asks and reads as the harness does.
 
-Programs of the harness may import numpy; those of sandbox.py may with --packages numpy.
+Programs of the harness may import numpy; those of sandbox.py may with --packages numpy. The harness
+makes a list of the outer tuple alone that a call returns, and runs all tests of a Solution on one
+object. Here all tuples are lists, and each test has an object of its own.
 
 A task whose tests exceed what the sandbox takes is left out, and left_out.jsonl names it.
 With --think true a prompt holds the starter code, if there is one.
@@ -45,14 +47,14 @@ class Config:
     think: bool = False  # prompts ask for reasoning between think tags before the program
 
 
-# What the harness puts before every program.
+# What the harness puts before every program, and the longest integers that it reads and writes.
 STARS = """\
 string re datetime collections heapq bisect copy math random statistics itertools functools \
 operator io sys json"""
 HEADER = (
     "".join(f"from {name} import *\n" for name in f"{STARS} builtins typing".split())
     + "".join(f"import {name}\n" for name in STARS.split())
-    + "sys.setrecursionlimit(50000)\n"
+    + "sys.setrecursionlimit(50000)\nsys.set_int_max_str_digits(50000)\n"
 )
 
 # ERRATA.md of the harness: why a right program may fail. By question_id or by the title's words.

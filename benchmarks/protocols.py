@@ -1,10 +1,12 @@
 """How published harnesses ask for a program, where they stop, what they run: eval.py --protocol.
 
 A protocol fixes the words, the strings that end a completion, and which part of the answer is the
-program. Length, temperature, samples and --top_p are flags of eval.py. What the harnesses take:
+program. Length, temperature, samples, --top_p and memory are flags of eval.py. What the harnesses
+take, of which livecodebench and mbpp set no limit of memory:
 
-evalplus        --max_completion_length 768 --temperature 0; or --temperature 0.8 --top_p 0.95
-bigcodebench    --max_completion_length 1280 --temperature 0
+evalplus        --max_completion_length 768 --temperature 0 --memory_mb 4096
+                or --temperature 0.8 --top_p 0.95
+bigcodebench    --max_completion_length 1280 --temperature 0 --memory_mb 30720
 mbpp            --max_completion_length 512 --temperature 0
 livecodebench   --max_completion_length 2000 --temperature 0.2 --top_p 0.95 --num_samples 10
 """
@@ -193,6 +195,11 @@ def choose(name: str, prompt_format: PromptFormat, tokenizer, tasks: list[dict])
     if name == "livecodebench":
         if prompt_format.kind == "plain":
             raise InputError("--protocol livecodebench is a chat, not a plain prompt")
+        if not tokenizer.chat_template:
+            raise InputError(
+                "--protocol livecodebench is a chat, and "
+                f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template"
+            )
         form = PromptFormat("chat", prompt_format.system_prompt or LIVECODEBENCH_SYSTEM)
         return Protocol(form, livecodebench_question, ("###",), program_of=between_last_fences)
     if prompt_format.is_chat(tokenizer):
@@ -205,3 +212,14 @@ def choose(name: str, prompt_format: PromptFormat, tokenizer, tasks: list[dict])
         raise InputError("--protocol bigcodebench asks instruct tasks in a chat, not plainly")
     stops = EVALPLUS_STOPS + (HUMANEVAL_STOPS if completes else MBPP_PLUS_STOPS)
     return Protocol(PromptFormat("plain"), evalplus_completion, stops, " " * 4, evalplus_whole)
+
+
+def check(config, tasks: list[dict]) -> None:
+    """Raises InputError for tasks that the policy of eval.py's flags could not be asked: a model
+    without the protocol's form, or a prompt and a completion of more tokens than it reads."""
+    path = config.model_name_or_path
+    common.check_model("policy", path)
+    tokenizer = common.load_tokenizer(path)
+    protocol = choose(config.protocol, common.prompt_format_of(config), tokenizer, tasks)
+    protocol.encode(tokenizer, tasks[0])  # a chat template may refuse the turns
+    common.check_model("policy", path, config.max_completion_length, tasks, encode=protocol.encode)

@@ -206,7 +206,7 @@ from common.pass_rates import (
     pass_rate,
     policy_report,
     print_policy_report,
-    read_pass_rates,
+    read_arms,
     student_quantile,
 )
 

@@ -3,6 +3,8 @@
 A model is checked from headers, without weights.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common.flags import InputError
@@ -20,12 +22,14 @@ def check_model(
     num_tokens: int = 0,
     tasks: list[dict] | tuple = (),
     run_config=None,
+    encode: Callable | None = None,
 ) -> None:
     """Raises InputError for a model that a stage could not work with; a path of None is no model.
 
     wanted: a key of checkpoints.ACCEPTED. num_tokens: of the longest text; with tasks, of the
-    longest completion that follows one of the tasks' prompts, whose format is that of run_config;
-    a reward model's prompts have the format that its config.json names.
+    longest completion that follows one of the tasks' prompts. A policy's prompts have the format of
+    run_config, or are what encode(tokenizer, task) says; a reward model's prompts have the format
+    that its config.json names.
     """
     if path is None:
         return
@@ -41,7 +45,8 @@ def check_model(
         )
     if position_limit(model)[0] is not None:  # prompts take a while to encode
         prompt_format = prompt_format_of(run_config if wanted == "policy" else model.config)
-        prompts = [encode_prompt(tokenizer, task, prompt_format) for task in tasks]
+        encode = encode or partial(encode_prompt, prompt_format=prompt_format)
+        prompts = [encode(tokenizer, task) for task in tasks]
         check_length(path, model, max(map(len, prompts), default=0) + num_tokens)
 
 

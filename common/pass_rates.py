@@ -13,6 +13,7 @@ import numpy as np
 
 import sandbox
 from common.files import null_for_nan, read_jsonl
+from common.flags import InputError
 from common.reports import bucket, format_interval, format_numbers, leading_number
 from common.runs import MAX_UNJUDGED
 
@@ -150,6 +151,34 @@ def read_pass_rates(folder: str, k: int) -> dict[str, float]:
         counts[row["task_id"]][0] += row["status"] != "harness_error"
         counts[row["task_id"]][1] += row["status"] == "passed"
     return {name: pass_at_k(n, c, k) for name, (n, c) in counts.items()}
+
+
+def read_arms(words: list[str], k: int = 1) -> dict[str, np.ndarray]:
+    """pass@k (seeds, tasks) of each arm, on the tasks that have k verdicts in all folders.
+
+    words: an arm each, the folders of evaluations with commas between.
+    """
+    folders = {word: word.split(",") for word in words}
+    runs = {word: [Path(folder).resolve() for folder in arm] for word, arm in folders.items()}
+    if len(words) < 2 or len(set(map(tuple, runs.values()))) < len(words):
+        raise InputError("--compare needs two arms or more, no two the same")
+    for word, arm in runs.items():
+        if len(set(arm)) < len(arm):  # a run is one seed, however often it is named
+            raise InputError(f"--compare: {word} has a folder twice")
+    rates = {folder: read_pass_rates(folder, k) for arm in folders.values() for folder in arm}
+    first = folders[words[0]][0]
+    for folder in rates:
+        different = sorted(rates[folder].keys() ^ rates[first].keys())
+        if different:
+            raise InputError(f"{folder}: only one of it and {first} has task {different[0]!r}")
+    names = sorted(rates[first])
+    names = [name for name in names if not any(math.isnan(run[name]) for run in rates.values())]
+    if not names:
+        raise InputError(f"--compare: no task has {k} verdicts in every folder")
+    return {
+        word: np.array([[rates[folder][name] for name in names] for folder in arm])
+        for word, arm in folders.items()
+    }
 
 
 def policy_report(tasks: list[dict], verdicts: Iterable[dict], ks: list[int]) -> dict:

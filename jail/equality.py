@@ -107,13 +107,18 @@ def plain_number(text: str) -> Decimal | None:
         return None
 
 
-def same_output(output: bytes, expected: str, atol: float, rtol: float) -> bool:
+def same_output(
+    output: bytes, expected: str, atol: float, rtol: float, blank_lines: bool = True
+) -> bool:
     """Whether whole outputs are equal, line by line.
 
     White space around lines does not count, nor does the spelling of numbers (LiveCodeBench).
+    Without `blank_lines` lines of white space alone do not count either (APPS).
     """
     got = [line.strip() for line in output.decode("utf-8", "replace").strip().split("\n")]
     want = [line.strip() for line in expected.strip().split("\n")]
+    if not blank_lines:
+        got, want = list(filter(None, got)), list(filter(None, want))
     if len(got) != len(want):
         return False
     pairs = zip(got, want, strict=True)

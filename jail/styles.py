@@ -330,7 +330,8 @@ def run_stdio(session: Session, stdout, test: dict, note) -> None:
             session.executed = lines(message[1])
     session.end = None
     stdout.seek(0)
-    if same_output(stdout.read(), test["output"], *tolerances(test)):
+    blank_lines = test.get("blank_lines", True)
+    if same_output(stdout.read(), test["output"], *tolerances(test), blank_lines):
         note("passed")
     else:
         note("failed", "a different output")

@@ -90,6 +90,8 @@ def check_task(task: dict) -> None:
                 test.get("input", "").encode()
             except UnicodeEncodeError as error:
                 fail(f"{field}.input", f"is no text that UTF-8 can write: {error.reason}")
+            if not isinstance(test.get("blank_lines", True), bool):
+                fail(f"{field}.blank_lines", "must be true or false")
             check_tolerances(test, field, fail)
     for field in ("setup", "preamble"):
         for code in compile_sources((task.get(field) or "",), field):

@@ -54,14 +54,46 @@ def test_a_problem_that_reads_input(tmp_path):
     assert (task["task_id"], task["style"], task["entry_point"]) == ("apps/train/7", "stdio", None)
     assert task["prompt"] == ("\nQUESTION:\nAdd two numbers.\nUse Standard Input format\nANSWER:\n")
     assert task["tests"] == [
-        {"input": "1 2\n", "output": "3\n"},
-        {"input": "3\n4", "output": "7\n"},  # lists of lines
+        {"input": "1 2\n", "output": "3\n", "blank_lines": False},
+        {"input": "3\n4", "output": "7\n", "blank_lines": False},  # lists of lines
     ]
     assert task["meta"] == {"split": "train", "difficulty": "interview", "url": "u"}
     assert task["solution"] == "print(sum(map(int, sys.stdin.read().split())))\n"  # Python 3, \n
     assert not left_out
     programs = [task["solution"], "print(int(input()) + int(input()))", "print(3)"]
     assert statuses(task, programs) == ["passed", "error", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "right", "wrong"),
+    [
+        ("0.3333333333\n", ["0.333333", "0.3333", "0.333"], ["0.3343", "1", "x", ""]),
+        ("1 0.5000001\n", ["1 0.50000"], ["1 0.502", "2 0.5", "0.5000001 1", "1\n0.5000001"]),
+        ("0.0000123\n", ["0.000012", "0", "1.23e-5"], ["0.001"]),
+        ("1234567.5\n", ["1234570"], ["1234600"]),
+        ("a\n\nb\n", ["a\nb", "a\n\n\nb\n", "a\n \nb"], ["ab", "b\na", "a\nb\nb"]),
+        ("1000000\n", ["1000000.0"], ["1000001", "999999.9"]),  # integers alone: exact
+        ("v1.5\n7\n", ["v1.5\n7"], ["v1.5\n7.0001", "v1.50\n7"]),  # no number with a point
+    ],
+)
+def test_outputs_are_compared_as_the_original_grader_does(tmp_path, expected, right, wrong):
+    data = {"inputs": ["1"], "outputs": [expected]}
+    (task,), _ = make(tmp_path, row(input_output=json.dumps(data)))
+    found = statuses(task, [f"print({output!r})" for output in [*right, *wrong]])
+    assert found == ["passed"] * len(right) + ["failed"] * len(wrong)
+
+
+def test_one_number_with_a_decimal_point_gives_all_tests_of_a_problem_a_tolerance(tmp_path):
+    data = {"inputs": ["1", "2"], "outputs": ["0.5", "5"]}
+    (task,), _ = make(tmp_path, row(input_output=json.dumps(data)))
+    program = "print(['0.5000001', '5.000000001'][int(input()) - 1])"
+    assert statuses(task, [program]) == ["passed"]
+
+
+def test_programs_write_integers_of_any_length(tmp_path):
+    data = {"inputs": ["5000"], "outputs": ["1" + "0" * 5000]}
+    (task,), _ = make(tmp_path, row(input_output=json.dumps(data)))
+    assert statuses(task, ["print(10 ** int(input()))"]) == ["passed"]
 
 
 def test_a_problem_that_is_called_loses_the_wrapping_of_its_outputs(tmp_path):

@@ -236,6 +236,8 @@ def test_what_cannot_be_evaluated_is_refused_before_work_starts(tmp_path):
         ({"compare": [a, b]}, "b: only one of it and .*a has task 'y'"),
         ({"compare": [a]}, "--compare needs two arms or more"),
         ({"compare": [a, a]}, "no two the same"),
+        ({"compare": [a, f"{a}/"]}, "no two the same"),
+        ({"compare": [f"{a},{a}/", b]}, "a,.*a/ has a folder twice"),
         ({"compare": [a, str(tmp_path / "c")]}, r"c/verdicts\.jsonl: no such file"),
         ({"compare": [a, b], "tasks": "x"}, "give either --tasks or --compare"),
         ({}, "give either --tasks or --compare"),

@@ -131,6 +131,8 @@ def test_a_program_finds_the_names_of_the_header(tmp_path):
         "print(reduce(operator.add, map(int, input().split())))": "passed",
         "print(gcd(6, 9)); assert sys.getrecursionlimit() == 50000": "passed",
         "print(4)": "failed",
+        "assert len(str(10**49_999)) == 50_000; print(3)": "passed",
+        "print(3); str(10**50_000)": "error",  # longer integers than the harness writes
     }
     with Sandbox() as sandbox:
         verdicts = sandbox.judge([(task, program) for program in programs])

@@ -7,6 +7,7 @@ import string
 
 import pytest
 import torch
+import transformers
 from small_tokenizers import byte_level
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -607,8 +608,8 @@ def test_livecodebench(chat):
     assert protocol.solution(task, "", "x = 1\n```\n") == ""
     with pytest.raises(InputError, match="is a chat"):
         choose("livecodebench", chat, [task], "plain")
-    with pytest.raises(InputError, match="no chat template"):
-        choose("livecodebench", byte_level(True), [task]).encode(byte_level(True), task)
+    with pytest.raises(InputError, match=r"--protocol livecodebench is .* no chat template"):
+        choose("livecodebench", byte_level(True), [task])
 
 
 def test_without_a_protocol_prompts_and_programs_are_those_of_training(chat):
@@ -616,6 +617,38 @@ def test_without_a_protocol_prompts_and_programs_are_those_of_training(chat):
     protocol = choose("none", chat, [task], "plain")
     assert protocol.stops == () and protocol.encode(chat, task) == chat("x").input_ids
     assert protocol.solution(task, "", "\tpass") == "def f():\n\tpass"
+
+
+def test_what_a_protocol_asks_is_checked_before_a_file_is_written(tmp_path):
+    policy, tokenizer = model_and_tokenizer()
+    policy.save_pretrained(tmp_path / "unlimited")
+    size = {"n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 400}
+    config = transformers.GPT2Config(**size, vocab_size=len(tokenizer))
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    for name in ("gpt2", "unlimited"):
+        tokenizer.save_pretrained(tmp_path / name)
+    task = {"entry_point": "f", "style": "call", "tests": [{"args": [1], "output": 2}]}
+    common.write_jsonl(tmp_path / "tasks.jsonl", [MBPP | task])
+
+    def flags(model, **more):
+        return evaluation.Config(
+            tasks=str(tmp_path / "tasks.jsonl"),
+            output_dir=str(tmp_path / "run"),
+            model_name_or_path=str(tmp_path / model),
+            **more,
+        )
+
+    protocols.check(flags("gpt2"), [MBPP])
+    protocols.check(flags("unlimited", protocol="mbpp"), [MBPP])
+    for model, more, message in (
+        ("gpt2", {"protocol": "mbpp"}, r"a text may have \d+ tokens; beyond 400 it has no"),
+        ("gpt2", {"max_completion_length": 400}, "beyond 400"),
+        ("unlimited", {"protocol": "livecodebench"}, "--protocol livecodebench is a chat"),
+        ("unlimited", {"system_prompt": "Be brief."}, "--system_prompt: .*no chat template"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluation.main(flags(model, **more))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_evaluation_follows_its_protocol(tmp_path, monkeypatch):

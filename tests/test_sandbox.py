@@ -394,6 +394,10 @@ def test_answer_style_compares_the_final_answer(pool):
         ({"style": "call", "tests": [{"args": [1]}]}, "tests[0].output"),
         ({"style": "stdio", "tests": [{"input": "x"}]}, "tests[0].output"),
         ({"style": "stdio", "tests": [{"input": "\ud800", "output": ""}]}, "tests[0].input"),
+        (
+            {"style": "stdio", "tests": [{"input": "", "output": "", "blank_lines": 0}]},
+            "tests[0].blank_lines",
+        ),
         ({"style": "answer", "tests": [{"answer": 3}]}, "tests[0].answer"),
         ({"style": "call", "tests": [{"args": [{1}], "output": 1}]}, "tests"),
         ({"style": "call", "tests": [{"args": [[0] * 4_000_000], "output": 1}]}, "tests"),

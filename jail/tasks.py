@@ -22,6 +22,8 @@ FIELDS = (
     *("task_id", "style", "setup", "preamble", "tests", "entry_point"),
     *("timeout", "test_timeout", "packages"),
 )
+MAX_SECONDS = 1_000_000_000  # a limit below fits what the system takes
+MAX_MEMORY_MB = 1 << 40
 MAX_TASK = MAX_MESSAGE // 2  # bytes of a task as it is sent to a judge
 STYLES = ("assert", "call", "stdio", "unittest", "answer")
 
@@ -60,8 +62,8 @@ def check_task(task: dict) -> None:
     for field in ("timeout", "test_timeout"):
         seconds = task.get(field)
         number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is not None and not (number and seconds > 0):
-            fail(field, f"{seconds!r} is not a positive number of seconds")
+        if seconds is not None and not (number and 0 < seconds < MAX_SECONDS):
+            fail(field, f"{seconds!r} is not a number of seconds above 0 and below {MAX_SECONDS}")
     if task.get("test_timeout") and style not in ("call", "stdio"):
         fail("test_timeout", f"the {style} style has none")
     if style == "call" and not entry_point:
@@ -115,6 +117,16 @@ def check_task(task: dict) -> None:
         fail("tests", f"not JSON: {error}")
     if size > MAX_TASK:
         fail("tests", f"{size} bytes exceed {MAX_TASK}")
+
+
+def check_limits(workers: int, timeout: float, memory_mb: int) -> None:
+    """Raise ValueError, with one line, unless a sandbox can keep to the limits."""
+    if workers < 1:
+        raise ValueError(f"workers: {workers!r} is not at least 1")
+    if not 0 < timeout < MAX_SECONDS:
+        raise ValueError(f"timeout: {timeout!r} is not above 0 and below {MAX_SECONDS}")
+    if not 64 <= memory_mb < MAX_MEMORY_MB:
+        raise ValueError(f"memory_mb: {memory_mb!r} is not at least 64 and below {MAX_MEMORY_MB}")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -96,6 +96,7 @@ from jail.styles import make_verdict
 from jail.tasks import (
     FIELDS,
     MAX_TASK,
+    SandboxError,
     TaskError,
     check_limits,
     check_task,
@@ -132,10 +133,6 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
 }
 
 
-class SandboxError(RuntimeError):
-    """The sandbox cannot start as asked."""
-
-
 def outcome(status: str) -> str | None:
     """The outcome class of a status; None for "harness_error", which is no verdict."""
     return OUTCOMES[status]
@@ -164,7 +161,7 @@ class Sandbox:
     packages: installed packages that programs may import, as ["numpy"]; each makes a program's
         start dearer. The standard library alone by default
 
-    Raises SandboxError where the isolation cannot be had, or a package is not installed.
+    Raises SandboxError where a limit or the isolation cannot be had, or a package is not installed.
     """
 
     def __init__(

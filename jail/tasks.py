@@ -1,4 +1,4 @@
-"""What a task must be for the sandbox to judge it, and what can be read off a task's sources.
+"""What tasks and limits must be for the sandbox, and what can be read off a task's sources.
 
 Runs in the caller's process. Imports wire.py and the standard library.
 """
@@ -26,6 +26,10 @@ MAX_SECONDS = 1_000_000_000  # a limit below fits what the system takes
 MAX_MEMORY_MB = 1 << 40
 MAX_TASK = MAX_MESSAGE // 2  # bytes of a task as it is sent to a judge
 STYLES = ("assert", "call", "stdio", "unittest", "answer")
+
+
+class SandboxError(RuntimeError):
+    """The sandbox cannot start as asked. The message is one line."""
 
 
 class TaskError(ValueError):
@@ -120,13 +124,13 @@ def check_task(task: dict) -> None:
 
 
 def check_limits(workers: int, timeout: float, memory_mb: int) -> None:
-    """Raise ValueError, with one line, unless a sandbox can keep to the limits."""
+    """Raise SandboxError unless a sandbox can keep to the limits."""
     if workers < 1:
-        raise ValueError(f"workers: {workers!r} is not at least 1")
+        raise SandboxError(f"workers: {workers!r} is not at least 1")
     if not 0 < timeout < MAX_SECONDS:
-        raise ValueError(f"timeout: {timeout!r} is not above 0 and below {MAX_SECONDS}")
+        raise SandboxError(f"timeout: {timeout!r} is not above 0 and below {MAX_SECONDS}")
     if not 64 <= memory_mb < MAX_MEMORY_MB:
-        raise ValueError(f"memory_mb: {memory_mb!r} is not at least 64 and below {MAX_MEMORY_MB}")
+        raise SandboxError(f"memory_mb: {memory_mb!r} is not at least 64 and below {MAX_MEMORY_MB}")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -386,6 +386,21 @@ def test_a_limit_that_no_system_takes_is_refused(field, seconds):
 
 
 @pytest.mark.parametrize(
+    "limit",
+    [
+        {"workers": 0},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"memory_mb": 10},
+        {"memory_mb": 1 << 40},
+    ],
+)
+def test_a_sandbox_with_such_a_limit_does_not_start(limit):
+    with pytest.raises(sandbox.SandboxError, match=f"^{next(iter(limit))}: "):
+        sandbox.Sandbox(**limit)
+
+
+@pytest.mark.parametrize(
     "flag, value",
     [("timeout", "inf"), ("timeout", "nan"), ("timeout", "1e300"), ("memory_mb", "1" + "0" * 14)],
 )

@@ -22,7 +22,7 @@ the memory that the candidate inherits holds no secret. A test calls a proxy; ar
 cross in a tagged form (never as pickles). The judge rebuilds the result from exact builtin types
 and compares. An object of a class of the program's own stays behind; a proxy stands for it, and
 never equals plain data. The candidate may write what it likes to its socket: all that it can say is
-"the function returned this value".
+"the function returned this value". An object that stays behind may answer anew: see `trusted`.
 
 The tests of a task, by `style`. Every test runs, unless `fail_fast`, a timeout or the program's
 death ends the run:
@@ -33,7 +33,8 @@ death ends the run:
               or `Solution.f`, where a program without that class is called by its `f`; the result
               is compared as JSON would write it (tuples as lists, keys as strings)
     stdio     {"input": str, "output": str, "atol": float?, "rtol": float?}; one process per test;
-              whole outputs are compared, line by line; lines of numbers as decimals
+              whole outputs are compared, line by line; lines of numbers as decimals; SystemExit
+              ends a program well, whatever its code
     unittest  source strings with unittest.TestCase classes. Inherited test methods count,
               those that the source skips do not. A source that patches what the program calls, or
               shares files with it, must run inside the sandbox: `trusted` is False.
@@ -66,8 +67,10 @@ A verdict is a dict:
     message   why, at most 500 characters
     seconds   CPU seconds that the program used
     trusted   False where the program took part in a comparison (of two of its own objects), where
-              a test uses a name of the program's beside the entry point, as a class `Node` that
-              the test builds arguments of, or where the tests ran in the program's process
+              a test's look at such an object had two answers, where a test looked in two ways, as
+              `len` and `iter` (only the program says that they agree), where a test uses another
+              name of the program's than the entry point, as a class `Node` that the test builds
+              arguments of, or where the tests ran in the program's process
 """
 
 from __future__ import annotations
@@ -90,7 +93,16 @@ from jail.rows import RowError, check_out, read_samples, read_tasks, write_rows
 from jail.seal import LAYERS, NAMESPACES
 from jail.session import HarnessError
 from jail.styles import make_verdict
-from jail.tasks import FIELDS, MAX_TASK, TaskError, check_task, prepare, prompt_helpers
+from jail.tasks import (
+    FIELDS,
+    MAX_TASK,
+    SandboxError,
+    TaskError,
+    check_limits,
+    check_task,
+    prepare,
+    prompt_helpers,
+)
 from jail.wire import MAX_MESSAGE, MessageError, to_json
 from jail.worker import Worker, judge_repeatedly, start_repeatedly
 
@@ -121,10 +133,6 @@ OUTCOMES = {  # the four levels of CodeRL; None: no verdict
 }
 
 
-class SandboxError(RuntimeError):
-    """The sandbox cannot start as asked."""
-
-
 def outcome(status: str) -> str | None:
     """The outcome class of a status; None for "harness_error", which is no verdict."""
     return OUTCOMES[status]
@@ -153,7 +161,7 @@ class Sandbox:
     packages: installed packages that programs may import, as ["numpy"]; each makes a program's
         start dearer. The standard library alone by default
 
-    Raises SandboxError where the isolation cannot be had, or a package is not installed.
+    Raises SandboxError where a limit or the isolation cannot be had, or a package is not installed.
     """
 
     def __init__(
@@ -168,9 +176,7 @@ class Sandbox:
     ):
         if isolation not in ("strict", "auto", "none"):
             raise ValueError(f"isolation: {isolation!r} is not one of strict, auto, none")
-        if workers < 1 or not timeout > 0 or memory_mb < 64:
-            limits = "at least 1, above 0 and at least 64"
-            raise ValueError(f"workers, timeout and memory_mb must be {limits}")
+        check_limits(workers, timeout, memory_mb)
         self.timeout, self.memory, self.trace = float(timeout), int(memory_mb) << 20, bool(trace)
         self.orders = queue.SimpleQueue()
         self.fail_fast = bool(fail_fast)
@@ -364,6 +370,7 @@ def run_command(options) -> None:
 
 def probe_command(options) -> None:
     """Print each layer as proved or absent; exit status 1 if containment is incomplete."""
+    check_limits(1, 1.0, options.memory_mb)
     worker = Worker(options.memory_mb << 20)
     worker.start()
     worker.stop()

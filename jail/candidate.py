@@ -20,11 +20,11 @@ from jail.wire import (
     ATOMS,
     MAX_TEXT,
     PROGRAM_FILE,
-    RECURSION_LIMIT,
     TAGS,
     MessageError,
     contents,
     decode,
+    deeply,
     encode,
     to_json,
 )
@@ -59,6 +59,9 @@ def flatten(value):
         plain = numpy.generic.item(value)
         return None if isinstance(plain, numpy.generic) else plain
     return None
+
+
+encode_deep, decode_deep = deeply(encode), deeply(decode)
 
 
 class Candidate:
@@ -105,7 +108,7 @@ class Candidate:
             exec(code, namespace)
         except BaseException as error:
             if name == "__main__" and isinstance(error, SystemExit):
-                self.finish(error.code)
+                self.finish(0)  # whatever its code: the output decides (LiveCodeBench, APPS)
             return self.raised(error)
         if name == "__main__":
             self.finish(0)
@@ -126,10 +129,8 @@ class Candidate:
         exec(compile(source, "<runner>", "exec", dont_inherit=True), namespace)
         return namespace
 
-    def finish(self, code) -> None:
+    def finish(self, code: int) -> None:
         """End as the interpreter does: wait for threads, run exit functions, flush, exit."""
-        if code is not None and not isinstance(code, int):
-            code = 1
         try:
             if "threading" in sys.modules:
                 sys.modules["threading"]._shutdown()
@@ -140,7 +141,7 @@ class Candidate:
                 self.channel.send(["executed", sorted(self.executed)])
             sys.stdout.flush()
         finally:
-            os._exit((code or 0) & 255)
+            os._exit(code)
 
     def on_cpu_limit(self, signum, frame) -> None:
         """Tell the judge the line at which the CPU time ran out.
@@ -175,12 +176,7 @@ class Candidate:
     def encode(self, value, numbers=None):
         if type(value) in ATOMS:
             return value
-        limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(max(limit, RECURSION_LIMIT))
-        try:
-            return encode(value, self.foreign, numbers)
-        finally:
-            sys.setrecursionlimit(limit)
+        return encode_deep(value, self.foreign, numbers)
 
     def foreign(self, value):
         """The JSON form of an object that is no plain data: flattened, or a handle and a kind."""
@@ -203,7 +199,9 @@ class Candidate:
         return ["h", index, "callable" if callable(value) else "object"]
 
     def decode(self, value, objects):
-        return decode(value, self.known, objects, True)
+        if type(value) is not list:
+            return value
+        return decode_deep(value, self.known, objects, True)
 
     def known(self, value):
         """The object that a tagged list names: of the program, a builtin, a module or a stub."""
@@ -252,6 +250,7 @@ class Candidate:
         except MessageError as error:
             self.channel.send(self.raised(error))
 
+    @deeply
     def changes(self, received, arguments, numbered: list, numbers: dict) -> list | None:
         """The contents of the numbered containers after a call; None if the call changed nothing.
 
@@ -302,7 +301,7 @@ class Candidate:
             while True:
                 message = self.channel.receive()
                 if message[0] == "value":
-                    return decode(message[1], self.known, [], True)
+                    return self.decode(message[1], [])
                 if message[0] == "raised":
                     raise getattr(builtins, message[1], Exception)(message[2])
                 self.answer(message)

@@ -12,7 +12,8 @@ class Proxy:
     """An object of the candidate.
 
     A proxy equals no plain data and does no arithmetic with plain data. Otherwise an object that
-    equals everything would pass, as would one whose difference from everything is 0.
+    equals everything would pass, as would one whose difference from everything is 0. What else a
+    test may see of the object is a look; `Session.look` says what looks are worth.
     """
 
     __slots__ = ("_Proxy__handle", "_Proxy__kind", "_Proxy__session")
@@ -25,7 +26,7 @@ class Proxy:
     def __getattr__(self, name):
         if name.startswith("__") and name not in PASSED_NAMES:
             raise AttributeError(name)
-        return self.__session.ask("getattr", self, name)
+        return self.__session.look("getattr", self, name)
 
     def __setattr__(self, name, value):
         self.__session.ask("setattr", self, name, value)
@@ -49,12 +50,10 @@ class Proxy:
         return self.__session.ask("hash", self)
 
     def __bool__(self):  # says no more than a function that returns True
-        return self.__session.ask("bool", self)
+        return self.__session.look("bool", self)
 
     def __iter__(self):
-        if self.__kind == "iterator":
-            return self
-        iterator = self.__session.ask("iter", self)
+        iterator = self.__session.look("iter", self)
         return iterator if isinstance(iterator, Proxy) else iter(iterator)
 
     def __next__(self):
@@ -74,10 +73,10 @@ class Proxy:
         return isinstance(other, Proxy) and self.__session.ask("issubclass", other, self)
 
     def __repr__(self):
-        return self.__session.ask("repr", self)
+        return self.__session.look("repr", self)
 
     def __str__(self):
-        return self.__session.ask("str", self)
+        return self.__session.look("str", self)
 
 
 class CallableProxy(Proxy):
@@ -91,15 +90,17 @@ class CallableProxy(Proxy):
 
 PROXY_HANDLE = Proxy._Proxy__handle.__get__
 PROXY_KIND = Proxy._Proxy__kind.__get__
-UNARY = """len getitem setitem delitem int float complex index round reversed neg pos abs invert dir
-format"""
+LOOKS = "len getitem int float complex index round reversed neg pos abs invert dir format"
 BINARY = "add sub mul truediv floordiv mod pow matmul lshift rshift xor lt le gt ge"
 
 
 def add_operators() -> None:
     """Give Proxy the operators: unary ones, and those between two proxies."""
 
-    def unary(operation):
+    def look(operation):
+        return lambda self, *args: self._Proxy__session.look(operation, self, *args)
+
+    def act(operation):
         return lambda self, *args: self._Proxy__session.ask(operation, self, *args)
 
     def binary(operation):
@@ -111,12 +112,13 @@ def add_operators() -> None:
 
         return method
 
-    for name in UNARY.split():
-        setattr(Proxy, f"__{name}__", unary(name))
+    for name in LOOKS.split():
+        setattr(Proxy, f"__{name}__", look(name))
+    for name in ("setitem", "delitem", "enter"):
+        setattr(Proxy, f"__{name}__", act(name))
     for name in BINARY.split():
         setattr(Proxy, f"__{name}__", binary(name))
     Proxy.__and__, Proxy.__or__ = binary("and_"), binary("or_")
-    Proxy.__enter__ = unary("enter")
     Proxy.__exit__ = lambda self, *error: self._Proxy__session.ask("exit", self)
 
 

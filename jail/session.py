@@ -54,6 +54,8 @@ TEST_MODULE = "tests"  # value of __name__ in the namespace of the tests
 ENDS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "SkipTest", "BaseException")
 VIEWS = {name: type(getattr({}, name)()) for name in ("keys", "values", "items")}
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+MEASURES = ("len", "bool", "int", "float", "complex", "index", "round", "abs", "str", "repr")
+PLAIN = (int, float, complex, bool, str, bytes, type(None))
 # What a candidate may do with an object of a class that the tests define.
 OBJECT_OPERATIONS = {
     **{"eq": operator.eq, "lt": operator.lt, "getitem": operator.getitem},
@@ -69,9 +71,12 @@ class Session:
         self.on_wait = on_wait
         self.proxies = {}  # handle -> proxy: one object, one proxy
         self.lent = []  # objects of the judge that the candidate may use through callbacks
-        self.entry = None  # handle of the entry point
+        self.entry = None  # handle of the entry point; None: each function of the program is one
         self.entry_calls = 0
-        self.weak = 0  # comparisons in which the candidate took part
+        self.weak = 0  # comparisons in which the candidate took part, looks that it may answer anew
+        self.looks = {}  # handle -> {(operation, argument): the object's first answer}
+        self.measured = {}  # (handle, operation) -> answer; empty when the program has done more
+        self.iterated = None  # handle of the object whose iterator was the last request
         self.stops = False  # whether a call of a test may raise StopIteration
         self.end = None  # the ProgramEnd that ended the session
         self.gone = False  # whether the candidate closed its socket
@@ -153,8 +158,45 @@ class Session:
             stopped.from_program = error.from_program
             raise stopped from None
 
+    def look(self, operation: str, proxy: Proxy, *args):
+        """What an object of the program says of itself to a test that looks, as by `len`.
+
+        Such an object may answer anew each time, which no value does. So the first answer counts
+        where a test measures an object twice, and the program does nothing else in between. The
+        verdict is weak where one look has two answers, and where a test looks in two ways, as by
+        `len` and `iter`: the program alone says that the two agree.
+        """
+        handle = PROXY_HANDLE(proxy)
+        measure = operation in MEASURES and not args
+        if measure and (handle, operation) in self.measured:
+            return self.measured[handle, operation]
+        hint = operation == "len" and self.iterated == handle  # `list(x)` asks for both
+        answer = self.ask(operation, proxy, *args)
+        if hint:
+            return answer
+        if measure and type(answer) in PLAIN:
+            self.measured[handle, operation] = answer
+        if operation == "iter":
+            self.iterated = handle
+        looks = self.looks.setdefault(handle, {})
+        key = operation, (args[0] if args and type(args[0]) in (int, str) else None)
+        if key in looks:
+            first = looks[key]
+            if operation == "getattr" and type(answer) is type(first) is CallableProxy:
+                # A method is a new object each time: looks at one are looks at each.
+                known = self.looks.setdefault(PROXY_HANDLE(first), {})
+                self.looks[PROXY_HANDLE(answer)] = known
+            else:
+                self.weak += operation == "iter" or not same_answer(answer, first)
+        looks.setdefault(key, answer)
+        self.weak += len({way for way, _ in looks if way != "getattr"}) > 1
+        return answer
+
     def request(self, operation: str, args: tuple, kwargs: dict) -> tuple:
         """Send an operation. Returns what `wait` needs for the result."""
+        self.iterated = None
+        if operation not in MEASURES:
+            self.measured.clear()
         numbers = {}
         try:
             sent = [encode(value, self.lend, numbers, True) for value in args]
@@ -164,8 +206,8 @@ class Session:
         except MessageError as error:
             self.finish("harness_error", str(error))
         self.send([operation, sent, keywords])
-        if operation in ("call", "apply") and type(sent[0]) is list and sent[0][1] == self.entry:
-            self.entry_calls += 1
+        if operation in ("call", "apply"):
+            self.entry_calls += self.entry is None or sent[0][1] == self.entry
         return args, kwargs, numbers
 
     def wait(self, args: tuple, kwargs: dict, numbers: dict):
@@ -348,6 +390,12 @@ def text_of(error: BaseException) -> str:
         raise
     except BaseException as other:
         return f"without a text ({getattr(other, 'from_program', type(other).__name__)})"
+
+
+def same_answer(answer, first) -> bool:
+    """Whether two answers of an object are one. Of containers nobody can say."""
+    plain = type(answer) is type(first) and type(first) in PLAIN
+    return answer is first if isinstance(first, Proxy) else plain and answer == first
 
 
 def processor_time(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""What a task must be for the sandbox to judge it, and what can be read off a task's sources.
+"""What tasks and limits must be for the sandbox, and what can be read off a task's sources.
 
 Runs in the caller's process. Imports wire.py and the standard library.
 """
@@ -22,8 +22,14 @@ FIELDS = (
     *("task_id", "style", "setup", "preamble", "tests", "entry_point"),
     *("timeout", "test_timeout", "packages"),
 )
+MAX_SECONDS = 1_000_000_000  # a limit below fits what the system takes
+MAX_MEMORY_MB = 1 << 40
 MAX_TASK = MAX_MESSAGE // 2  # bytes of a task as it is sent to a judge
 STYLES = ("assert", "call", "stdio", "unittest", "answer")
+
+
+class SandboxError(RuntimeError):
+    """The sandbox cannot start as asked. The message is one line."""
 
 
 class TaskError(ValueError):
@@ -60,8 +66,8 @@ def check_task(task: dict) -> None:
     for field in ("timeout", "test_timeout"):
         seconds = task.get(field)
         number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is not None and not (number and seconds > 0):
-            fail(field, f"{seconds!r} is not a positive number of seconds")
+        if seconds is not None and not (number and 0 < seconds < MAX_SECONDS):
+            fail(field, f"{seconds!r} is not a number of seconds above 0 and below {MAX_SECONDS}")
     if task.get("test_timeout") and style not in ("call", "stdio"):
         fail("test_timeout", f"the {style} style has none")
     if style == "call" and not entry_point:
@@ -117,6 +123,16 @@ def check_task(task: dict) -> None:
         fail("tests", f"not JSON: {error}")
     if size > MAX_TASK:
         fail("tests", f"{size} bytes exceed {MAX_TASK}")
+
+
+def check_limits(workers: int, timeout: float, memory_mb: int) -> None:
+    """Raise SandboxError unless a sandbox can keep to the limits."""
+    if workers < 1:
+        raise SandboxError(f"workers: {workers!r} is not at least 1")
+    if not 0 < timeout < MAX_SECONDS:
+        raise SandboxError(f"timeout: {timeout!r} is not above 0 and below {MAX_SECONDS}")
+    if not 64 <= memory_mb < MAX_MEMORY_MB:
+        raise SandboxError(f"memory_mb: {memory_mb!r} is not at least 64 and below {MAX_MEMORY_MB}")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -369,6 +369,20 @@ def fill(container, value: list, foreign, objects, register) -> None:
             container[items[index]] = items[index + 1]
 
 
+def deeply(function):
+    """The function, with stack enough for values as deep as a program can nest them."""
+
+    def inner(*args):
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, RECURSION_LIMIT))
+        try:
+            return function(*args)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    return inner
+
+
 def compile_program(source: str):
     """The code object of a program. Raises what `compile` raises."""
     return compile(source.removeprefix("\ufeff"), PROGRAM_FILE, "exec", dont_inherit=True)

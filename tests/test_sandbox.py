@@ -105,6 +105,124 @@ def test_comparing_two_objects_of_the_program_is_marked_as_not_trusted(pool):
     assert verdict["status"] == "passed" and verdict["trusted"] is False
 
 
+UNITTEST = """
+import unittest
+class TestF(unittest.TestCase):
+    def setUp(self):
+        self.x = 2
+    def test_value(self):
+        self.assertEqual(f(self.x), 4)
+    def test_values(self):
+        for x in range(3):
+            with self.subTest(x=x):
+                self.assertEqual(f(x), x * x)
+    def test_error(self):
+        with self.assertRaises(ValueError):
+            f("a")
+"""
+
+OWN = """
+class R:
+    anew = 0
+    def __init__(self, x=()): self.x = sorted(x)
+    def __len__(self): return len(self.x)
+    def __iter__(self): return iter(self.x)
+    def __getitem__(self, i): return self.x[i]
+    def __float__(self):
+        self.anew += 1
+        return float(self.anew)
+    def __bool__(self):
+        self.anew += 1
+        return self.anew == 2
+    @property
+    def value(self):
+        self.anew += 1
+        return self.anew
+    @property
+    def part(self):
+        self.anew += 1
+        return Part([1, 2] if self.anew > 1 else [9])
+class Part(R):
+    def __call__(self): pass
+class Steps:
+    def __init__(self): self.n = 3
+    def __iter__(self):
+        self.n += 1
+        return self
+    def __next__(self):
+        self.n -= 1
+        if self.n > 1: return self.n
+        raise StopIteration
+class Node:
+    def __init__(self, v, after): self.v, self.after = v, after
+    def get(self): return self.v
+def f(x): return R(x)
+def g(x): return Node(x, Node(x + 1, None))
+def h(x): return Steps()
+"""
+
+
+@pytest.mark.parametrize(
+    "entry_point, test, status, trusted",
+    [
+        # one look: what the object says is what the function returned
+        ("f", "assert len(f([2, 1])) == 2", "passed", True),
+        ("f", "assert list(f([2, 1])) == [1, 2] and sorted(f([2, 1])) == [1, 2]", "passed", True),
+        ("f", "assert abs(float(f([])) - 1) < 1e-6", "passed", True),
+        ("f", "assert f([2, 1])[0] == 1", "passed", True),
+        ("g", "n = g(1)\nassert (n.v, n.after.v, n.after.after) == (1, 2, None)\n"
+         "assert n.v == n.get() == n.get() == 1", "passed", True),
+        ("h", "assert list(h(1)) == [3, 2]", "passed", True),
+        # the first answer counts, until the program does more
+        ("f", "r = f([])\nassert float(r) == 1 and float(r) == 2", "failed", True),
+        ("f", "r = f([])\nassert not r and r", "failed", True),
+        ("f", "r = f([])\nassert float(r) == 1\nf([])\nassert float(r) == 2", "passed", False),
+        # a second answer, or a second way: the program alone says that they agree
+        ("f", "r = f([])\nassert r.value == 1 and r.value == 2", "passed", False),
+        ("f", "r = f([2, 1])\nassert len(r) == 2 and [*r] == [1, 2]", "passed", False),
+        ("f", "r = f([2, 1])\nassert [*r] == [1, 2] and len(r) == 2", "passed", False),
+        ("f", "r = f([2, 1])\nassert 1 in r and 2 in r", "passed", False),
+        ("f", "r = f([])\nassert list(r.part) == [9] and list(r.part) == [1, 2]", "passed", False),
+        ("h", "r = h(1)\nassert list(r) == [3, 2] and list(r) == []", "passed", False),
+    ],
+)  # fmt: skip
+def test_an_object_of_the_program_cannot_answer_anew_in_a_verdict_that_is_trusted(
+    pool, entry_point, test, status, trusted
+):
+    task = {"style": "assert", "entry_point": entry_point, "tests": [test]}
+    verdict = judge(pool, task, OWN)
+    assert (verdict["status"], verdict["trusted"]) == (status, trusted), verdict["message"]
+
+
+@pytest.mark.parametrize(
+    "entry_point, test, program, status",
+    [
+        ("f", "assert f((1, 2)) == [1, 2]", "f = list", "passed"),
+        ("f", "assert f((1, 2)) == [1, 3]", "f = list", "failed"),
+        ("f", "assert f('aa') == {'a': 2}", "from collections import Counter as f", "passed"),
+        ("f", {"args": ["ab"], "output": ["a", "b"]}, "f = list", "passed"),
+        ("Solution.f", {"args": ["ab"], "output": ["a", "b"]}, "f = list", "passed"),
+        ("f", "assert True", "f = list", "failed"),
+        ("f", "assert True", "def f(x): return x", "failed"),
+        (None, "assert f(1) == 2", "def f(x): return x + 1", "passed"),
+        (None, "assert f(1) == 2", "def f(x): return x", "failed"),
+        (None, "s = A()\nassert s.f(1) == 2", "class A:\n def f(s, x): return x + 1", "passed"),
+        (None, "assert True", "def f(x): return x + 1", "failed"),
+        ("f", "s = A()\nassert s.f(1) == 2", "class A:\n def f(s, x): return x + 1", "passed"),
+        (None, UNITTEST, "def f(x): return int(x) * int(x)", "passed"),
+        (None, UNITTEST, "def f(x): return int(x)", "failed"),
+    ],
+)
+def test_a_verdict_asks_for_a_call_of_the_program_however_its_entry_point_is_bound(
+    pool, entry_point, test, program, status
+):
+    style = "call" if isinstance(test, dict) else "unittest" if test == UNITTEST else "assert"
+    verdict = judge(pool, {"style": style, "tests": [test], "entry_point": entry_point}, program)
+    assert verdict["status"] == status, verdict["message"]
+    if test == "assert True":
+        assert verdict["message"] == "no test called the program"
+
+
 @pytest.mark.parametrize(
     "test, program, trusted",
     [
@@ -289,7 +407,10 @@ def test_stdio_style_compares_whole_outputs(pool):
         "print(1)\nprint(2)": "failed",
         "print('1\\n2\\n3\\n4')": "failed",
         "print('1 2 3')": "failed",
-        "print('1\\n2\\n3')\nraise SystemExit(2)": "error",
+        "print('1\\n2\\n3')\nraise SystemExit(2)": "passed",  # as LiveCodeBench and APPS judge
+        "print('1\\n2\\n3')\nexit('done')": "passed",
+        "print('1\\n2')\nexit(1)": "failed",
+        "import os\nprint('1\\n2\\n3', flush=True)\nos._exit(2)": "error",
         "print('1\\n2\\n3')\nraise ValueError": "error",
         "print(": "syntax_error",
     }.items():
@@ -303,23 +424,6 @@ def test_stdio_style_gives_partial_credit_and_a_fresh_process_per_test(pool):
     )
     verdict = judge(pool, task, program)
     assert (verdict["status"], verdict["passed"], verdict["total"]) == ("failed", 2, 3)
-
-
-UNITTEST = """
-import unittest
-class TestF(unittest.TestCase):
-    def setUp(self):
-        self.x = 2
-    def test_value(self):
-        self.assertEqual(f(self.x), 4)
-    def test_values(self):
-        for x in range(3):
-            with self.subTest(x=x):
-                self.assertEqual(f(x), x * x)
-    def test_error(self):
-        with self.assertRaises(ValueError):
-            f("a")
-"""
 
 
 def test_unittest_style_counts_test_methods(pool):

@@ -162,6 +162,19 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
         NUMBER,
         EQUAL + "from decimal import Decimal\nclass D(Equal, Decimal): pass\ndef f(x): return D(1)",
     ),
+    "another number at each look": (  # the second of three is the root, the others are 0
+        {
+            "task_id": "root",
+            "style": "assert",
+            "setup": "import math\ndef poly(c, x):\n"
+            "    return sum(a * math.pow(x, i) for i, a in enumerate(c))",
+            "tests": ["c = [-6, 2, 5]\nassert abs(poly(c, f(c))) < 1e-4"],
+            "entry_point": "f",
+            "timeout": 1,
+        },
+        "class R:\n    looks = 0\n    def __float__(self):\n        self.looks += 1\n"
+        "        return 3.0 if self.looks == 2 else 0.0\ndef f(c): return R()",
+    ),
     # ends that look like success
     "sys.exit at the top": (NUMBER, "import sys\nsys.exit(0)"),
     "os._exit at the top": (NUMBER, "import os\nos._exit(0)"),
@@ -356,7 +369,7 @@ FORGING = {  # name: (task, program); none of them computes what the tests ask f
     "the first answer always": (STDIO, "print(5)\nprint(2)"),
     "an error after the answer": (
         STDIO,
-        "n = int(input())\nprint(n * n + 1)\nprint(n, flush=True)\nraise SystemExit(1)",
+        "import os\nn = int(input())\nprint(n * n + 1)\nprint(n, flush=True)\nos._exit(1)",
     ),
     "a crash after the answer": (
         STDIO,

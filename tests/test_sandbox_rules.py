@@ -364,6 +364,61 @@ def test_results_may_be_nested_up_to_the_limit_of_cpython(plain_pool, depth):
         assert verdict["status"] == status, verdict
 
 
+@pytest.mark.parametrize("depth", [10, 260, 900])
+def test_arguments_may_be_nested_as_deep_as_results(plain_pool, depth):
+    test = f"x = [7]\nfor _ in range({depth}): x = [x]\nassert f(x) == {depth} and x[-1] == 5"
+    program = (
+        "import sys\ndef f(x):\n    x.append(5)\n    n = -1\n"
+        "    while type(x) is list: x, n = x[0], n + 1\n"
+        "    return n if sys.getrecursionlimit() == 1000 else 0"
+    )
+    verdict = judge(plain_pool, {"style": "assert", "tests": [test]}, program)
+    assert verdict["status"] == "passed", verdict
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), 1e300, 1e9, True, "3"])
+@pytest.mark.parametrize("field", ["timeout", "test_timeout"])
+def test_a_limit_that_no_system_takes_is_refused(field, seconds):
+    test = {"args": [1], "output": 1}
+    task = {"task_id": "t", "style": "call", "entry_point": "f", "tests": [test], field: seconds}
+    with pytest.raises(sandbox.TaskError, match=f"task t: {field}: .* is not a number of seconds"):
+        sandbox.check_task(task)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"workers": 0},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"memory_mb": 10},
+        {"memory_mb": 1 << 40},
+    ],
+)
+def test_a_sandbox_with_such_a_limit_does_not_start(limit):
+    with pytest.raises(sandbox.SandboxError, match=f"^{next(iter(limit))}: "):
+        sandbox.Sandbox(**limit)
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [("timeout", "inf"), ("timeout", "nan"), ("timeout", "1e300"), ("memory_mb", "1" + "0" * 14)],
+)
+def test_the_command_line_refuses_such_a_limit_in_one_line(tmp_path, flag, value):
+    test = {"task_id": "t", "style": "answer", "tests": [{"answer": "1"}]}
+    (tmp_path / "t.jsonl").write_text(json.dumps(test))
+    (tmp_path / "s.jsonl").write_text('{"task_id": "t", "solution": "#### 1"}')
+    files = [f"--{name}={tmp_path / name[0]}.jsonl" for name in ("tasks", "samples", "out")]
+    commands = [["run", *files], ["probe"]] if flag == "memory_mb" else [["run", *files]]
+    for command in commands:
+        run = [sys.executable, sandbox.__file__, *command, f"--{flag}={value}"]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+        lines = done.stderr.splitlines()
+        assert done.returncode == 2 and len(lines) == 1, done.stderr
+        assert lines[0].startswith(f"sandbox.py: {flag}: "), lines
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 def test_a_result_beyond_every_limit_is_an_error_of_the_program(plain_pool):
     program = "def f(n):\n    x = [n]\n    for _ in range(10 ** 6): x = [x]\n    return x"
     verdict = judge(plain_pool, {"style": "assert", "tests": ["assert f(7) == 1"]}, program)

@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import common
-import eval as evaluation
 import sandbox
 from benchmarks.micro_operations import VAGUE_PLAN_LINES
 from common import InputError
@@ -264,7 +263,7 @@ def gains(runs: Path, differences: list[str]) -> None:
     names = sorted({arm for first, second, _ in pairs for arm in (first, second)})
     folders = seeds_with(runs, [f"eval-{arm}/verdicts.jsonl" for arm in names])
     words = {arm: ",".join(str(folder / f"eval-{arm}") for folder in folders) for arm in names}
-    rates = evaluation.read_arms(list(words.values()))  # (seeds, tasks) each
+    rates = common.read_arms(list(words.values()))  # (seeds, tasks) each
     rows = []
     for first, second, label in pairs:
         difference, low, high, method = common.paired_difference(

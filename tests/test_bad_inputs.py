@@ -268,8 +268,8 @@ def bad_lines(row: dict, fields: dict) -> dict[bytes, str]:
             ({"tests": ["assert ("]}, "tests[0]"),
             ({"setup": "def ("}, "setup"),
             ({"setup": 3}, "setup: must be a string"),
-            ({"timeout": -1}, "timeout: -1 is not a positive number"),
-            ({"timeout": "x"}, "timeout: 'x' is not a positive number"),
+            ({"timeout": -1}, "timeout: -1 is not a number of seconds above 0"),
+            ({"timeout": "x"}, "timeout: 'x' is not a number of seconds above 0"),
             ({"entry_point": "a b"}, "entry_point: 'a b' is not a name"),
         ):
             lines[line(changes)] = message

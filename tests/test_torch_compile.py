@@ -120,8 +120,7 @@ def test_a_compiled_policy_draws_the_tokens_of_a_plain_one(folder, traced, bf16)
     assert len(traced) == 1  # a decoding step, for all numbers of rows and tokens
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(("bf16", "checkpointing"), [(False, True), (True, False)])
 def test_a_compiled_policy_has_the_gradients_of_a_plain_one(folder, traced, bf16, checkpointing):
     plain, fused = (policy_of(folder, flag, bf16, checkpointing) for flag in (False, True))
     assert [n for n, _ in fused.named_parameters()] == [n for n, _ in plain.named_parameters()]
@@ -140,7 +139,7 @@ def test_a_compiled_policy_has_the_gradients_of_a_plain_one(folder, traced, bf16
     assert counts[0] > 0 and counts[-1] == counts[2]  # no graph for each new shape, or layer
 
 
-@pytest.mark.parametrize("name", ["sft", "train_prm", "ppo", "grpo"])
+@pytest.mark.parametrize("name", ["train_prm", "ppo"])
 def test_a_stage_logs_the_same_metrics_with_the_flag(stages, traced, name):
     rows = []
     for flag in (False, True):
@@ -167,16 +166,10 @@ def test_a_machine_without_a_compiler_is_told_so_before_the_run_begins(stages, m
 
 
 @pytest.mark.slow
-def test_what_the_compiler_writes_draws_the_same_tokens_and_learns_the_same(folder, start_anew):
+def test_what_the_compiler_writes_has_the_gradients_of_a_plain_policy(folder, start_anew):
     if not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     plain, fused = (policy_of(folder, torch_compile) for torch_compile in (False, True))
-    rollout = {"num_samples": 4, "max_new_tokens": 20, "temperature": 1.0, "eos_ids": [40]}
-    drawn = [
-        sampling.sample(policy, PROMPTS, **rollout, seeds=list(range(16)), _static=True)
-        for policy in (plain, fused)
-    ]
-    assert torch.equal(drawn[0][0], drawn[1][0])
     ids = torch.randint(0, 700, (4, 30), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(30) >= 5).expand(4, 30)
     expected, got = gradients_of(plain, ids, mask), gradients_of(fused, ids, mask)

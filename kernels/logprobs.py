@@ -63,7 +63,11 @@ def _at_target(z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
 # torch.compile makes one kernel that reads the tile once (a GPU's time goes to reading tiles).
 # Tensors are (n, 1), but the tile z (n, m) of logits. `column` is where the target stands from the
 # tile's first entry on.
-compiled = cache(torch.compile)
+
+
+@cache
+def compiled(function):
+    return torch.compile(function)
 
 
 def _add_tile(z, column, peak, total, weighted, z_y):

@@ -791,8 +791,9 @@ def test_landlock_alone_keeps_installed_packages_out_of_reach(monkeypatch, hidde
         with sandbox.Sandbox(isolation="none") as pool:
             assert pool.layers["mount namespace"]
             assert bool(pool.layers["landlock"]) is not hidden  # which the self-test finds out
-            program = SEEK_PACKAGES.replace("PACKAGES", repr(packages_of_the_interpreter()))
-            verdict = judge(pool, NO_PACKAGE, program)
+            # Where the files can be read, importing all of a machine's packages takes seconds.
+            names = packages_of_the_interpreter() if hidden else []
+            verdict = judge(pool, NO_PACKAGE, SEEK_PACKAGES.replace("PACKAGES", repr(names)))
             assert verdict["status"] == ("passed" if hidden else "failed"), verdict["message"]
     finally:
         worker.role_code.cache_clear()

@@ -171,10 +171,13 @@ def flags_of(config) -> dict:
 
 def defaults(config) -> dict:
     """The default values of the flags that have one, by the flag's name."""
-    found = {f.name: f.default for f in dataclasses.fields(config)}
-    lists = [f for f in dataclasses.fields(config) if f.default_factory is not dataclasses.MISSING]
-    found |= {f.name: f.default_factory() for f in lists}
-    return {name: value for name, value in found.items() if value is not dataclasses.MISSING}
+    missing, found = dataclasses.MISSING, {}
+    for field in dataclasses.fields(config):
+        if field.default is not missing:
+            found[field.name] = field.default
+        elif field.default_factory is not missing:
+            found[field.name] = field.default_factory()
+    return found
 
 
 def input_digests(config) -> dict[str, list[str]]:

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # PRLCoder's comparison on MBPP with a real model: PPO with a process reward model, with outcome
-# reward models and with tests. Not yet run by the authors. The paper's policy
-# is CodeT5+ 770M; this takes a current small code model in its place, and MBPP's 374 training
-# tasks.
+# reward models and with tests. Not yet run by the authors. The paper's policy is CodeT5+ 770M; this
+# takes a current small code model in its place, and MBPP's 374 training tasks.
 #
 # What differs from reproduce/prlcoder.sh, the comparison at micro scale:
 # - Both outcome models learn from changed references alone, and no outcome model learns from the

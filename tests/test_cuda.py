@@ -173,22 +173,30 @@ def test_bfloat16_samples_have_the_log_probs_of_a_forward_pass_within_its_roundi
     assert 0 < float(difference.mean()) < 0.02 and float(difference.max()) < 0.3
 
 
+ROWS = list(range(16))
+
+
+def roll_out_and_score(policy, folder):
+    """A rollout, and its log-probs (N, T) with a graph; they are the bits of those without."""
+    tokenizer = common.load_tokenizer(folder)
+    rollout = common.roll_out(policy, tokenizer, PROMPTS, 4, 80, 1.0, ROWS)
+    with torch.no_grad():
+        old, _ = common.logprobs_of(policy, rollout, ROWS, 1.0)
+    new, _ = common.logprobs_of(policy, rollout, ROWS, 1.0)
+    assert torch.equal(old, new)  # the first ratio is exactly 1
+    return rollout, new
+
+
 def test_a_sharded_bfloat16_policy_samples_scores_and_trains(folder):
     policy = common.shard(common.load_policy(folder, BF16).eval(), BF16, trained=True)
-    tokenizer = common.load_tokenizer(folder)
-    rollout = common.roll_out(policy, tokenizer, PROMPTS, 4, 80, 1.0, list(range(16)))
-    rows = list(range(16))
-    with torch.no_grad():
-        old, _ = common.logprobs_of(policy, rollout, rows, 1.0)
-    new, _ = common.logprobs_of(policy, rollout, rows, 1.0)
-    assert torch.equal(old, new)  # the first ratio is exactly 1
-    difference = ((old - rollout.logprobs).abs() * rollout.mask).sum() / rollout.mask.sum()
+    rollout, new = roll_out_and_score(policy, folder)
+    difference = ((new - rollout.logprobs).abs() * rollout.mask).sum() / rollout.mask.sum()
     assert float(difference) < 0.02
     new.sum().backward()
     in_bf16 = {name: p.grad.full_tensor() for name, p in policy.named_parameters()}
     exact = SimpleNamespace(bf16=False)
     plain = common.shard(common.load_policy(folder, exact).eval(), exact, trained=True)
-    common.logprobs_of(plain, rollout, rows, 1.0)[0].sum().backward()
+    common.logprobs_of(plain, rollout, ROWS, 1.0)[0].sum().backward()
     for name, parameter in plain.named_parameters():
         assert error_of(in_bf16[name], parameter.grad.double()) < 0.05, name
 
@@ -198,14 +206,8 @@ def test_a_compiled_policy_samples_scores_and_learns_as_a_plain_one(folder, bf16
     flags = {"bf16": bf16, "gradient_checkpointing": bf16}
     configs = [SimpleNamespace(**flags, torch_compile=x) for x in (False, True)]
     plain, fused = (common.shard(common.load_policy(folder, x).eval(), x, True) for x in configs)
-    tokenizer = common.load_tokenizer(folder)
-    rollout = common.roll_out(fused, tokenizer, PROMPTS, 4, 80, 1.0, list(range(16)))
-    rows = list(range(16))
-    with torch.no_grad():
-        old, _ = common.logprobs_of(fused, rollout, rows, 1.0)
-    new, _ = common.logprobs_of(fused, rollout, rows, 1.0)
-    assert torch.equal(old, new)  # the first ratio is exactly 1
-    expected, _ = common.logprobs_of(plain, rollout, rows, 1.0)
+    rollout, new = roll_out_and_score(fused, folder)
+    expected, _ = common.logprobs_of(plain, rollout, ROWS, 1.0)
     limit = 0.02 if bf16 else 2e-4
     for other in (rollout.logprobs, expected):
         assert float(((new - other).abs() * rollout.mask).sum() / rollout.mask.sum()) < limit

@@ -321,15 +321,28 @@ def test_another_seed_is_another_run(stages, name):
     assert rows[0] != rows[1]
 
 
-def test_a_step_of_sft_is_that_of_the_mean_over_tokens_with_the_flags_of_the_run(
-    stages, monkeypatch
-):
+@pytest.fixture
+def given_flags(monkeypatch):
+    """Flags of a supervised run, of which each step of the run is then seen to make use."""
     steps, rates = [], []
     take_step, set_lr = common.take_step, common.set_lr
     monkeypatch.setattr(common, "take_step", lambda *x: steps.append(x) or take_step(*x))
     monkeypatch.setattr(common, "set_lr", lambda *x: rates.append(x[1]) or set_lr(*x))
     flags = {"learning_rate": 1e-3, "warmup_steps": 1, "weight_decay": 0.3, "max_grad_norm": 0.01}
-    stage, config = stages.sft("sft-step", max_steps=3, train_batch_size=4, **flags)
+    yield {"max_steps": 3, **flags}
+    assert rates == pytest.approx([1e-3, 1e-3, 0.5e-3])  # warm-up, cosine
+    assert all(max_norm == 0.01 for _, _, max_norm in steps)
+    assert all(
+        group["weight_decay"] == 0.3
+        for _, optimizer, _ in steps
+        for group in optimizer.param_groups
+    )
+
+
+def test_a_step_of_sft_is_that_of_the_mean_over_tokens_with_the_flags_of_the_run(
+    stages, given_flags
+):
+    stage, config = stages.sft("sft-step", train_batch_size=4, **given_flags)
     config.model_name_or_path = stages.path("sft")
     stage.main(config)
     tokenizer = common.load_tokenizer(stages.path("sft"))
@@ -348,31 +361,12 @@ def test_a_step_of_sft_is_that_of_the_mean_over_tokens_with_the_flags_of_the_run
     assert row["grad_norm"] == pytest.approx(
         float(torch.stack([g.norm() for g in grads]).norm()), rel=1e-3
     )
-    assert rates == pytest.approx([1e-3, 1e-3, 0.5e-3])  # warm-up, cosine
-    assert all(max_norm == 0.01 for _, _, max_norm in steps)
-    assert all(
-        group["weight_decay"] == 0.3
-        for _, optimizer, _ in steps
-        for group in optimizer.param_groups
-    )
 
 
 def test_a_step_of_train_prm_is_that_of_the_mean_over_lines_with_the_flags_of_the_run(
-    stages, monkeypatch
+    stages, given_flags
 ):
-    steps, rates = [], []
-    take_step, set_lr = common.take_step, common.set_lr
-    monkeypatch.setattr(common, "take_step", lambda *x: steps.append(x) or take_step(*x))
-    monkeypatch.setattr(common, "set_lr", lambda *x: rates.append(x[1]) or set_lr(*x))
-    flags = {"learning_rate": 1e-3, "warmup_steps": 1, "weight_decay": 0.3, "max_grad_norm": 0.01}
-    stage, config = stages.train_prm("prm-step", max_steps=3, **flags)
+    stage, config = stages.train_prm("prm-step", **given_flags)
     stage.main(config)
     first = common.logged_metrics(config.output_dir)[0]
     assert first["loss"] == pytest.approx(1, abs=1e-5)  # a head of zeros, labels of 1 and -1
-    assert rates == pytest.approx([1e-3, 1e-3, 0.5e-3])
-    assert all(max_norm == 0.01 for _, _, max_norm in steps)
-    assert all(
-        group["weight_decay"] == 0.3
-        for _, optimizer, _ in steps
-        for group in optimizer.param_groups
-    )

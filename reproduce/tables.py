@@ -42,6 +42,7 @@ HACK_COLUMNS = {
     "lines": "completions/mean_lines",
     "comments": "completions/comment_ratio",
 }
+LABEL_COSTS = "label_costs.json"  # in a run folder of reproduce/kept.py, which has no labels
 LABEL_COLUMNS = ("line accuracy", "first wrong line found", "early", "late")
 RECODE_COLUMNS = {
     "R_proc": "rewards/reasoning/mean",
@@ -353,6 +354,8 @@ def label_costs(run: Path) -> tuple[float, float, float]:
     An outcome model may have learned from verdicts of eval.py: a sample and a program each. Labels
     of a run's checkpoints have also cost that run's samples, each of them a program.
     """
+    if (run / LABEL_COSTS).is_file():
+        return tuple(json.loads((run / LABEL_COSTS).read_text(encoding="utf-8")))
     last, tasks = read_metrics(run)[-1], set()
     samples, programs = last.get("label_samples", 0), last.get("label_programs", 0)
     for data in label_files(run):

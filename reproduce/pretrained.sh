@@ -23,7 +23,7 @@
 # 4. PSGPO: line labels by search on tasks of the pool, a PRM, which also starts the critic.
 # 5. The arms, on the pool, the same samples a batch.
 #
-#   --learning_rate 3e-6: a few dozen batches have to show; 1e-6 is usual where there is time
+#   RATE: a few dozen batches have to show; 1e-6 is usual where there is time
 #   --kl_coef 0.02: keeps the policy near the starting one, whose programs the PRM knows
 set -euo pipefail
 USAGE="usage: bash reproduce/pretrained.sh MODEL mbpp.jsonl"
@@ -33,12 +33,12 @@ cd "$(dirname "$0")/.."
 SIZE="${SIZE:-cpu}" TASKS="${TASKS:-tasks/pretrained}" RUNS="${RUNS:-runs/pretrained}"
 case "$SIZE" in # any of these numbers can be set from outside
     cpu) sizes="STEPS=30 SFT_STEPS=40 PRM_STEPS=60 ROWS=8 PROMPTS=8 GENERATIONS=4 SEARCHED=16
-        COMPLETIONS=4 LONGEST=160 WORKERS=2 BATCH=8 JOBS=1" MEMORY=() ;;
-    minutes) sizes="STEPS=24 SFT_STEPS=24 PRM_STEPS=120 ROWS=32 PROMPTS=16 GENERATIONS=8 SEARCHED=48
-        COMPLETIONS=8 LONGEST=256 WORKERS=8 BATCH=64 JOBS=5"
+        COMPLETIONS=4 LONGEST=160 WORKERS=2 BATCH=8 RATE=3e-6 JOBS=1" MEMORY=() ;;
+    minutes) sizes="STEPS=20 SFT_STEPS=24 PRM_STEPS=120 ROWS=32 PROMPTS=16 GENERATIONS=8 SEARCHED=48
+        COMPLETIONS=8 LONGEST=256 WORKERS=8 BATCH=64 RATE=5e-6 JOBS=5"
         MEMORY=(--gradient_checkpointing true --max_tokens_per_forward 8192) ;;
     day) sizes="STEPS=200 SFT_STEPS=36 PRM_STEPS=600 ROWS=64 PROMPTS=32 GENERATIONS=8 SEARCHED=374
-        COMPLETIONS=20 LONGEST=384 WORKERS=8 BATCH=64 JOBS=1"
+        COMPLETIONS=20 LONGEST=384 WORKERS=8 BATCH=64 RATE=3e-6 JOBS=1"
         MEMORY=(--gradient_checkpointing true --max_tokens_per_forward 16384) ;;
     *) echo "SIZE is cpu, minutes or day, not $SIZE" >&2; exit 2 ;;
 esac
@@ -48,6 +48,7 @@ for size in $sizes; do
 done
 SEEDS="${SEEDS:-0}"
 source reproduce/lib.sh
+source reproduce/pool.sh
 setup requirements.txt
 
 OUT="$RUNS" SFT="$RUNS/sft" TRAIN="$TASKS/train.jsonl" POOL="$RUNS/pool.jsonl"
@@ -57,7 +58,7 @@ PRM=("${FIT[@]}" --learning_rate 2e-5 --warmup_steps 10 --max_steps "$PRM_STEPS"
 SAMPLE=(--num_samples 8 --k 1 8 --temperature 0.8 --max_completion_length "$LONGEST"
     --batch_size "$BATCH" --sandbox_workers "$WORKERS")
 RL=(--max_steps "$STEPS" --num_prompts "$PROMPTS" --num_generations "$GENERATIONS"
-    --num_mini_batches 1 --max_completion_length "$LONGEST" --learning_rate 3e-6 --warmup_steps 3
+    --num_mini_batches 1 --max_completion_length "$LONGEST" --learning_rate "$RATE" --warmup_steps 3
     --per_device_train_batch_size 32 --save_steps "${SAVE_STEPS:-20}" "${MEMORY[@]}"
     --sandbox_workers "$WORKERS")
 PPO=("${RL[@]}" --value_learning_rate 1e-5 --kl_coef 0.02)
@@ -76,7 +77,9 @@ END
 
 [ -f "$TRAIN" ] || python make_tasks.py --source mbpp --input "$MBPP" --output_dir "$TASKS"
 
-evaluate() { # name, policy: on validation and test tasks
+evaluate() { true; } # each policy's evaluation is a job of its own, after all that learn
+
+evaluated() { # name, policy: on validation and test tasks
     local split
     for split in validation test; do
         sample "$2" "$TASKS/$split.jsonl" "$OUT/$split-$1"
@@ -122,22 +125,41 @@ best_of_8() { # of the pretrained model's and of the supervised policy's samples
     done
 }
 
-arm() { # name, seed
-    SEED="$2" OUT="$RUNS/seed-$2" TRAIN="$POOL"
-    mkdir -p "$OUT"
-    run_arms "$ARMS" "$1"
+page() { # ten programs of the supervised policy, line by line
+    head -n 10 "$OUT/test-sft/verdicts.jsonl" > "$OUT/ten.jsonl"
+    python plot.py --page "$OUT/ten.jsonl" --prm "$OUT/prm-mutate" \
+        --output_file "$OUT/programs.html"
 }
 
-evaluate_model() { evaluate model "$MODEL"; }
-evaluate_sft() { evaluate sft "$SFT"; }
-run() { "$@"; }
-at_once run supervised by_mutation evaluate_model
-at_once run by_search outcome evaluate_sft
-jobs=()
+in_arm() { # seed, function, arguments ...: on the pool
+    SEED="$1" OUT="$RUNS/seed-$1" TRAIN="$POOL"
+    mkdir -p "$OUT"
+    "${@:2}"
+}
+
+job supervised "" supervised
+job mutation "" by_mutation
+job search supervised by_search
 for seed in $SEEDS; do
-    for name in ${ONLY:-$(names "$ARMS")}; do jobs+=("arm $name $seed"); done
+    for name in ${ONLY:-$(names "$ARMS")}; do
+        case "$name" in
+            ppo-prm | ppo-both) needs="supervised mutation" ;;
+            ppo-psgpo) needs=search ;;
+            *) needs=supervised ;;
+        esac
+        job "$name-$seed" "$needs" in_arm "$seed" run_arms "$ARMS" "$name"
+    done
 done
-at_once run "${jobs[@]}" best_of_8
-head -n 10 "$OUT/test-sft/verdicts.jsonl" > "$OUT/ten.jsonl"
-python plot.py --page "$OUT/ten.jsonl" --prm "$OUT/prm-mutate" --output_file "$OUT/programs.html"
+job orm supervised outcome
+job evaluate-model "" evaluated model "$MODEL"
+job evaluate-sft supervised evaluated sft "$SFT"
+for seed in $SEEDS; do
+    for name in ${ONLY:-$(names "$ARMS")}; do
+        job "evaluate-$name-$seed" "$name-$seed" in_arm "$seed" \
+            evaluated "$name" "$RUNS/seed-$seed/$name"
+    done
+done
+job best-of-8 "mutation orm evaluate-model evaluate-sft" best_of_8
+job page "mutation evaluate-sft" page
+run_jobs
 python reproduce/pretrained.py "$RUNS"

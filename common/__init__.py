@@ -90,6 +90,7 @@ from common.models import (
     load_tokenizer,
     new_model,
     new_tokenizer,
+    shares_prompts,
 )
 
 # reward models and critics: a backbone and a linear head.

@@ -1,6 +1,8 @@
 """Batches: padding, rollouts, their programs' verdicts, and the mini-batches of an update."""
 
+import itertools
 import math
+import statistics
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 
 from common.distributed import all_max, all_sum, device, my_share
 from common.flags import InputError
-from common.models import eos_ids, line_table
+from common.models import eos_ids, line_table, shares_prompts
 from common.programs import extract_program
 from common.seeds import draw, seed_of
 from common.sharding import reshard, unshard
@@ -19,6 +21,7 @@ from common.texts import cut_at, decode, encode_prompt, opening_of, prompt_forma
 from kernels import masking, sampling
 
 CAN_BE_SAMPLED = WeakSet()  # models that `check_sampling` has checked
+MAX_SHARED = 2048  # tokens of a row that holds several samples: its attention mask has the square
 
 
 def pad(rows: list[list], value=0, dtype=torch.long) -> torch.Tensor:
@@ -93,6 +96,7 @@ class Rollout(NamedTuple):
     terminated: torch.Tensor | None = None  # (N,) bool: ends with EOS, not at the length limit
     tasks: tuple[dict, ...] = ()  # N, the task of each completion
     openings: tuple[str, ...] = ()  # N, what each prompt opens and its completion closes: "<think>"
+    samples_a_row: int = 1  # samples of a prompt that one row of a forward pass holds (pad_rollout)
 
     def judged_texts(self) -> list[str]:
         """N, each completion after its opening: the text whose form and program are judged."""
@@ -199,8 +203,35 @@ def sample(policy, tokenizer, tasks: list[dict], config, step: int, stage: str) 
         seeds,
         rollout_batch_size=config.rollout_batch_size,
     )
-    repeated = (tasks[i] for _, i in mine for _ in range(config.num_generations))
-    return rollout._replace(tasks=tuple(repeated))
+    repeated = tuple(tasks[i] for _, i in mine for _ in range(config.num_generations))
+    samples = samples_a_row(rollout, config, policy)
+    return rollout._replace(tasks=repeated, samples_a_row=samples)
+
+
+def samples_a_row(rollout: Rollout, config, model) -> int:
+    """How many samples of a prompt share a row of a forward pass, which reads the prompt once: the
+    divisor k of config.num_generations with the fewest operations a sample, within `limits_of`.
+
+    With P tokens a prompt and C a completion a row has P + k C tokens. In a layer of width H a
+    token takes about 24 H^2 operations in matrix products, and 4 H for each token of its row in
+    attention, which computes what the mask then hides.
+    """
+    if not rollout.prompts or not shares_prompts(model):
+        return 1
+    prompt, completion = (statistics.fmean(map(len, x)) for x in rollout[:2])
+    longest_prompt, longest = max(map(len, rollout.prompts)), rollout.ids.shape[1]
+    most_tokens = min(MAX_SHARED, config.max_tokens_per_forward)
+
+    def cost(k: int) -> float:
+        tokens = prompt + k * completion
+        return tokens / k * (6 * model.config.hidden_size + tokens)
+
+    fitting = [
+        k
+        for k in range(2, min(config.num_generations, config.per_device_train_batch_size) + 1)
+        if config.num_generations % k == 0 and longest_prompt + k * longest <= most_tokens
+    ]
+    return min([1, *fitting], key=cost)
 
 
 def execute(runner, rollout: Rollout) -> list[Future]:
@@ -244,32 +275,76 @@ def mini_batches(rollout: Rollout, config) -> list[list[list[int]]]:
     """Rows of the rollout, one list a micro-batch, one list of micro-batches an optimiser step.
 
     Prompt i goes to mini-batch i modulo config.num_mini_batches, with all of its completions. Rows
-    of like length share a micro-batch. A micro-batch is read whole in scoring and in the update,
-    since low-precision results depend on the batch that a row is in.
+    of like length share a micro-batch; samples that share a row (`pad_rollout`) stay together. A
+    micro-batch is read whole in scoring and in the update, since low-precision results depend on
+    the batch that a row is in.
     """
-    batches = []
+    size, batches = rollout.samples_a_row, []
+    limits = limits_of(config)
+    limits["batch_size"] = max(1, limits["batch_size"] // size)
     for number in range(config.num_mini_batches):
         rows = [
             i
             for i in range(len(rollout.ids))
             if i // config.num_generations % config.num_mini_batches == number
         ]
-        lengths = [len(rollout.prompts[i]) + len(rollout.completions[i]) for i in rows]
-        batches.append([[rows[i] for i in micro] for micro in micro_batches(lengths, config)])
+        shared = [rows[start : start + size] for start in range(0, len(rows), size)]
+        lengths = [
+            len(rollout.prompts[group[0]]) + sum(len(rollout.completions[i]) for i in group)
+            for group in shared
+        ]
+        micro_batches = batches_by_length(lengths, **limits)
+        batches.append([[i for g in micro for i in shared[g]] for micro in micro_batches])
     return batches
 
 
-def pad_rollout(
-    rollout: Rollout, rows: list[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Some rows of a rollout as the input of a forward pass, right-padded.
+class Rows(NamedTuple):
+    """n completions of up to T tokens as the input of a forward pass: B rows of L tokens,
+    right-padded. x.flatten(0, 1)[at] brings a result (B, L, ...) to (n, T, ...)."""
 
-    Returns input_ids (B, L); the mask of the completions' tokens (B, L) bool; and positions (B, T),
-    where completion token t stands in the row: x.gather(1, positions) brings a result (B, L) to the
-    rollout's shape (B, T). Without rows input_ids has one row, and positions none.
+    inputs: dict[str, torch.Tensor]  # input_ids (B, L), and how samples that share a row are read
+    at: torch.Tensor  # (n, T) long: where completion token t stands among the B L tokens
+    before: torch.Tensor  # (n, T) long: where the token before it stands; t = 0: the prompt's last
+
+
+def pad_rollout(rollout: Rollout, rows: list[int], model=None) -> Rows:
+    """Some rows of a rollout as the input of a model's forward pass.
+
+    A row is a prompt and its completion; or a prompt and rollout.samples_a_row of its completions,
+    one after the other, where the model can read them so (`models.shares_prompts`). The completions
+    in a row do not see each other: attention_mask (B, 1, L, L) bool lets a token see the prompt and
+    the tokens of its own completion up to itself, and position_ids (B, L) go on from the prompt in
+    each completion. So every completion is read as if it stood alone with its prompt.
+
+    Without rows input_ids has one row, and at and before have none.
     """
-    prompts = [rollout.prompts[i] for i in rows]
-    input_ids, mask = pad_pairs(prompts, [rollout.completions[i] for i in rows])
-    starts = torch.tensor([len(p) for p in prompts], dtype=torch.long, device=input_ids.device)
-    positions = starts[:, None] + torch.arange(rollout.ids.shape[1], device=input_ids.device)
-    return input_ids, mask, positions.clamp(max=input_ids.shape[1] - 1)
+    size = rollout.samples_a_row if model is None or shares_prompts(model) else 1
+    shared = [list(group) for _, group in itertools.groupby(rows, key=lambda i: i // size)]
+    ids, owners, positions, starts, ends = [], [], [], [], []  # lists: a row each; a sample each
+    for group in shared:
+        prompt = rollout.prompts[group[0]]
+        ids.append(list(prompt))
+        owners.append([0] * len(prompt))  # 0: the prompt's token, 1, 2, ...: a completion's
+        positions.append(list(range(len(prompt))))
+        for number, i in enumerate(group, 1):
+            completion = rollout.completions[i]
+            starts.append([len(ids) - 1, len(ids[-1])])
+            ends.append(len(prompt) - 1)
+            ids[-1] += completion
+            owners[-1] += [number] * len(completion)
+            positions[-1] += range(len(prompt), len(prompt) + len(completion))
+    input_ids = pad(ids or [[0, 0]])  # (B, L)
+    length = input_ids.shape[1]
+    token = torch.arange(rollout.ids.shape[1], device=input_ids.device)  # (T,)
+    row, start = pad(starts or [[0, 0]])[: len(rows)].T[..., None]  # (n, 1), (n, 1)
+    at = row * length + (start + token).clamp(max=length - 1)  # (n, T)
+    prompt_end = row * length + pad([ends]).T  # (n, 1)
+    before = torch.where(token == 0, prompt_end, at - 1)
+    inputs = {"input_ids": input_ids}
+    if size > 1:
+        owner = pad(owners or [[0, 0]], value=-1)  # (B, L)
+        own = owner[:, :, None] == owner[:, None, :]  # (B, L, L)
+        seen = (own | (owner == 0)[:, None, :]).tril()
+        inputs["attention_mask"] = seen[:, None]
+        inputs["position_ids"] = pad(positions or [[0, 0]])
+    return Rows(inputs, at, before)

@@ -1,6 +1,7 @@
 """Models and tokenizers: new tiny ones, and those of a folder or hub name."""
 
 import functools
+import inspect
 import json
 from pathlib import Path
 
@@ -109,6 +110,23 @@ def load_policy(path: str | Path, run_config=None, headers_only: bool = False):
     model, missing, unexpected = load_weights(auto_class, path, config, weights)
     refuse_names(path, missing, unexpected)
     return model
+
+
+def shares_prompts(model) -> bool:
+    """Whether several samples of a prompt can share a row of the model's forward pass
+    (`batches.pad_rollout`): attention_mask and position_ids alone say which tokens see each other,
+    and where they stand. Not so where a layer is recurrent or sees a window of the row, or where
+    attention counts the tokens between two (ALiBi)."""
+    config = model.config
+    names = ("layer_types", "attention_layers")
+    kinds = {kind for name in names for kind in getattr(config, name, None) or ()}
+    windows = ("sliding_window", "attention_chunk_size", "alibi")
+    return (
+        config._attn_implementation == "sdpa"
+        and kinds <= {"full_attention", "attention"}
+        and not any(getattr(config, name, None) for name in windows)
+        and {"attention_mask", "position_ids"} <= set(inspect.signature(model.forward).parameters)
+    )
 
 
 @functools.lru_cache(maxsize=2)

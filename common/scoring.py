@@ -38,16 +38,21 @@ def logprobs_of(
     policy, rollout: Rollout, rows: list[int], temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs (B, T) of the completions' tokens under a policy, and its entropies (B, T)."""
-    input_ids, mask, positions = pad_rollout(rollout, rows)  # (B, L), (B, L), (B, T)
-    logprobs, entropies = policy.completion_logprobs(input_ids, mask, temperature)  # (B, L)
-    return logprobs.gather(1, positions), entropies.gather(1, positions)
+    inputs, _, before = pad_rollout(rollout, rows, policy)
+    return policy.completion_logprobs(
+        mask=rollout.mask[rows],
+        temperature=temperature,
+        targets=rollout.ids[rows],
+        before=before,
+        **inputs,
+    )
 
 
 def values_of(critic, rollout: Rollout, rows: list[int]) -> torch.Tensor:
     """Values (B, T): the return that the critic expects before token t, given the prompt and tokens
     0 to t - 1."""
-    input_ids, _, positions = pad_rollout(rollout, rows)
-    return critic(input_ids=input_ids).logits.squeeze(-1).gather(1, positions - 1)
+    inputs, _, before = pad_rollout(rollout, rows, critic)
+    return critic(**inputs).logits.squeeze(-1).flatten()[before]
 
 
 @torch.no_grad()
@@ -75,8 +80,8 @@ def score_tokens(reward_model, rollout: Rollout, batches: list[list[list[int]]])
     """Scores (N, T) of a reward model after each token of the completions; 0 without a model."""
     scores = torch.zeros(rollout.ids.shape, device=rollout.ids.device)
     for rows in (rows for mini_batch in batches for rows in mini_batch if reward_model is not None):
-        input_ids, _, positions = pad_rollout(rollout, rows)
-        scores[rows] = scores_of(reward_model, input_ids).gather(1, positions)
+        inputs, at, _ = pad_rollout(rollout, rows, reward_model)
+        scores[rows] = scores_of(reward_model, **inputs).flatten()[at]
     return scores
 
 
@@ -94,13 +99,13 @@ def scores_of_logits(logits: torch.Tensor, score_activation: str) -> torch.Tenso
     return logits.squeeze(-1)
 
 
-def scores_of(reward_model, input_ids: torch.Tensor) -> torch.Tensor:
+def scores_of(reward_model, input_ids: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
     """Scores (B, L) float32 of a reward model after each token of input_ids (B, L).
 
     config.score_activation, which train_prm.py sets, says how scores follow from logits; without
     that field a score is the logit.
     """
-    logits = reward_model(input_ids=input_ids).logits.float()  # (B, L, C)
+    logits = reward_model(input_ids=input_ids, **inputs).logits.float()  # (B, L, C)
     return scores_of_logits(logits, getattr(reward_model.config, "score_activation", "none"))
 
 

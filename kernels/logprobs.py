@@ -217,13 +217,18 @@ def completion_logprobs(
     mask: Tensor,
     temperature: float = 1.0,
     fused: bool = False,
+    targets: Tensor | None = None,
+    before: Tensor | None = None,
+    **inputs: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of the tokens that count, under a Hugging Face causal LM.
 
     The model's head must be plain (`check_plain_head`). input_ids (B, L) long, right-padded; mask
-    (B, L) bool: token t counts where mask[b, t] is on, and position t - 1 predicts token t; fused:
-    as in `token_logprobs`. Returns logprobs (B, L) and entropy (B, L), float32, 0 where the mask is
-    off. Right padding needs no attention mask: a causal model never looks right. If no token
+    (B, L) bool: token t counts where mask[b, t] is on, and position t - 1 predicts token t. Or
+    mask, targets and before (R, T): targets, long, are the tokens, and before, long, says where
+    among the B L tokens the one stands that predicts each. inputs: of the model, besides. fused: as
+    in `token_logprobs`. Returns logprobs and entropy in the mask's shape, float32, 0 where the mask
+    is off. Right padding needs no attention mask: a causal model never looks right. If no token
     counts, both results are zeros that are connected to the parameters.
 
     Under FSDP2 bind this function to the sharded model, so that its hooks gather the parameters:
@@ -232,14 +237,16 @@ def completion_logprobs(
 
     ValueError if the first token of a row is said to count: nothing predicts that token.
     """
-    if mask[:, 0].any():
-        raise ValueError("mask[:, 0] must be off: nothing predicts the first token of a row")
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, L, H)
-    counted = mask[:, 1:]
+    if before is None:
+        if mask[:, 0].any():
+            raise ValueError("mask[:, 0] must be off: nothing predicts the first token of a row")
+        targets = input_ids
+        before = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids) - 1
+    body = model.base_model(input_ids=input_ids, use_cache=False, **inputs)
     weight = model.get_output_embeddings().weight
-    hidden = hidden[:, :-1][counted].to(weight.dtype)  # (N, H) of the N tokens that count
-    targets = input_ids[:, 1:][counted]
-    logprobs, entropy = token_logprobs(hidden, weight, targets, temperature, fused=fused)
+    # (N, H) of the N tokens that count
+    hidden = body.last_hidden_state.flatten(0, 1)[before[mask]].to(weight.dtype)
+    logprobs, entropy = token_logprobs(hidden, weight, targets[mask], temperature, fused=fused)
     zeros = logprobs.new_zeros(mask.shape)
     return zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
 

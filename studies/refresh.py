@@ -61,8 +61,8 @@ def refresh(
         loss_sum = 0.0
         for start in range(0, len(batch), config.per_device_train_batch_size):
             micro = batch[start : start + config.per_device_train_batch_size]
-            input_ids, _, positions = common.pad_rollout(rollout, micro)
-            scores = common.scores_of(prm, input_ids).gather(1, positions)  # (B, T)
+            inputs, at, _ = common.pad_rollout(rollout, micro)
+            scores = common.scores_of(prm, **inputs).flatten()[at]  # (B, T)
             known = ~labels[micro].isnan()
             loss = (scores[known] - labels[micro][known]).square().sum() / num_labels
             loss.backward()

@@ -61,6 +61,8 @@ def take(rollouts: list[common.Rollout], rows: list[int]) -> common.Rollout:
             parts = [F.pad(part, (0, width - part.shape[1])) for part in parts]
         if isinstance(parts[0], torch.Tensor):
             columns[name] = torch.cat(parts)[rows]
+        elif name == "samples_a_row":
+            columns[name] = min(parts)
         else:
             flat = [value for part in parts for value in part]
             columns[name] = type(parts[0])(flat[i] for i in rows if flat)

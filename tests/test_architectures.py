@@ -303,9 +303,14 @@ def check_policy(folder, tokenizer, monkeypatch) -> tuple[str, float]:
     rollout = common.roll_out(
         policy, tokenizer, prompts, SAMPLES, TOKENS, 1.0, list(range(len(prompts) * SAMPLES))
     )
-    logprobs, _ = common.logprobs_of(policy, rollout, list(range(len(rollout.ids))), 1.0)
-    difference = ((logprobs - rollout.logprobs).abs() * rollout.mask).max().item()
-    return "shared" if called else "row", difference
+    differences = []
+    for samples in (1, SAMPLES):  # a row of a forward pass
+        rows = list(range(len(rollout.ids)))
+        read = rollout._replace(samples_a_row=samples)
+        logprobs, _ = common.logprobs_of(policy, read, rows, 1.0)
+        differences.append(((logprobs - rollout.logprobs).abs() * rollout.mask).max().item())
+    assert common.shares_prompts(policy) == bool(called)
+    return "shared" if called else "row", max(differences)
 
 
 @torch.no_grad()

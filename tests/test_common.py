@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -413,6 +414,87 @@ def test_an_empty_micro_batch_has_a_loss_of_zero_that_is_connected_to_every_para
         model.zero_grad()
         sum(result.sum() for result in results).backward()
         assert all((p.grad == 0).all() for p in model.parameters())
+
+
+def test_samples_that_share_a_row_with_their_prompt_are_read_as_if_each_stood_alone():
+    tokenizer = common.new_tokenizer(["def f(x):\n    return x + 1\n"], 300)
+    policy = common.new_model(tokenizer, 32, 2, seed=0).double()
+    policy = common.shard(policy)
+    critic = common.new_model(tokenizer, 32, 2, seed=1, num_labels=1).double()
+    torch.nn.init.normal_(critic.score.weight, generator=torch.Generator().manual_seed(0))
+    prompts = [[7] * 5, [8, 9]]
+    completions = [[11, 12, 13], [14], [15, 16], [17, 18, 19, 20], [21], [22, 23, 24]]
+    ids = common.pad(completions)
+    mask = common.pad([[1] * len(row) for row in completions]).bool()
+    repeated = [prompt for prompt in prompts for _ in range(3)]
+    rollout = common.Rollout(repeated, completions, [""] * 6, ids, mask, None, samples_a_row=3)
+
+    def read(rollout, rows):
+        """Results of some rows, and the gradients of their sum."""
+        logprobs, entropies = common.logprobs_of(policy, rollout, rows, 0.7)
+        values = common.values_of(critic, rollout, rows)
+        inputs, at, _ = common.pad_rollout(rollout, rows, critic)
+        scores = critic(**inputs).logits.flatten()[at]
+        results = [x * mask[rows] for x in (logprobs, entropies, values, scores)]
+        for model in (policy, critic):
+            model.zero_grad()
+        sum(x.sum() for x in results).backward()
+        gradients = [p.grad.clone() for model in (policy, critic) for p in model.parameters()]
+        return [x.detach() for x in results], gradients
+
+    rows = [0, 1, 2, 4, 5]  # a part of a prompt's samples too
+    found, gradients = read(rollout, rows)
+    assert common.pad_rollout(rollout, rows).inputs["input_ids"].tolist() == [
+        [7] * 5 + [11, 12, 13, 14, 15, 16],
+        [8, 9, 21, 22, 23, 24] + [0] * 5,
+    ]
+    alone = [read(rollout._replace(samples_a_row=1), [row]) for row in rows]
+    for number, result in enumerate(found):
+        expected = torch.cat([results[number] for results, _ in alone])
+        assert expected.abs().sum() > 0
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)  # log-probs are float32
+    for number, gradient in enumerate(gradients):
+        expected = sum(each[number] for _, each in alone)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "flags", "samples"),
+    [
+        (60, 20, {}, 8),
+        (20, 200, {}, 1),  # attention to what the mask hides would cost more than the prompts
+        (60, 20, {"num_generations": 6}, 6),
+        (60, 20, {"per_device_train_batch_size": 4}, 4),
+        (60, 20, {"per_device_train_batch_size": 7}, 4),
+        (60, 20, {"max_tokens_per_forward": 100}, 2),
+        (1500, 250, {}, 2),  # 1500 + 4 x 250 tokens would be above batches.MAX_SHARED
+    ],
+)
+def test_as_many_samples_share_a_row_as_cost_the_least(prompt, completion, flags, samples):
+    flags = {"num_generations": 8, "per_device_train_batch_size": 32} | flags
+    config = SimpleNamespace(**{"max_tokens_per_forward": 16384} | flags)
+    number = config.num_generations
+    ids = torch.zeros(number, completion, dtype=torch.long)
+    rollout = common.Rollout([[0] * prompt] * number, ids.tolist(), [], ids, ids > 0, None)
+    tokenizer = common.new_tokenizer(["a = 1\n"], 300)
+    model = common.new_model(tokenizer, 128, 1, seed=0)
+    assert common.batches.samples_a_row(rollout, config, model) == samples
+    model.config.sliding_window = 16
+    assert common.batches.samples_a_row(rollout, config, model) == 1
+
+
+def test_samples_that_share_a_row_stay_in_one_micro_batch():
+    ids = torch.zeros(12, 4, dtype=torch.long)
+    prompts = [[0] * length for length in (30, 10, 20) for _ in range(4)]
+    rollout = common.Rollout(prompts, ids.tolist(), [], ids, ids > 0, None, samples_a_row=2)
+    config = SimpleNamespace(
+        num_generations=4,
+        num_mini_batches=1,
+        per_device_train_batch_size=5,
+        max_tokens_per_forward=1000,
+    )
+    (batches,) = common.mini_batches(rollout, config)
+    assert batches == [[4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
 
 
 def test_shuffles_are_permutations_that_differ_by_epoch():

@@ -581,11 +581,16 @@ def test_rows_of_several_rollouts_become_one_with_the_padding_of_the_longest():
     tokenizer = common.new_tokenizer(["a = 1\n", "bb = 22\ncc = 3\n"], 300)
     short, long = rollout_of(["a = 1\n"], tokenizer), rollout_of(["bb = 22\ncc = 3\n"], tokenizer)
     rollouts = [
-        r._replace(logprobs=r.ids.float(), terminated=torch.tensor([True]), tasks=({"task_id": t},))
-        for r, t in ((short, "s"), (long, "l"))
+        r._replace(
+            logprobs=r.ids.float(),
+            terminated=torch.tensor([True]),
+            tasks=({"task_id": t},),
+            samples_a_row=samples,
+        )
+        for r, t, samples in ((short, "s", 2), (long, "l", 4))
     ]
     joined = resample.take(rollouts, [1, 0])
-    assert joined.texts == [*long.texts, *short.texts]
+    assert joined.texts == [*long.texts, *short.texts] and joined.samples_a_row == 2
     assert [task["task_id"] for task in joined.tasks] == ["l", "s"]
     assert joined.ids.shape == joined.mask.shape == (2, long.ids.shape[1])
     assert joined.mask.sum(1).tolist() == [len(long.completions[0]), len(short.completions[0])]

@@ -65,7 +65,7 @@ class Config:
     rollout_batch_size: PositiveInt = 512  # samples decoded at a time: bounds the KV cache
     num_iterations: PositiveInt = 1  # passes over a batch
     num_mini_batches: PositiveInt = 2  # optimiser steps a pass
-    per_device_train_batch_size: PositiveInt = 32  # rows a forward pass: memory and speed
+    per_device_train_batch_size: PositiveInt = 32  # samples a forward pass: memory and speed
     max_tokens_per_forward: PositiveInt = 16384  # padded tokens a forward pass: memory and speed
     learning_rate: PositiveFloat = 2e-4  # for a pretrained model 1e-6 is usual
     warmup_steps: NonNegativeInt = 10  # batches; without them the first Adam steps are destructive

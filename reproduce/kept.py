@@ -4,8 +4,8 @@
     python reproduce/kept.py unpack docs/results/runs/psgpo runs/evidence/psgpo
     TASKS=runs/evidence/tasks/psgpo RUNS=runs/evidence/psgpo bash reproduce/psgpo/main.sh tables
 
-A file holds the reports and flags of a seed's runs, what the labels of each arm have cost, and of
-the logs the columns that the tables read. Its jobs count as done, so that the script goes on with
+A file holds the reports, flags and config.json of a seed's runs, what the labels of each arm have
+cost, and of the logs the columns that the tables read. Its jobs count as done, so that the script goes on with
 other seeds. Models, samples and labels are not held: the table of labels and the column "ever
 solved" know the seeds alone that ran on this machine. A seed is a number of two digits or more (a
 folder of one digit is a number of steps).
@@ -33,14 +33,16 @@ USAGE = "usage: python reproduce/kept.py pack RUNS FOLDER SEED ... | unpack FOLD
 
 def files_of(runs: Path, seed: str) -> dict[str, str]:
     """What is kept of a seed: text by path under `runs`. InputError: the seed has no report."""
-    kept = {}
+    kept, settings = {}, runs / "settings"
+    if settings.is_file():
+        kept["settings"] = settings.read_text(encoding="utf-8")
     for path in sorted(runs.rglob("*")):
         name = str(path.relative_to(runs))
         if path.suffix == ".done" and f"-{seed}-" in f"-{path.stem}-":
             kept[name] = ""
         if seed not in path.relative_to(runs).parts[:-1] or "checkpoint" in name:
             continue
-        if path.name.endswith("report.json") or path.name == "run_config.json":
+        if path.name.endswith("report.json") or path.name in ("run_config.json", "config.json"):
             kept[name] = path.read_text(encoding="utf-8")
         if path.name == "metrics.jsonl":
             rows = common.whole_rows(path)

@@ -20,6 +20,7 @@ def write_run(folder, rates, config, **last):
     ]
     common.write_jsonl(folder / "metrics.jsonl", [*log[:-1], log[-1] | last])
     common.write_text(folder / "run_config.json", json.dumps(config))
+    common.write_text(folder / "config.json", "{}")  # of a run that has come to its end
     common.write_text(folder / "model.safetensors", "weights")
 
 
@@ -42,6 +43,7 @@ def write_seed(runs, seed):
         common.write_jsonl(place / f"eval-{arm}" / "samples.jsonl", [{"completion": "x"}])
         common.write_text(runs / "jobs" / f"8-{seed}-{arm}.done", "")
     common.write_text(runs / "jobs" / f"sft-{seed}.done", "")
+    common.write_text(runs / "settings", "BATCHES=20\n")
 
 
 def printed_tables(runs, capsys):
@@ -58,6 +60,7 @@ def test_the_tables_of_kept_results_are_those_of_the_runs(tmp_path, capsys):
     common.write_text(runs / "jobs" / "mutations.done", "")  # of all seeds: made where they run
     expected = printed_tables(runs, capsys)
     assert "430" in expected  # what the labels have cost
+    assert "| dense helps | 3 |" in expected  # the seeds
     kept.main(["pack", str(runs), str(folder), "10", "11"])
     kept.main(["pack", str(runs), str(folder), "12"])
     first = (folder / "10.tar.xz").read_bytes()
@@ -67,6 +70,7 @@ def test_the_tables_of_kept_results_are_those_of_the_runs(tmp_path, capsys):
 
     kept.main(["unpack", str(folder), str(runs)])
     assert printed_tables(runs, capsys) == expected
+    assert (runs / "settings").read_text() == "BATCHES=20\n"
     found = {path.name for path in runs.rglob("*") if path.is_file()}
     assert not found & {"model.safetensors", "samples.jsonl", "search.jsonl", "mutations.done"}
     done = {path.name for path in (runs / "jobs").iterdir()}

@@ -221,10 +221,11 @@ def samples_a_row(rollout: Rollout, config, model) -> int:
     prompt, completion = (statistics.fmean(map(len, x)) for x in rollout[:2])
     longest_prompt, longest = max(map(len, rollout.prompts)), rollout.ids.shape[1]
     most_tokens = min(MAX_SHARED, config.max_tokens_per_forward)
+    width = model.config.get_text_config().hidden_size
 
     def cost(k: int) -> float:
         tokens = prompt + k * completion
-        return tokens / k * (6 * model.config.hidden_size + tokens)
+        return tokens / k * (6 * width + tokens)
 
     fitting = [
         k
@@ -293,8 +294,8 @@ def mini_batches(rollout: Rollout, config) -> list[list[list[int]]]:
             len(rollout.prompts[group[0]]) + sum(len(rollout.completions[i]) for i in group)
             for group in shared
         ]
-        micro_batches = batches_by_length(lengths, **limits)
-        batches.append([[i for g in micro for i in shared[g]] for micro in micro_batches])
+        cut = batches_by_length(lengths, **limits)  # indices of `shared`
+        batches.append([[i for g in micro for i in shared[g]] for micro in cut])
     return batches
 
 

@@ -5,10 +5,10 @@
     TASKS=runs/evidence/tasks/psgpo RUNS=runs/evidence/psgpo bash reproduce/psgpo/main.sh tables
 
 A file holds the reports, flags and config.json of a seed's runs, what the labels of each arm have
-cost, and of the logs the columns that the tables read. Its jobs count as done, so that the script goes on with
-other seeds. Models, samples and labels are not held: the table of labels and the column "ever
-solved" know the seeds alone that ran on this machine. A seed is a number of two digits or more (a
-folder of one digit is a number of steps).
+cost, and of the logs the columns that the tables read. Its jobs count as done, so that the script
+goes on with other seeds. Models, samples and labels are not held: the table of labels and the
+column "ever solved" know the seeds alone that ran on this machine. A seed is a number of two digits
+or more (a folder of one digit is a number of steps).
 """
 
 import io

@@ -282,7 +282,7 @@ def mini_batches(rollout: Rollout, config) -> list[list[list[int]]]:
     """
     size, batches = rollout.samples_a_row, []
     limits = limits_of(config)
-    limits["batch_size"] = max(1, limits["batch_size"] // size)
+    limits["batch_size"] //= size
     for number in range(config.num_mini_batches):
         rows = [
             i
@@ -308,7 +308,7 @@ class Rows(NamedTuple):
     before: torch.Tensor  # (n, T) long: where the token before it stands; t = 0: the prompt's last
 
 
-def pad_rollout(rollout: Rollout, rows: list[int], model=None) -> Rows:
+def pad_rollout(rollout: Rollout, rows: list[int], model) -> Rows:
     """Some rows of a rollout as the input of a model's forward pass.
 
     A row is a prompt and its completion; or a prompt and rollout.samples_a_row of its completions,
@@ -319,7 +319,7 @@ def pad_rollout(rollout: Rollout, rows: list[int], model=None) -> Rows:
 
     Without rows input_ids has one row, and at and before have none.
     """
-    size = rollout.samples_a_row if model is None or shares_prompts(model) else 1
+    size = rollout.samples_a_row if shares_prompts(model) else 1
     shared = [list(group) for _, group in itertools.groupby(rows, key=lambda i: i // size)]
     ids, owners, positions, starts, ends = [], [], [], [], []  # lists: a row each; a sample each
     for group in shared:

@@ -1,7 +1,6 @@
 """Models and tokenizers: new tiny ones, and those of a folder or hub name."""
 
 import functools
-import inspect
 import json
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from common.checkpoints import (
 from common.distributed import device
 from common.flags import InputError
 from common.seeds import seed_of
-from kernels import masking
+from kernels import kv_cache, masking
 
 
 def new_tokenizer(texts: list[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
@@ -114,18 +113,16 @@ def load_policy(path: str | Path, run_config=None, headers_only: bool = False):
 
 def shares_prompts(model) -> bool:
     """Whether several samples of a prompt can share a row of the model's forward pass
-    (`batches.pad_rollout`): attention_mask and position_ids alone say which tokens see each other,
-    and where they stand. Not so where a layer is recurrent or sees a window of the row, or where
-    attention counts the tokens between two (ALiBi)."""
+    (`batches.pad_rollout`): the mask, of a kind that SDPA takes, decides which tokens see each
+    other, and no layer is recurrent or sees a window of the row."""
     config = model.config
-    names = ("layer_types", "attention_layers")
-    kinds = {kind for name in names for kind in getattr(config, name, None) or ()}
-    windows = ("sliding_window", "attention_chunk_size", "alibi")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    windows = ("sliding_window", "attention_chunk_size")
     return (
         config._attn_implementation == "sdpa"
         and kinds <= {"full_attention", "attention"}
         and not any(getattr(config, name, None) for name in windows)
-        and {"attention_mask", "position_ids"} <= set(inspect.signature(model.forward).parameters)
+        and kv_cache.mask_decides(model)
     )
 
 

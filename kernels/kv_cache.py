@@ -1,5 +1,6 @@
 """The layers of a transformers DynamicCache: rows, reserved room, writing at a fixed address."""
 
+import inspect
 from functools import cache
 
 import torch
@@ -10,6 +11,19 @@ from torch import Tensor
 def is_full(layer) -> bool:
     """Whether a layer of a KV cache keeps all the past, and nothing else."""
     return type(layer).__name__ == "DynamicLayer"
+
+
+def mask_decides(model) -> bool:
+    """Whether what attention_mask and position_ids say is all that decides which tokens of a row
+    see each other, and how. ALiBi, and the local layers of GPT-Neo, count the keys between two
+    tokens, also those of other samples."""
+    config = model.config
+    counts_keys = getattr(config, "alibi", False) or "local" in getattr(
+        config, "attention_layers", ()
+    )
+    takes_mask = config._attn_implementation in ("sdpa", "eager") and not counts_keys
+    accepted = inspect.signature(model.forward).parameters
+    return takes_mask and {"attention_mask", "position_ids"} <= set(accepted)
 
 
 def attention_mask(kv, real: Tensor, slots: int, size: int) -> Tensor:

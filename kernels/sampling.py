@@ -27,7 +27,15 @@ from torch import Tensor
 
 from kernels.cuda_graph import can_be_recorded, of_any_size, recorded, without_hooks
 from kernels.draws import draw
-from kernels.kv_cache import attention_mask, grow, is_full, make_static, reserve, select
+from kernels.kv_cache import (
+    attention_mask,
+    grow,
+    is_full,
+    make_static,
+    mask_decides,
+    reserve,
+    select,
+)
 
 # Drop finished samples once this share of the batch, or less, is left. Dropping copies the cache;
 # with a static cache a CUDA graph is also recorded anew, which launches two steps kernel by kernel.
@@ -124,14 +132,8 @@ def sample(
     if type(kv).__name__ != "DynamicCache":  # one that keeps a part of the past elsewhere
         raise ValueError(f"{type(model).__name__} has a KV cache of its own, {type(kv).__name__}")
 
-    # Samples share rows where we can write the attention mask: every layer sees all the past, the
-    # attention code takes a mask of all keys, and the forward pass takes positions. ALiBi, and the
-    # local layers of GPT-Neo, count the keys between two tokens, also those of other samples.
-    counts_keys = getattr(model.config, "alibi", False) or "local" in getattr(
-        model.config, "attention_layers", ()
-    )
-    takes_mask = model.config._attn_implementation in ("sdpa", "eager") and not counts_keys
-    shared = all(map(is_full, kv.layers)) and takes_mask and "position_ids" in accepted
+    # Samples share rows where we can write the attention mask, and every layer sees all the past.
+    shared = all(map(is_full, kv.layers)) and mask_decides(model)
     if _static is None:
         _static = device.type == "cuda"
 

@@ -6,9 +6,9 @@
 
 A file holds the reports, flags and config.json of a seed's runs, what the labels of each arm have
 cost, and of the logs the columns that the tables read. Its jobs count as done, so that the script
-goes on with other seeds. Models, samples and labels are not held: the table of labels and the
-column "ever solved" know the seeds alone that ran on this machine. A seed is a number of two digits
-or more (a folder of one digit is a number of steps).
+goes on with other seeds. Models, samples and labels are not held: the table of labels, the measures
+of plans and the column "ever solved" know the seeds alone that ran on this machine. A seed is a
+number of two digits or more (a folder of one digit is a number of steps).
 """
 
 import io
@@ -25,9 +25,9 @@ import tables
 import common
 from common import InputError
 
-COLUMNS = ("step", "episode", "rewards/tests/mean", "rewards/prm/mean", "objective/kl")
-COLUMNS += ("critic/vf_explained_var", "completions/mean_lines", "completions/mean_length")
-COLUMNS += ("rewards/reasoning/mean", "label_samples", "label_programs")
+COLUMNS = {"step", "episode", "objective/kl", "critic/vf_explained_var", "completions/mean_length"}
+COLUMNS |= {"label_samples", "label_programs"}
+COLUMNS |= {*tables.HACK_COLUMNS.values(), *tables.RECODE_COLUMNS.values()}
 USAGE = "usage: python reproduce/kept.py pack RUNS FOLDER SEED ... | unpack FOLDER RUNS"
 
 
@@ -46,7 +46,7 @@ def files_of(runs: Path, seed: str) -> dict[str, str]:
             kept[name] = path.read_text(encoding="utf-8")
         if path.name == "metrics.jsonl":
             rows = common.whole_rows(path)
-            log = [{key: row[key] for key in COLUMNS if key in row} for row in rows]
+            log = [{key: row[key] for key in row if key in COLUMNS} for row in rows]
             if log and "episode" in log[-1]:  # of a policy: reward models have their report
                 kept[name] = "".join(json.dumps(row) + "\n" for row in log)
                 costs = str(path.parent.relative_to(runs) / tables.LABEL_COSTS)

@@ -61,7 +61,7 @@ def refresh(
         loss_sum = 0.0
         for start in range(0, len(batch), config.per_device_train_batch_size):
             micro = batch[start : start + config.per_device_train_batch_size]
-            inputs, at, _ = common.pad_rollout(rollout, micro)
+            inputs, at, _ = common.pad_rollout(rollout, micro, prm)
             scores = common.scores_of(prm, **inputs).flatten()[at]  # (B, T)
             known = ~labels[micro].isnan()
             loss = (scores[known] - labels[micro][known]).square().sum() / num_labels

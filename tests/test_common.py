@@ -444,7 +444,7 @@ def test_samples_that_share_a_row_with_their_prompt_are_read_as_if_each_stood_al
 
     rows = [0, 1, 2, 4, 5]  # a part of a prompt's samples too
     found, gradients = read(rollout, rows)
-    assert common.pad_rollout(rollout, rows).inputs["input_ids"].tolist() == [
+    assert common.pad_rollout(rollout, rows, policy).inputs["input_ids"].tolist() == [
         [7] * 5 + [11, 12, 13, 14, 15, 16],
         [8, 9, 21, 22, 23, 24] + [0] * 5,
     ]
